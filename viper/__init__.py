@@ -1,0 +1,38 @@
+"""viper: from a folder of short videos and a CSV of labels to a CSV of predicted emotional reactions.
+
+The public API, imported when first used so that `import viper` stays quick:
+
+    load_task, Manifest    what is to be predicted, for which clips
+    FeatureStore, Feature  features on disk
+    PerceiverFusion        the model
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from viper.fusion.perceiver import PerceiverFusion
+    from viper.manifest import Manifest
+    from viper.store import Feature, FeatureStore
+    from viper.task import Task, load_task
+
+__version__ = "0.1.0"
+
+__all__ = ["Feature", "FeatureStore", "Manifest", "PerceiverFusion", "Task", "__version__", "load_task"]
+
+_HOMES = {
+    "Feature": "viper.store",
+    "FeatureStore": "viper.store",
+    "Manifest": "viper.manifest",
+    "PerceiverFusion": "viper.fusion.perceiver",
+    "Task": "viper.task",
+    "load_task": "viper.task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'viper' has no attribute {name!r}")

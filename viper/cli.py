@@ -1,0 +1,151 @@
+"""The `viper` command: one subcommand a stage."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from types import FrameType
+from typing import Any, NoReturn
+
+import viper
+from viper.errors import ClipError, NothingDoneError, UserError
+
+PUBLISHED = "The published commands, in the order they are run"
+BEYOND = "And beyond them"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives; its modules are imported only when it is asked for, so that --help is quick."""
+
+    module: str
+    config: str
+    group: str
+    summary: str
+
+
+COMMANDS = {
+    "get_frame": Command("frames", "GetFrameConfig", PUBLISHED, "videos -> frames"),
+    "crop_images": Command("faces", "CropImagesConfig", PUBLISHED, "frames -> crops of one person's face"),
+    "extract_visual_features": Command("extract", "VisualConfig", PUBLISHED, "frames or crops -> visual features"),
+    "extract_audio_features": Command("extract", "AudioConfig", PUBLISHED, "sound or videos -> audio features"),
+    "extract_textual_features": Command(
+        "extract", "TextualConfig", PUBLISHED, "frames or subtitles -> textual features"
+    ),
+    "extract_FAU_features": Command("extract", "FAUConfig", PUBLISHED, "crops -> facial action units"),
+    "train_perceiver": Command("train", "TrainConfig", PUBLISHED, "features + manifest -> a trained Perceiver"),
+    "submission_creation": Command("submission", "SubmissionConfig", PUBLISHED, "a checkpoint -> the submission CSV"),
+    "confusion_matrix": Command(
+        "confusion", "ConfusionConfig", PUBLISHED, "a checkpoint -> matrices, scores, pictures"
+    ),
+    "pipeline": Command("pipeline", "PipelineConfig", BEYOND, "all of the above for one data set, from one YAML"),
+    "doctor": Command("doctor", "DoctorConfig", BEYOND, "what is installed, which encoders can run here"),
+    "demo": Command("demo", "DemoConfig", BEYOND, "the whole way on clips made here, with known answers"),
+}
+
+
+def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
+    """Runs a command as `viper NAME ...`, or as its script when `command` is given; exits with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    program = "viper"
+    if command is None:
+        command, arguments = _pick(arguments)
+        program = f"viper {command}"
+    else:
+        program = f"{command}.py"
+    sys.exit(_run(command, arguments, program))
+
+
+def _pick(arguments: list[str]) -> tuple[str, list[str]]:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        sys.exit(0 if arguments else 2)
+    if arguments[0] in ("--version", "-V"):
+        print(f"viper {viper.__version__}")
+        sys.exit(0)
+    if arguments[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; `viper --help` lists them"
+        _say_error(f"there is no command {arguments[0]!r}{hint}")
+        sys.exit(2)
+    return arguments[0], arguments[1:]
+
+
+def _overview() -> str:
+    lines = ["viper: from a folder of videos and a CSV of labels to a CSV of predictions.", "",
+             "usage: viper COMMAND [options]        viper COMMAND --help        viper --version"]  # fmt: skip
+    for group in (PUBLISHED, BEYOND):
+        lines += ["", f"{group}:"]
+        lines += [f"  {name:<26}{command.summary}" for name, command in COMMANDS.items() if command.group == group]
+    return "\n".join(lines)
+
+
+def _run(name: str, arguments: list[str], program: str) -> int:
+    if "--version" in arguments:
+        print(f"viper {viper.__version__}")
+        return 0
+    _start_logging()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        config = parse(name, arguments, program)
+        # Imported above with its config: the stage's module.
+        return int(sys.modules[type(config).__module__].run(config))
+    except UserError as error:
+        _say_error(str(error))
+        return 2
+    except (NothingDoneError, ClipError) as error:
+        _say_error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        _say_error("interrupted; what was finished is kept, and the same command goes on from there")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        _say_error(f"{error.filename or 'output'}: {error.strerror or error}; what was finished is kept")
+        return 1
+
+
+def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
+    """The config of a command from its arguments. Wrong ones: argparse's way, a message and exit code 2."""
+    import tyro
+
+    command = COMMANDS[name]
+    config = getattr(import_module(f"viper.stages.{command.module}"), command.config)
+    return tyro.cli(
+        config,
+        prog=program or f"viper {name}",
+        args=arguments,
+        use_underscores=True,
+        compact_help=False,
+    )
+
+
+def _start_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("viper")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _say_error(message: str) -> None:
+    print(f"viper: error: {message}", file=sys.stderr)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

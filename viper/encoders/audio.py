@@ -1,0 +1,232 @@
+"""Audio encoders: any transformers speech encoder, and log-mel statistics without weights."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from viper.encoders.base import Encoder, split_like, weights_fingerprint
+from viper.encoders.pretrained import (
+    choose_hidden,
+    explained,
+    is_offline,
+    load_transformers_model,
+    local_or_hub,
+    quiet_transformers,
+)
+from viper.errors import UserError
+from viper.media.sampling import window_bounds
+from viper.media.sound import SAMPLE_RATE, Sound
+from viper.store import EncoderInfo, Feature
+
+# The receptive field of a WavLM x-vector is about 0.3 s: a shorter window would leave its statistics nothing to pool.
+MIN_WINDOW_SECONDS = 0.4
+
+
+@dataclass(frozen=True)
+class SoundSample:
+    """One clip's windows, each a row of its own length, and the second in the middle of each. No sound: no windows."""
+
+    windows: list[np.ndarray]
+    times: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+
+class WindowEncoder(Encoder["Sound | None", SoundSample]):
+    """An encoder of sound: one token a window; n_fragments half-overlapping windows a clip.
+
+    Parameters
+    ----------
+    n_fragments : windows a clip.
+    fragment_seconds : where given, no window is longer than this (it is cut at its end); a shorter window stays as it
+        is: zeros added to it would change its embedding, so none are.
+    """
+
+    modality = "audio"
+    reads: ClassVar[str] = "sound"
+
+    def __init__(self, n_fragments: int = 32, fragment_seconds: float | None = None) -> None:
+        if n_fragments < 1:
+            raise UserError(f"--n_fragments {n_fragments}: must be at least 1")
+        if fragment_seconds is not None and fragment_seconds <= 0:
+            raise UserError(f"--fragment_seconds {fragment_seconds}: must be above 0")
+        self.n_fragments, self.fragment_seconds = n_fragments, fragment_seconds
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What decides the windows."""
+        return {"n_fragments": self.n_fragments, "fragment_seconds": self.fragment_seconds}
+
+    def size(self, sample: SoundSample) -> int:
+        """Windows."""
+        return len(sample)
+
+    def windows(self, sound: Sound) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds (n, 2) of the windows in samples, and the second in the middle of each."""
+        bounds = window_bounds(len(sound.samples), self.n_fragments)
+        if self.fragment_seconds is not None:
+            longest = max(1, round(self.fragment_seconds * sound.rate))
+            bounds = np.stack([bounds[:, 0], np.minimum(bounds[:, 1], bounds[:, 0] + longest)], axis=1)
+        return bounds, sound.start + bounds.mean(axis=1) / sound.rate
+
+    def load(self, content: Sound | None) -> SoundSample:
+        """Cuts the sound into windows and makes each ready."""
+        if content is None or not len(content.samples):
+            return SoundSample([], np.zeros(0))
+        bounds, times = self.windows(content)
+        return SoundSample(self.cut(content, bounds), times)
+
+    @abstractmethod
+    def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
+        """The windows' arrays."""
+
+    def features(self, tokens: Any, samples: list[SoundSample], width: int) -> list[Feature]:
+        """One Feature a sample; zeros, all masked, for a clip without sound."""
+        return [
+            Feature.make(own, None, sample.times) if len(sample) else Feature.absent(width, self.n_fragments)
+            for own, sample in zip(split_like(tokens, samples), samples, strict=True)
+        ]
+
+
+class SpeechEncoder(WindowEncoder):
+    """A transformers speech encoder (WavLM, wav2vec 2.0, HuBERT ...); an x-vector model answers its embedding.
+
+    Parameters
+    ----------
+    model : hub id or local folder.
+    layer : -1 the last hidden state, k the k-th one; an x-vector model has none to choose.
+    pool : "mean" or "meanstd" (mean and standard deviation) over the window's time steps.
+    """
+
+    kind: ClassVar[str] = "speech"
+
+    def __init__(
+        self,
+        model: str,
+        n_fragments: int = 32,
+        fragment_seconds: float | None = None,
+        layer: int = -1,
+        pool: str = "mean",
+    ) -> None:
+        super().__init__(n_fragments, fragment_seconds)
+        self.model, self.layer, self.pool = model, layer, pool
+        self._network: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_network": None}
+
+    @cached_property
+    def extractor(self) -> Any:
+        """The model's own feature extractor: it says the rate and whether each window is standardised."""
+        from transformers import AutoFeatureExtractor
+
+        with quiet_transformers(), explained(self.model):
+            return AutoFeatureExtractor.from_pretrained(local_or_hub(self.model), local_files_only=is_offline())
+
+    def prepare(self, device: torch.device) -> None:
+        """Loads the weights, with the x-vector head where the checkpoint has one."""
+        from transformers import AutoConfig, AutoModel, AutoModelForAudioXVector
+
+        with quiet_transformers(), explained(self.model):
+            config = AutoConfig.from_pretrained(local_or_hub(self.model), local_files_only=is_offline())
+        self._is_xvector = any("XVector" in name for name in config.architectures or [])
+        if self._is_xvector and self.layer != -1:
+            raise UserError(f"--layer {self.layer}: {self.model} answers an x-vector and has no layers to choose from")
+        auto_class = AutoModelForAudioXVector if self._is_xvector else AutoModel
+        network = load_transformers_model(auto_class, self.model)
+        self._fingerprint = weights_fingerprint(network)
+        self._device = device
+        self._network = network.to(device)
+        silence = torch.zeros(1, int(MIN_WINDOW_SECONDS * self.extractor.sampling_rate), device=device)
+        self._width = self._forward(silence).shape[1]
+
+    def info(self) -> EncoderInfo:
+        """Weights, layer, pooling and windows decide the values."""
+        options = {"weights": self._fingerprint, "layer": self.layer, "pool": self.pool, **self.options}
+        return EncoderInfo(self.kind, self.modality, self._width, options, self.model)
+
+    def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
+        """Each window as the model's feature extractor wants it; a very short one is repeated up to 0.4 s."""
+        if self.extractor.sampling_rate != sound.rate:
+            raise UserError(f"{self.model} wants sound at {self.extractor.sampling_rate} Hz, not {sound.rate}")
+        shortest = int(MIN_WINDOW_SECONDS * sound.rate)
+        windows = []
+        for start, stop in bounds:
+            window = sound.samples[start:stop]
+            windows.append(np.resize(window, shortest) if len(window) < shortest else window)
+        return [
+            np.asarray(row, np.float32) for row in self.extractor(windows, sampling_rate=sound.rate)["input_values"]
+        ]
+
+    @torch.inference_mode()
+    def encode(self, samples: list[SoundSample], batch_size: int) -> list[Feature]:
+        """Windows of equal length, from any clips, go through together: none is padded, so none is changed."""
+        windows = [window for sample in samples for window in sample.windows]
+        tokens = np.zeros((len(windows), self._width), np.float32)
+        by_length: dict[int, list[int]] = {}
+        for position, window in enumerate(windows):
+            by_length.setdefault(len(window), []).append(position)
+        for positions in by_length.values():
+            for start in range(0, len(positions), batch_size):
+                chosen = positions[start : start + batch_size]
+                batch = torch.from_numpy(np.stack([windows[i] for i in chosen])).to(self._device)
+                tokens[chosen] = self._forward(batch).float().cpu().numpy()
+        return self.features(tokens, samples, self._width)
+
+    def _forward(self, waves: torch.Tensor) -> torch.Tensor:
+        if self._is_xvector:
+            return self._network(input_values=waves).embeddings
+        output = self._network(input_values=waves, output_hidden_states=self.layer != -1)
+        hidden = choose_hidden(output, self.layer, self.model)
+        if self.pool == "meanstd":
+            return torch.cat([hidden.mean(dim=1), hidden.std(dim=1, unbiased=False)], dim=1)
+        return hidden.mean(dim=1)
+
+
+class LogMelEncoder(WindowEncoder):
+    """Statistics of 64 log-mel bands in each window: mean, standard deviation and mean absolute change. No weights.
+
+    25 ms frames every 10 ms, 50 Hz to 8 kHz, power in decibels: 192 channels.
+    """
+
+    kind: ClassVar[str] = "logmel"
+    BANDS = 64
+    HOP = SAMPLE_RATE // 100
+
+    def info(self) -> EncoderInfo:
+        """The windows decide the values."""
+        return EncoderInfo(self.kind, self.modality, 3 * self.BANDS, {"bands": self.BANDS, **self.options})
+
+    def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
+        """All of the work: the spectrogram once, then statistics of the frames of each window."""
+        decibels = self._decibels(sound)
+        change = np.abs(np.diff(decibels, axis=0, append=decibels[-1:]))
+        rows = []
+        for start, stop in bounds // self.HOP:
+            frames = slice(start, max(stop, start + 1))
+            level = decibels[frames]
+            rows.append(np.concatenate([level.mean(axis=0), level.std(axis=0), change[frames].mean(axis=0)]))
+        return rows
+
+    def _decibels(self, sound: Sound) -> np.ndarray:
+        """(10 ms frames, bands) power in decibels; digital silence is -100."""
+        from torchaudio.transforms import MelSpectrogram
+
+        spectrogram = MelSpectrogram(
+            sound.rate, n_fft=1024, win_length=400, hop_length=self.HOP, f_min=50, f_max=8000,
+            n_mels=self.BANDS, pad_mode="constant",
+        )  # fmt: skip
+        power = spectrogram(torch.from_numpy(sound.samples)).clamp(min=1e-10)
+        return (10 * power.log10()).T.numpy()
+
+    def encode(self, samples: list[SoundSample], batch_size: int) -> list[Feature]:
+        """Hands on what `load` made."""
+        rows = [row for sample in samples for row in sample.windows]
+        return self.features(np.array(rows, np.float32).reshape(len(rows), -1), samples, self.info().width)

@@ -1,0 +1,102 @@
+"""What every encoder is, and the device it runs on."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from viper.errors import UserError
+from viper.store import EncoderInfo, Feature
+
+ContentT = TypeVar("ContentT")
+SampleT = TypeVar("SampleT")
+
+
+class Encoder(ABC, Generic[ContentT, SampleT]):
+    """Turns the content of a clip into a Feature.
+
+    `prepare` loads the weights. `load` is host work and runs in worker processes, to which the encoder is sent without
+    its weights (see the `__getstate__` of those that have some). `encode` is device work on several clips at once. A
+    feature never depends on which other clips are in the batch.
+
+    Attributes
+    ----------
+    kind : the name in encoder.json.
+    modality : the modality it is made for.
+    reads : the content it wants: "frames", "sound" or "subtitles".
+    """
+
+    kind: ClassVar[str]
+    modality: str
+    reads: ClassVar[str]
+
+    def prepare(self, device: torch.device) -> None:
+        """Loads the weights onto the device. Weight-free encoders have nothing to do."""
+
+    @abstractmethod
+    def info(self) -> EncoderInfo:
+        """What encoder.json says; after `prepare`."""
+
+    @abstractmethod
+    def load(self, content: ContentT) -> SampleT:
+        """The clip's content, made ready for the device."""
+
+    @abstractmethod
+    def encode(self, samples: list[SampleT], batch_size: int) -> list[Feature]:
+        """One Feature a sample, at most `batch_size` device items (frames, windows, sentences) at once."""
+
+    def size(self, sample: SampleT) -> int:
+        """How many device items a sample holds."""
+        return 1
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for "auto" (a GPU where there is one) or for a name torch knows; one that is not there: UserError."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: cannot be used here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def weights_fingerprint(module: torch.nn.Module) -> str:
+    """A short digest of a module's weights: name, shape and first values of every tensor.
+
+    Two folders with the same weights give the same digest, whatever they are called.
+    """
+    digest = hashlib.blake2b(digest_size=12)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def in_batches(
+    function: Callable[[torch.Tensor], torch.Tensor], arrays: Sequence[Any], batch_size: int, device: torch.device
+) -> np.ndarray:
+    """Applies `function` to the arrays of all clips joined along their first axis, `batch_size` rows at a time.
+
+    Returns the joined result on the host, float32; of no arrays, an empty one.
+    """
+    if not arrays:
+        return np.zeros((0, 1), np.float32)
+    rows = torch.cat([torch.as_tensor(array) for array in arrays])
+    return torch.cat([function(batch.to(device)).float().cpu() for batch in rows.split(batch_size)]).numpy()
+
+
+def split_like(values: Any, samples: Sequence[Any]) -> Iterator[Any]:
+    """Cuts rows that belong to several samples back into one piece a sample, by the samples' lengths."""
+    start = 0
+    for sample in samples:
+        yield values[start : start + len(sample)]
+        start += len(sample)

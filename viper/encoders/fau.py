@@ -1,0 +1,196 @@
+"""Facial action units: py-feat's multitask network, and the geometry of the landmarks without weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import torch
+
+from viper.encoders.base import in_batches, weights_fingerprint
+from viper.encoders.pretrained import explained
+from viper.encoders.visual import PictureEncoder, PictureSample
+from viper.errors import UserError
+from viper.media.frames import Frames
+from viper.store import EncoderInfo, Feature
+
+
+class MultitaskEncoder(PictureEncoder):
+    """py-feat's multitask network on face crops: 20 action units and 7 emotions, as probabilities: 27 channels.
+
+    The crop should leave a tenth of the face box on every side (crop_images' default margin), as in its training.
+
+    Parameters
+    ----------
+    weights : a local .safetensors with the network's configuration in its metadata; None: py-feat's published one.
+    """
+
+    kind: ClassVar[str] = "multitask"
+    modality = "FAU"
+    CHIP = 256
+
+    def __init__(self, weights: Path | None = None) -> None:
+        self.weights = weights
+        self._network: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_network": None}
+
+    def prepare(self, device: torch.device) -> None:
+        """Loads the network. py-feat reads other files than .safetensors by unpickling, so they are refused."""
+        if self.weights is not None and (self.weights.suffix != ".safetensors" or not self.weights.is_file()):
+            raise UserError(f"--weights {self.weights}: must be a .safetensors file that is there")
+        multitask = import_py_feat()
+        name = str(self.weights) if self.weights else "py-feat/face_multitask_v2"
+        try:
+            with explained(name):
+                self._network = multitask(
+                    device=str(device), weights_path=self.weights and str(self.weights), amp=False
+                )
+        except RuntimeError as error:
+            raise UserError(f"{name}: does not fit py-feat's multitask network ({error})") from error
+        self._device = device
+        self._model_name = name
+        self._fingerprint = weights_fingerprint(self._network.model)
+        self._names = [*self._network.au_names, *self._network.emotion_names]
+
+    def info(self) -> EncoderInfo:
+        """The weights decide the values; the channels' names are kept with them."""
+        options = {"weights": self._fingerprint, "channels": self._names}
+        return EncoderInfo(self.kind, self.modality, len(self._names), options, self._model_name)
+
+    def load(self, content: Frames) -> PictureSample:
+        """Pictures of the size py-feat cuts faces to."""
+        rows = [_resized(image, self.CHIP).transpose(2, 0, 1) for image in content.images]
+        return PictureSample(np.array(rows), content.times, content.found)
+
+    def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
+        """One token a frame."""
+        filled = [sample.rows for sample in samples if len(sample)]
+        return self.features(in_batches(self._forward, filled, batch_size, self._device), samples, len(self._names))
+
+    def _forward(self, chips: torch.Tensor) -> torch.Tensor:
+        output = self._network(chips.float() / 255)
+        return torch.from_numpy(np.concatenate([output.au, output.emotion], axis=1))
+
+
+def import_py_feat() -> Any:
+    """py-feat's MultitaskModel. It needs FFmpeg's shared libraries; without them a UserError says so in one line."""
+    # Importing it sets OMP_NUM_THREADS for this process' children, which is not its business.
+    threads = os.environ.get("OMP_NUM_THREADS")
+    try:
+        from feat.multitask.inference import MultitaskModel
+    except (ImportError, RuntimeError, OSError) as error:
+        raise UserError(
+            "py-feat cannot be imported here, because FFmpeg's shared libraries are missing (on Debian: the package "
+            f"ffmpeg) or it is not installed ({str(error).strip().splitlines()[0]}). "
+            "`--model_name landmarks` needs none of it"
+        ) from error
+    finally:
+        if threads is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+    return MultitaskModel
+
+
+# Where the five points go in the aligned picture, as shares of its side: eyes, nose, corners of the mouth.
+_TEMPLATE = np.array([(0.32, 0.36), (0.68, 0.36), (0.5, 0.56), (0.36, 0.74), (0.64, 0.74)])
+# Parts of the aligned picture in which action units show: (left, top, right, bottom), as shares.
+_PARTS = {
+    "left brow": (0.18, 0.18, 0.46, 0.32),
+    "right brow": (0.54, 0.18, 0.82, 0.32),
+    "glabella": (0.42, 0.22, 0.58, 0.42),
+    "left eye": (0.20, 0.30, 0.44, 0.42),
+    "right eye": (0.56, 0.30, 0.80, 0.42),
+    "nose": (0.38, 0.44, 0.62, 0.62),
+    "left cheek": (0.16, 0.52, 0.36, 0.72),
+    "right cheek": (0.64, 0.52, 0.84, 0.72),
+    "upper lip": (0.36, 0.62, 0.64, 0.70),
+    "mouth": (0.34, 0.68, 0.66, 0.84),
+    "chin": (0.36, 0.84, 0.64, 0.98),
+}
+
+
+class LandmarkEncoder(PictureEncoder):
+    """Landmark geometry and the texture around it, from MTCNN's five points and the crop: no weights.
+
+    Nine distances and angles between the points, measured in eye distances with the head's roll taken out; then, in the
+    face aligned to a template by its eyes and nose, the brightness (mean, deviation) and the strength of horizontal and
+    vertical edges in eleven parts of the face, relative to the whole face. 53 channels.
+    """
+
+    kind: ClassVar[str] = "landmarks"
+    modality = "FAU"
+    SIDE = 96
+    N_GEOMETRY = 9
+    N_TEXTURE = 4
+
+    def info(self) -> EncoderInfo:
+        """Nothing to choose."""
+        return EncoderInfo(self.kind, self.modality, self.N_GEOMETRY + self.N_TEXTURE * len(_PARTS))
+
+    def load(self, content: Frames) -> PictureSample:
+        """All of the work. Frames without points are zeros; they are masked."""
+        if content.points is None:
+            raise UserError("landmarks are made from face crops: give the output of crop_images as --input_folder")
+        rows = np.zeros((len(content.images), self.info().width), np.float32)
+        for row, image, points, found in zip(rows, content.images, content.points, content.found, strict=True):
+            if found:
+                pixels = points * (image.shape[1], image.shape[0])
+                row[: self.N_GEOMETRY] = _geometry(pixels)
+                row[self.N_GEOMETRY :] = self._texture(image, pixels)
+        return PictureSample(rows, content.times, content.found)
+
+    def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
+        """Hands on what `load` made."""
+        return self.on_host(samples)
+
+    def _texture(self, image: np.ndarray, points: np.ndarray) -> np.ndarray:
+        # The mouth moves with the expression, so it must not steer the alignment.
+        matrix = _similarity(points[:3], _TEMPLATE[:3] * self.SIDE)
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        face = cv2.warpAffine(grey, matrix, (self.SIDE, self.SIDE), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+        face = (face - face.mean()) / max(float(face.std()), 1.0)
+        across, down = cv2.Sobel(face, cv2.CV_32F, 1, 0, scale=0.25), cv2.Sobel(face, cv2.CV_32F, 0, 1, scale=0.25)
+        values = []
+        for left, top, right, bottom in _PARTS.values():
+            part = (
+                slice(int(top * self.SIDE), int(bottom * self.SIDE)),
+                slice(int(left * self.SIDE), int(right * self.SIDE)),
+            )
+            values += [face[part].mean(), face[part].std(), np.abs(across[part]).mean(), np.abs(down[part]).mean()]
+        return np.array(values, np.float32)
+
+
+def _geometry(points: np.ndarray) -> np.ndarray:
+    """Nine numbers of five points (5, 2) in pixels, in eye distances, in axes along and across the line of the eyes."""
+    left_eye, right_eye, nose, left_mouth, right_mouth = points.astype(np.float64)
+    along = right_eye - left_eye
+    distance = max(float(np.hypot(*along)), 1e-6)
+    axis = along / distance
+    rotation = np.array([axis, (-axis[1], axis[0])])
+    middle = (left_eye + right_eye) / 2
+    nose, left, right = ((rotation @ (point - middle)) / distance for point in (nose, left_mouth, right_mouth))
+    mouth = (left + right) / 2
+    return np.array([
+        *nose, *mouth,
+        np.hypot(*(right - left)),  # width of the mouth
+        np.hypot(*(mouth - nose)),  # from nose to mouth
+        right[1] - left[1],  # slant of the mouth
+        (left[0] + right[0]) / 2 - nose[0],  # turn of the head
+        np.arctan2(axis[1], axis[0]),  # roll of the head
+    ])  # fmt: skip
+
+
+def _similarity(points: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """The 2 x 3 similarity (rotation, scale, shift) that brings `points` nearest to `goals` (Umeyama 1991)."""
+    from skimage.transform import SimilarityTransform
+
+    return SimilarityTransform.from_estimate(points, goals).params[:2]
+
+
+def _resized(image: np.ndarray, side: int) -> np.ndarray:
+    interpolation = cv2.INTER_AREA if max(image.shape[:2]) > side else cv2.INTER_CUBIC
+    return image if image.shape[:2] == (side, side) else cv2.resize(image, (side, side), interpolation=interpolation)

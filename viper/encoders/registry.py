@@ -1,0 +1,74 @@
+"""Which encoders there are, by modality and short name, and what each needs to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One short name a user can give as a model.
+
+    Attributes
+    ----------
+    modality, name : what it is for and called.
+    model : the hub id it stands for; empty where no weights are needed or the library brings its own way.
+    summary : one line for people.
+    weights : hub ids whose files must be here for it to run.
+    packages : importable modules it needs beyond the base.
+    default : whether the command takes it when no name is given.
+    """
+
+    modality: str
+    name: str
+    summary: str
+    model: str = ""
+    weights: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    default: bool = False
+
+    @property
+    def is_weight_free(self) -> bool:
+        """Whether it runs with nothing but the installed packages."""
+        return not self.weights
+
+
+CLIP_HUB = "timm/vit_base_patch32_clip_224.openai"
+FAU_HUB = "py-feat/face_multitask_v2"
+ROBERTA = "FacebookAI/roberta-base"
+
+
+def _pretrained(modality: str, name: str, model: str, summary: str, default: bool = False) -> Registered:
+    return Registered(modality, name, summary, model, (model,), ("transformers",), default)
+
+
+REGISTRY = (
+    _pretrained("visual", "vit-base", "google/vit-base-patch16-224-in21k", "ViT-B/16, ImageNet-21k, 768", True),
+    _pretrained("visual", "vit-age", "nateraw/vit-age-classifier", "ViT-B/16 trained on faces' ages, 768"),
+    Registered("visual", "hog", "histograms of oriented gradients, 1764"),
+    _pretrained("audio", "wavlm-base-plus-sv", "microsoft/wavlm-base-plus-sv", "WavLM x-vector, 512", True),
+    _pretrained("audio", "wav2vec2-base", "facebook/wav2vec2-base", "wav2vec 2.0, 768"),
+    _pretrained("audio", "hubert-base", "facebook/hubert-base-ls960", "HuBERT, 768"),
+    Registered("audio", "logmel", "statistics of log-mel bands, 192", packages=("torchaudio",)),
+    Registered(
+        "textual", "clip", "CLIP picks each frame's best prompt, RoBERTa encodes it, 768",
+        weights=(CLIP_HUB, ROBERTA), packages=("open_clip", "transformers"), default=True,
+    ),
+    _pretrained("textual", "roberta-base", ROBERTA, "RoBERTa on subtitles, 768"),
+    Registered("textual", "hashed", "hashed words of subtitles, 256", packages=("sklearn",)),
+    Registered(
+        "FAU", "multitask", "py-feat: 20 action units and 7 emotions, 27",
+        weights=(FAU_HUB,), packages=("feat",), default=True,
+    ),
+    Registered("FAU", "landmarks", "landmark geometry and texture of face crops, 53"),
+)  # fmt: skip
+
+
+def find(modality: str, name: str) -> Registered | None:
+    """The registered encoder of that short name; None for a hub id or a folder."""
+    return next((entry for entry in REGISTRY if (entry.modality, entry.name) == (modality, name)), None)
+
+
+def short_names(modality: str) -> list[str]:
+    """The short names of a modality."""
+    return [entry.name for entry in REGISTRY if entry.modality == modality]

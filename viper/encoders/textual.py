@@ -1,0 +1,255 @@
+"""Textual encoders: the words that fit a frame best (CLIP and RoBERTa), or the words of subtitles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from viper.encoders.base import Encoder, in_batches, split_like, weights_fingerprint
+from viper.encoders.pretrained import (
+    explained,
+    is_offline,
+    load_state_dict,
+    load_transformers_model,
+    local_or_hub,
+    quiet_transformers,
+)
+from viper.encoders.prompts import Prompts
+from viper.encoders.visual import PictureEncoder, PictureSample
+from viper.errors import UserError
+from viper.files import digest_of
+from viper.media.frames import Frames
+from viper.media.subtitles import Cue
+from viper.store import EncoderInfo, Feature
+
+
+class SentenceModel:
+    """A transformers text encoder; a sentence's embedding is its class (first) token in the last layer."""
+
+    def __init__(self, model: str, device: torch.device) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        with quiet_transformers(), explained(model):
+            self._tokenizer = AutoTokenizer.from_pretrained(local_or_hub(model), local_files_only=is_offline())
+        network: Any = load_transformers_model(AutoModel, model)
+        self.fingerprint = weights_fingerprint(network)
+        self._network, self._device = network.to(device), device
+        self.width = int(self._network.config.hidden_size)
+
+    @torch.inference_mode()
+    def embed(self, sentences: Sequence[str], batch_size: int) -> np.ndarray:
+        """(sentences, width) float32. Padding is masked, so a sentence's embedding does not depend on its batch."""
+        rows = np.zeros((len(sentences), self.width), np.float32)
+        for start in range(0, len(sentences), batch_size):
+            batch = list(sentences[start : start + batch_size])
+            # A tokenizer may not say its model's limit; position embeddings do, two of them taken by padding offsets.
+            limit = min(self._tokenizer.model_max_length, self._network.config.max_position_embeddings - 2)
+            inputs = self._tokenizer(batch, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+            hidden = self._network(**inputs.to(self._device)).last_hidden_state
+            rows[start : start + len(batch)] = hidden[:, 0].float().cpu().numpy()
+        return rows
+
+
+class PromptEncoder(PictureEncoder):
+    """open_clip scores each frame against prompts; the best prompt's RoBERTa class token is the frame's feature.
+
+    Every prompt is embedded once, by both models, when the encoder is prepared.
+
+    Parameters
+    ----------
+    prompts : the sentences.
+    clip_model : an open_clip architecture ("ViT-B-32"), or a local folder with open_clip_config.json.
+    clip_pretrained : which of open_clip's published weights, when no checkpoint is given and it is no folder.
+    clip_checkpoint_path : own weights for the architecture, a state dict or one under `model_state_dict`.
+    text_model : hub id or local folder of the text encoder.
+    """
+
+    kind: ClassVar[str] = "clip_prompts"
+    modality = "textual"
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        clip_model: str = "ViT-B-32",
+        clip_pretrained: str = "openai",
+        clip_checkpoint_path: Path | None = None,
+        text_model: str = "FacebookAI/roberta-base",
+    ) -> None:
+        self.prompts, self.clip_model, self.text_model = prompts, clip_model, text_model
+        self.clip_pretrained, self.clip_checkpoint_path = clip_pretrained, clip_checkpoint_path
+        self._clip: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_clip": None, "_prompt_directions": None}
+
+    def prepare(self, device: torch.device) -> None:
+        """Loads both models and embeds the prompts with each."""
+        import open_clip
+
+        is_folder = Path(self.clip_model).is_dir()
+        name = f"local-dir:{self.clip_model}" if is_folder else self.clip_model
+        if not is_folder and name not in open_clip.list_models():
+            raise UserError(f"--clip_model {name}: neither a folder nor an architecture open_clip knows")
+        given = is_folder or self.clip_checkpoint_path is not None
+        with explained(self.clip_model):
+            # weights_only is open_clip's default too; it is said here because nothing else would be safe.
+            clip: Any = open_clip.create_model(
+                name,
+                pretrained=None if given else self.clip_pretrained,
+                load_weights=is_folder and self.clip_checkpoint_path is None,
+                weights_only=True,
+            )
+            tokenizer: Any = open_clip.get_tokenizer(name)
+        if self.clip_checkpoint_path is not None:
+            try:
+                clip.load_state_dict(load_state_dict(self.clip_checkpoint_path))
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"{self.clip_checkpoint_path}: does not fit {self.clip_model} ({reason})") from error
+        self._clip, self._device = clip.to(device).eval().requires_grad_(False), device
+        self._clip_fingerprint = weights_fingerprint(clip)
+        self._preprocessing = dict(open_clip.get_model_preprocess_cfg(clip))
+        sentences = SentenceModel(self.text_model, device)
+        self._text_fingerprint, self._width = sentences.fingerprint, sentences.width
+        self._prompt_tokens = sentences.embed(self.prompts.sentences, 64)
+        with torch.inference_mode():
+            tokens = tokenizer(list(self.prompts.sentences)).to(device)
+            self._prompt_directions = self._clip.encode_text(tokens, normalize=True).float()
+
+    def info(self) -> EncoderInfo:
+        """Both models and the prompts decide the values."""
+        options = {
+            "clip_weights": self._clip_fingerprint,
+            "text_weights": self._text_fingerprint,
+            "prompts": digest_of(self.prompts.sentences),
+        }
+        return EncoderInfo(self.kind, self.modality, self._width, options, f"{self.clip_model} + {self.text_model}")
+
+    def load(self, content: Frames) -> PictureSample:
+        """Resizes and crops as open_clip does; scaling and normalisation are left to the device."""
+        from PIL import Image
+
+        resize = self._geometry()
+        rows = [np.asarray(resize(Image.fromarray(image)), np.uint8).transpose(2, 0, 1) for image in content.images]
+        return PictureSample(np.array(rows), content.times, content.found)
+
+    def _geometry(self) -> Any:
+        """open_clip's own transform up to, and without, the conversion to numbers."""
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+        from torchvision.transforms import Compose, Normalize, ToTensor
+
+        steps = image_transform_v2(PreprocessCfg(**self._preprocessing), is_train=False).transforms
+        return Compose([step for step in steps if not isinstance(step, ToTensor | Normalize)])
+
+    def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
+        """One token a frame: the embedding of its best prompt."""
+        filled = [sample.rows for sample in samples if len(sample)]
+        best = self.best_prompts(filled, batch_size)
+        return self.features(self._prompt_tokens[best], samples, self._width)
+
+    @torch.inference_mode()
+    def best_prompts(self, pictures: list[np.ndarray], batch_size: int) -> np.ndarray:
+        """(frames,) index of the prompt each frame is most similar to (cosine)."""
+        return in_batches(self._best, pictures, batch_size, self._device).reshape(-1).astype(np.int64)
+
+    def _best(self, pixels: torch.Tensor) -> torch.Tensor:
+        mean = torch.tensor(self._preprocessing["mean"], device=pixels.device).view(3, 1, 1)
+        std = torch.tensor(self._preprocessing["std"], device=pixels.device).view(3, 1, 1)
+        directions = self._clip.encode_image((pixels.float() / 255 - mean) / std, normalize=True).float()
+        return (directions @ self._prompt_directions.T).argmax(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class CueSample:
+    """One clip's cues: sentences and the second in the middle of each; or their vectors, where the host made them."""
+
+    texts: list[str]
+    times: np.ndarray
+    rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+class CueEncoder(Encoder["list[Cue] | None", CueSample]):
+    """An encoder of subtitles: one token a cue; a clip without any is absent."""
+
+    modality = "textual"
+    reads: ClassVar[str] = "subtitles"
+
+    def size(self, sample: CueSample) -> int:
+        """Cues."""
+        return len(sample)
+
+    def load(self, content: list[Cue] | None) -> CueSample:
+        """Texts and times of the cues."""
+        cues = content or []
+        return CueSample([cue.text for cue in cues], np.array([(cue.start + cue.end) / 2 for cue in cues]))
+
+    @staticmethod
+    def features(tokens: np.ndarray, samples: list[CueSample], width: int) -> list[Feature]:
+        """One Feature a sample."""
+        return [
+            Feature.make(own, None, sample.times) if len(sample) else Feature.absent(width)
+            for own, sample in zip(split_like(tokens, samples), samples, strict=True)
+        ]
+
+
+class SubtitleEncoder(CueEncoder):
+    """A transformers text encoder over subtitles: each cue's class token."""
+
+    kind: ClassVar[str] = "subtitles"
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._sentences: SentenceModel | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sentences": None}
+
+    def prepare(self, device: torch.device) -> None:
+        """Loads the text encoder."""
+        self._sentences = SentenceModel(self.model, device)
+
+    def info(self) -> EncoderInfo:
+        """The weights decide the values."""
+        assert self._sentences is not None
+        options = {"weights": self._sentences.fingerprint}
+        return EncoderInfo(self.kind, self.modality, self._sentences.width, options, self.model)
+
+    def encode(self, samples: list[CueSample], batch_size: int) -> list[Feature]:
+        """One token a cue."""
+        assert self._sentences is not None
+        texts = [text for sample in samples for text in sample.texts]
+        return self.features(self._sentences.embed(texts, batch_size), samples, self._sentences.width)
+
+
+class HashedWordsEncoder(CueEncoder):
+    """Bags of hashed words (scikit-learn's HashingVectorizer, signed, unit length): 256 channels, no weights."""
+
+    kind: ClassVar[str] = "hashed"
+    WIDTH = 256
+
+    def info(self) -> EncoderInfo:
+        """Nothing to choose."""
+        return EncoderInfo(self.kind, self.modality, self.WIDTH)
+
+    def load(self, content: list[Cue] | None) -> CueSample:
+        """All of the work."""
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        sample = super().load(content)
+        if not len(sample):
+            return sample
+        vectors = HashingVectorizer(n_features=self.WIDTH).transform(sample.texts).toarray()
+        return CueSample(sample.texts, sample.times, vectors.astype(np.float32))
+
+    def encode(self, samples: list[CueSample], batch_size: int) -> list[Feature]:
+        """Hands on what `load` made."""
+        rows = [sample.rows for sample in samples if sample.rows is not None]
+        return self.features(np.concatenate(rows) if rows else np.zeros((0, self.WIDTH)), samples, self.WIDTH)

@@ -1,0 +1,29 @@
+"""The two kinds of error a user is meant to see, each as one line."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in the options, the manifest or a file given by the user: says which, what is wrong and what to do.
+
+    The command line prints its message alone and exits with 2.
+    """
+
+
+class ClipError(Exception):
+    """One clip cannot be used (corrupt, empty, of the wrong kind): a row of failures.csv, and the others go on."""
+
+
+class WorkerError(Exception):
+    """An exception of some library, raised in a worker process: (name of its class, its message)."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(name, message)
+        self.name = name
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class NothingDoneError(Exception):
+    """A command ran as told, yet nothing usable came of it. Exit code 1."""

@@ -1,0 +1,275 @@
+"""Confusion matrices of regression: true against predicted intensity in ten bins, and the strongest target as a class."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from viper.errors import UserError
+from viper.evaluation.drawing import Matrix, matrix_figure, overview_figure, save_png
+from viper.evaluation.metrics import Score, Scores, check_shapes, evaluate
+from viper.files import write_json, write_text
+from viper.task import Task
+
+N_BINS = 10
+_FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
+
+
+def bin_edges(range: tuple[float, float], n_bins: int = N_BINS) -> np.ndarray:
+    """(n_bins + 1,) edges of equal bins from the lowest to the highest value."""
+    return np.linspace(*range, n_bins + 1)
+
+
+def bin_index(values: np.ndarray, range: tuple[float, float], n_bins: int = N_BINS) -> np.ndarray:
+    """The bin of each value: bin k holds edge k and everything below edge k + 1, the last bin its upper edge too.
+
+    A value that float32 cannot tell from an edge counts as that edge: 0.7 read as float32 is below 0.7, and belongs to
+    bin 7 of [0, 1] nonetheless. Values outside the range are clipped to it.
+
+    Returns
+    -------
+    int64 of the shape of `values`. NaN is a ValueError.
+    """
+    values = np.asarray(values, np.float64)
+    if np.isnan(values).any():
+        raise ValueError("NaN belongs to no bin")
+    lowest, highest = range
+    position = (values.clip(lowest, highest) - lowest) / (highest - lowest) * n_bins
+    tolerance = 2 * _FLOAT32_EPSILON * max(abs(lowest), abs(highest)) / (highest - lowest) * n_bins
+    nearest = np.round(position)
+    position = np.where(np.abs(position - nearest) <= tolerance, nearest, np.floor(position))
+    return np.minimum(position, n_bins - 1).astype(np.int64)
+
+
+def binned_matrix(
+    predicted: np.ndarray, true: np.ndarray, range: tuple[float, float], n_bins: int = N_BINS
+) -> np.ndarray:
+    """(n_bins, n_bins) counts of clips, rows the bin of the label, columns the bin of the prediction.
+
+    Parameters
+    ----------
+    predicted, true : (n,). Clips whose label is NaN are left out; a prediction that is NaN is a ValueError.
+    """
+    labelled = ~np.isnan(true)
+    rows = bin_index(np.asarray(true)[labelled], range, n_bins)
+    columns = bin_index(np.asarray(predicted)[labelled], range, n_bins)
+    return _count(rows, columns, n_bins)
+
+
+def argmax_matrix(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """(K, K) counts of clips, rows the target with the highest label, columns the one with the highest prediction.
+
+    Of several that are equally high the first one counts. Clips that lack a label of any target are left out.
+
+    Parameters
+    ----------
+    predicted, true : (n, K).
+    """
+    labelled = ~np.isnan(true).any(axis=1)
+    return _count(np.argmax(true[labelled], axis=1), np.argmax(predicted[labelled], axis=1), true.shape[1])
+
+
+def normalise_rows(counts: np.ndarray) -> np.ndarray:
+    """float64 shares of each row that add up to 1; a row without clips is all NaN, which is not a share of 0."""
+    totals = counts.sum(axis=1, keepdims=True)
+    return np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+
+
+def _count(rows: np.ndarray, columns: np.ndarray, size: int) -> np.ndarray:
+    return np.bincount(rows * size + columns, minlength=size * size).reshape(size, size)
+
+
+@dataclass(frozen=True)
+class ConfusionReport:
+    """All confusion matrices of one split.
+
+    Attributes
+    ----------
+    task : its targets are the classes, its range is what the bins divide.
+    n_clips : rows the report was built from.
+    counts : target -> (10, 10) clips, see `binned_matrix`.
+    scores : Pearson and mean squared error of each target.
+    argmax_counts : (targets, targets) clips, see `argmax_matrix`.
+    n_tied : clips of `argmax_counts` whose highest label is shared by several targets.
+    """
+
+    task: Task
+    n_clips: int
+    counts: dict[str, np.ndarray]
+    scores: Scores
+    argmax_counts: np.ndarray
+    n_tied: int
+
+    @cached_property
+    def normalised(self) -> dict[str, np.ndarray]:
+        """Target -> (10, 10) shares, NaN in rows without clips."""
+        return {target: normalise_rows(counts) for target, counts in self.counts.items()}
+
+    @property
+    def accuracy(self) -> Score:
+        """Share of clips whose strongest target was predicted to be the strongest; nan without clips."""
+        n = int(self.argmax_counts.sum())
+        return Score(float(np.trace(self.argmax_counts)) / n if n else math.nan, n)
+
+    @property
+    def uar(self) -> Score:
+        """Unweighted average recall: the mean, over classes that have clips, of the share predicted right."""
+        n = int(self.argmax_counts.sum())
+        return Score(float(np.nanmean(np.diag(normalise_rows(self.argmax_counts)))) if n else math.nan, n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every number, JSON-ready; the shares of a row without clips are None."""
+        scores = self.scores.to_dict()
+        return {
+            "task": self.task.name,
+            "n_clips": self.n_clips,
+            "bin_edges": _edges(self.task).round(9).tolist(),
+            "mean": scores["mean"],
+            "targets": {
+                target: {**scores["targets"][target], **_matrix_dict(counts)} for target, counts in self.counts.items()
+            },
+            "argmax": {
+                "classes": list(self.task.targets),
+                "accuracy": self.accuracy.to_dict(),
+                "uar": self.uar.to_dict(),
+                "n_tied": self.n_tied,
+                **_matrix_dict(self.argmax_counts),
+            },
+        }
+
+    def write(self, folder: Path) -> list[Path]:
+        """Writes CSV, JSON and PNG into `folder` and answers the files written.
+
+        confusion.json, confusion_overview.png, and for each target and for `argmax`: confusion_NAME.csv (clips),
+        confusion_NAME_normalised.csv (shares, empty in a row without clips) and confusion_NAME.png. In NAME, characters
+        of a target that do not suit a file name are replaced by underscores.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; the confusion matrices need a folder")
+        names = _file_names(self.task.targets)
+        intervals, classes = _intervals(_edges(self.task)), list(self.task.targets)
+        pictures = {target: self._target_picture(target) for target in self.task.targets}
+        written = [folder / "confusion.json"]
+        write_json(written[0], self.to_dict())
+        for name, labels, picture in [
+            *((names[target], intervals, picture) for target, picture in pictures.items()),
+            ("argmax", classes, self._argmax_picture()),
+        ]:
+            files = [folder / f"confusion_{name}{end}" for end in (".csv", "_normalised.csv", ".png")]
+            write_text(files[0], _csv_text(picture.counts, labels))
+            write_text(files[1], _csv_text(picture.shares, labels))
+            save_png(matrix_figure(picture), files[2])
+            written += files
+        written.append(folder / "confusion_overview.png")
+        mean = self.scores.mean("pearson")
+        title = f"{self.task.name}: mean Pearson r = {_number(mean.value)}, n = {mean.n:,}"
+        save_png(overview_figure(list(pictures.values()), title), written[-1])
+        return written
+
+    def _target_picture(self, target: str) -> Matrix:
+        score = self.scores.targets["pearson"][target]
+        ticks = _edge_labels(_edges(self.task))
+        subtitle = f"Pearson r = {_number(score.value)}, n = {score.n:,}"
+        return Matrix(self.counts[target], self.normalised[target], ticks, target, subtitle)
+
+    def _argmax_picture(self) -> Matrix:
+        shares = normalise_rows(self.argmax_counts)
+        subtitle = (
+            f"accuracy {_number(self.accuracy.value)}, UAR {_number(self.uar.value)}, n = {self.accuracy.n:,}"
+        )
+        return Matrix(self.argmax_counts, shares, self.task.targets, "Strongest target", subtitle)
+
+
+def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: np.ndarray) -> ConfusionReport:
+    """Counts everything a ConfusionReport holds.
+
+    Parameters
+    ----------
+    clips : n ids, for messages.
+    predicted, true : (n, targets), rows in the order of `clips`; NaN in `true` where there is no label.
+
+    Raises
+    ------
+    UserError : a task without a range, no label at all, a prediction that is not finite (naming the clip).
+    ValueError : the arrays do not have that shape.
+    """
+    predicted, true = check_shapes(task, predicted, true)
+    if len(clips) != len(true):
+        raise ValueError(f"{len(clips)} clips for {len(true)} rows of labels")
+    if task.range is None:
+        raise UserError(f"task {task.name}: confusion matrices need a range, and its card gives none")
+    if np.isnan(true).all():
+        raise UserError(f"task {task.name}: none of the {len(clips)} clips has a label to compare with")
+    unusable = ~np.isfinite(predicted)
+    if unusable.any():
+        row, column = np.argwhere(unusable)[0]
+        raise UserError(f"clip {clips[row]!r}: the prediction of {task.targets[column]} is {predicted[row, column]}")
+    columns = zip(task.targets, predicted.T, true.T, strict=True)
+    complete = true[~np.isnan(true).any(axis=1)]
+    return ConfusionReport(
+        task=task,
+        n_clips=len(clips),
+        counts={target: binned_matrix(*column, range=task.range) for target, *column in columns},
+        scores=evaluate(task, predicted, true),
+        argmax_counts=argmax_matrix(predicted, true),
+        n_tied=int(((complete == complete.max(axis=1, keepdims=True)).sum(axis=1) > 1).sum()) if len(complete) else 0,
+    )
+
+
+def _edges(task: Task) -> np.ndarray:
+    assert task.range is not None, "build_report makes no report of a task without a range"
+    return bin_edges(task.range)
+
+
+def _edge_labels(edges: np.ndarray) -> list[str]:
+    """Edges with as few decimals as tell them all apart exactly, at least one."""
+    decimals = next((d for d in range(1, 6) if np.allclose(edges.round(d), edges, rtol=0, atol=1e-9)), 6)
+    return [f"{edge:.{decimals}f}" for edge in edges]
+
+
+def _intervals(edges: np.ndarray) -> list[str]:
+    labels = _edge_labels(edges)
+    closing = [")"] * (len(labels) - 2) + ["]"]
+    return [f"[{low}, {high}{end}" for low, high, end in zip(labels[:-1], labels[1:], closing, strict=True)]
+
+
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"
+
+
+def _file_names(targets: Sequence[str]) -> dict[str, str]:
+    """A name for each target's files, different from the report's other files on every file system."""
+    taken = {"argmax", "argmax_normalised", "overview"}
+    names: dict[str, str] = {}
+    for target in targets:
+        stem = re.sub(r"[^\w.-]+", "_", target).strip("_") or "target"
+        names[target] = next(
+            name
+            for name in (stem, *(f"{stem}_{number}" for number in range(2, len(targets) + 3)))
+            if not {name.lower(), f"{name}_normalised".lower()} & taken
+        )
+        taken |= {names[target].lower(), f"{names[target]}_normalised".lower()}
+    return names
+
+
+def _matrix_dict(counts: np.ndarray) -> dict[str, Any]:
+    shares = [[None if math.isnan(share) else share for share in row] for row in normalise_rows(counts).tolist()]
+    return {"counts": counts.tolist(), "normalised": shares}
+
+
+def _csv_text(matrix: np.ndarray, labels: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true \\ predicted", *labels])
+    for label, row in zip(labels, matrix.tolist(), strict=True):
+        writer.writerow([label, *("" if math.isnan(cell) else cell for cell in row)])
+    return text.getvalue()

@@ -1,0 +1,182 @@
+"""Pictures of matrices: one colour map, one heat map, one way to save a PNG. Nothing here touches pyplot's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+
+from viper.files import atomic_path
+
+# Equal steps in CIELAB from near-white to dark blue, lightness 98 to 20: twice the difference looks twice as large, and
+# a greyscale print keeps the order.
+COLOUR_MAP = LinearSegmentedColormap.from_list(
+    "viper",
+    ["#f8f9fb", "#d3e7f8", "#aed2f3", "#88bbea", "#61a1dd", "#3c83c7", "#1e64a9", "#124784", "#112f60"],
+)
+INK, FAINT_INK = "#1c1c1e", "#6b6b70"
+_EMPTY_FACE, _EMPTY_HATCH = "#efefef", "#cfcfcf"
+_DPI = 150
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What a heat map shows: rows are true, columns predicted.
+
+    Attributes
+    ----------
+    counts : (R, R) clips.
+    shares : (R, R) each row's counts divided by their sum, NaN in a row without clips.
+    ticks : R + 1 labels for the edges of bins, or R labels for classes.
+    title, subtitle : what was predicted, and how well.
+    """
+
+    counts: np.ndarray
+    shares: np.ndarray
+    ticks: Sequence[str]
+    title: str
+    subtitle: str
+
+
+def matrix_figure(matrix: Matrix) -> Figure:
+    """One heat map with share and count in every cell that has clips, the clips of each row, and the colour scale."""
+    size = len(matrix.counts)
+    side = max(4.5, 1.6 + 0.56 * size)
+    figure = _new_figure(side + 1.9, side + 0.9)
+    axes = figure.add_subplot()
+    image = heat_map(axes, matrix, annotate=True)
+    _colour_bar(figure, image, [axes], shrink=0.8)
+    figure.supxlabel(
+        "In each cell: share of the true row's clips, and their number below.", fontsize=9, color=FAINT_INK
+    )
+    return figure
+
+
+def overview_figure(matrices: Sequence[Matrix], title: str) -> Figure:
+    """Small heat maps side by side, colours only, on one colour scale."""
+    n_columns = min(len(matrices), max(2, math.ceil(math.sqrt(1.5 * len(matrices)))))
+    n_rows = math.ceil(len(matrices) / n_columns)
+    figure = _new_figure(2.9 * n_columns + 1.2, 3.2 * n_rows + 0.6)
+    grid = figure.subplots(n_rows, n_columns, squeeze=False)
+    panels = list(grid.flat)
+    for axes, matrix in zip(panels, matrices, strict=False):
+        image = heat_map(axes, matrix, annotate=False)
+    for axes in panels[len(matrices) :]:
+        axes.set_axis_off()
+    _colour_bar(figure, image, panels, shrink=0.8 if n_rows == 1 else 0.6)
+    figure.suptitle(title, fontsize=14, color=INK, parse_math=False)
+    return figure
+
+
+def heat_map(axes: Axes, matrix: Matrix, annotate: bool) -> AxesImage:
+    """Draws `matrix` on `axes`, first row on top; a row without clips is hatched and says so.
+
+    Parameters
+    ----------
+    annotate : write share and count into the cells and the clips of each row beside it; for cells of 0.5 inch or more.
+
+    Returns
+    -------
+    The image, for a colour scale. Colours always span shares of 0 to 1, so that pictures can be compared.
+    """
+    size = len(matrix.counts)
+    image = axes.imshow(matrix.shares, cmap=COLOUR_MAP, vmin=0.0, vmax=1.0, aspect="equal", interpolation="nearest")
+    for row in range(size):
+        # The diagonal is where a perfect prediction would be.
+        axes.add_patch(Rectangle((row - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=FAINT_INK, linewidth=0.8))
+        if not matrix.counts[row].any():
+            _draw_empty_row(axes, row, size, font_size=9.0 if annotate else 5.5)
+    if annotate:
+        _annotate(axes, matrix)
+    _draw_ticks(axes, matrix.ticks, size, font_size=9.0 if annotate else 6.0)
+    label_size = 11.0 if annotate else 7.5
+    axes.set_xlabel("predicted", fontsize=label_size, color=INK)
+    axes.set_ylabel("true", fontsize=label_size, color=INK)
+    # A name such as "$" in a target must not be taken for a formula.
+    axes.set_title(
+        f"{matrix.title}\n{matrix.subtitle}", fontsize=12.5 if annotate else 8.5, color=INK, parse_math=False
+    )
+    for spine in axes.spines.values():
+        spine.set_color(FAINT_INK)
+    return image
+
+
+def text_colour(background: Sequence[float]) -> str:
+    """Black or white, whichever has the higher contrast (WCAG 2) on an RGB background with channels in [0, 1]."""
+    channels = np.asarray(background[:3], float)
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Writes the figure at 150 dots an inch, atomically."""
+    with atomic_path(path) as temporary:
+        # Without the program's version in it, the same picture is the same file.
+        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _colour_bar(figure: Figure, image: AxesImage, panels: list[Axes], shrink: float) -> None:
+    bar = figure.colorbar(image, ax=panels, shrink=shrink, pad=0.02, aspect=30, format=PercentFormatter(xmax=1.0))
+    bar.set_label("share of the true row's clips", fontsize=9, color=INK)
+    bar.ax.tick_params(labelsize=8, color=FAINT_INK, labelcolor=INK)
+    bar.outline.set_edgecolor(FAINT_INK)
+
+
+def _annotate(axes: Axes, matrix: Matrix) -> None:
+    size = len(matrix.counts)
+    for row, column in np.argwhere(matrix.counts > 0):
+        share, count = matrix.shares[row, column], matrix.counts[row, column]
+        colour = text_colour(COLOUR_MAP(share))
+        percent = "<1%" if share < 0.005 else f"{share:.0%}"
+        axes.text(column, row - 0.13, percent, ha="center", va="center", fontsize=9.5, color=colour)
+        axes.text(column, row + 0.25, f"{count:,}", ha="center", va="center", fontsize=6.5, color=colour)
+    for row, total in enumerate(matrix.counts.sum(axis=1)):
+        axes.text(size - 0.35, row, f"{total:,}", ha="left", va="center", fontsize=8, color=FAINT_INK)
+    axes.text(size - 0.35, -0.65, "clips", ha="left", va="bottom", fontsize=8, color=FAINT_INK)
+
+
+def _draw_empty_row(axes: Axes, row: int, size: int, font_size: float) -> None:
+    axes.add_patch(
+        Rectangle(
+            (-0.5, row - 0.5), size, 1, facecolor=_EMPTY_FACE, edgecolor=_EMPTY_HATCH, hatch="////", linewidth=0.0
+        )
+    )
+    box = {"facecolor": _EMPTY_FACE, "edgecolor": "none", "boxstyle": "round,pad=0.2"}
+    axes.text(
+        (size - 1) / 2, row, "no clips", ha="center", va="center", fontsize=font_size, color=FAINT_INK, bbox=box
+    )
+
+
+def _draw_ticks(axes: Axes, ticks: Sequence[str], size: int, font_size: float) -> None:
+    positions = np.arange(size) if len(ticks) == size else np.arange(size + 1) - 0.5
+    axes.set_xticks(positions)
+    axes.set_yticks(positions)
+    for labels in (axes.set_xticklabels(ticks, parse_math=False), axes.set_yticklabels(ticks, parse_math=False)):
+        for label in labels:
+            label.set(fontsize=font_size, color=INK)
+    if len("".join(ticks)) > 6 * size:
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
+    axes.tick_params(length=3 if len(ticks) > size else 0, color=FAINT_INK)
+    # White lines between the cells.
+    axes.set_xticks(np.arange(1, size) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, size) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=0.8)
+    axes.tick_params(which="minor", length=0)

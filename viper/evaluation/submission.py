@@ -1,0 +1,174 @@
+"""Submissions: the CSV of predictions that a challenge's organisers are sent."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from viper.errors import UserError
+from viper.files import write_text
+from viper.manifest import clip_id
+from viper.task import Task
+
+SUBMISSION_FILE = "submission.csv"
+
+
+def submission_path(path: str | Path) -> Path:
+    """The file that `--output_path` means.
+
+    A name ending in .csv is the file itself. A folder, or a name without any suffix, is a folder that receives
+    submission.csv. Any other suffix is a UserError, as is a name without a suffix that is a file already.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return path / SUBMISSION_FILE
+    if path.suffix.lower() == ".csv":
+        return path
+    if path.suffix or path.exists():
+        raise UserError(f"{path}: a submission is a .csv file; give a name ending in .csv, or a folder")
+    return path / SUBMISSION_FILE
+
+
+def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], predicted: np.ndarray) -> Path:
+    """Writes a submission, all of it or nothing.
+
+    Parameters
+    ----------
+    path : a file or a folder, see `submission_path`.
+    file_ids : the clips in the order of the rows, spelled as the manifest spells them.
+    predicted : (len(file_ids), targets), one row a clip. Values outside the task's range are clipped to it. As many
+        digits are written as it takes to read the same number back.
+
+    Returns
+    -------
+    The file written.
+
+    Raises
+    ------
+    UserError naming the clip: one without a prediction, one given twice (`[7]` and `7` are one clip), a prediction
+    that is NaN or infinite. Also when there is no clip at all, or the file cannot be written.
+    """
+    path = submission_path(path)
+    predicted = _checked(task, file_ids, np.asarray(predicted))
+    if task.range is not None:
+        predicted = predicted.clip(*task.range)
+    predicted = predicted + 0.0  # turns -0.0 into 0.0, which is how people expect to see it
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(task.submission_columns)
+    for file_id, row in zip(file_ids, predicted, strict=True):
+        # The shortest decimal that reads back as the same float32 or float64, never in scientific notation.
+        writer.writerow([file_id, *(np.format_float_positional(value, trim="0") for value in row)])
+    try:
+        write_text(path, text.getvalue())
+    except OSError as error:
+        raise UserError(f"{path}: the submission cannot be written ({error.strerror or error})") from error
+    return path
+
+
+def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
+    """Reads a submission back and checks it.
+
+    Returns
+    -------
+    One row a clip in the order of the file, indexed by clip id ("clip"): the task's id column as the file spells it,
+    then each target as float64, in the task's order whatever the file's.
+
+    Raises
+    ------
+    UserError naming the file and, where there is one, the line: unreadable file, missing, unknown or repeated column,
+    no rows, a row of another length, a duplicate or unusable id, a value that is no number in the task's range.
+    """
+    path = Path(path)
+    rows = _read_rows(path)
+    _, header = rows[0]
+    if sorted(header) != sorted(task.submission_columns):
+        raise UserError(
+            f"{path}: the columns are {', '.join(header)}; a submission to {task.name} has "
+            f"{', '.join(task.submission_columns)}"
+        )
+    if len(rows) == 1:
+        raise UserError(f"{path}: the submission has no rows")
+    for line, row in rows[1:]:
+        if len(row) != len(header):
+            raise UserError(f"{path}, line {line}: {len(row)} cells, where the header has {len(header)}")
+    lines = [line for line, _ in rows[1:]]
+    cells = pd.DataFrame([row for _, row in rows[1:]], columns=pd.Index(header), dtype=str)
+    table = cells[task.submission_columns].copy()
+    table.index = pd.Index(_unique_clips(table[task.id_column], path, lines), name="clip")
+    for target in task.targets:
+        table[target] = _numbers(table[target], task, path, lines)
+    return table
+
+
+def _checked(task: Task, file_ids: Sequence[str], predicted: np.ndarray) -> np.ndarray:
+    """`predicted` as float32 or float64, after every check that does not need the file."""
+    if predicted.ndim != 2 or predicted.shape[1] != len(task.targets):
+        raise ValueError(f"predicted {predicted.shape} must be (clips, {len(task.targets)} targets)")
+    if predicted.dtype != np.float32:
+        predicted = predicted.astype(np.float64)
+    if not len(file_ids):
+        raise UserError("a submission needs at least one clip")
+    if len(predicted) < len(file_ids):
+        missing = file_ids[len(predicted)]
+        raise UserError(f"clip {missing!r}: no prediction ({len(file_ids)} clips, {len(predicted)} predictions)")
+    if len(predicted) > len(file_ids):
+        raise UserError(
+            f"{len(predicted)} predictions for {len(file_ids)} clips: too many, the last clip is {file_ids[-1]!r}"
+        )
+    seen: set[str] = set()
+    for file_id in file_ids:
+        clip = clip_id(file_id)
+        if clip in seen:
+            raise UserError(f"clip {file_id!r}: given more than once")
+        seen.add(clip)
+    unusable = ~np.isfinite(predicted)
+    if unusable.any():
+        row, column = np.argwhere(unusable)[0]
+        value = predicted[row, column]
+        raise UserError(f"clip {file_ids[row]!r}: the prediction of {task.targets[column]} is {value}, not a number")
+    return predicted
+
+
+def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """(line number in the file, cells) of each row that is not blank, the header first."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such submission") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
+    if not rows:
+        raise UserError(f"{path}: the file is empty")
+    return rows
+
+
+def _unique_clips(file_ids: Iterable[str], path: Path, lines: list[int]) -> list[str]:
+    first_line: dict[str, int] = {}
+    for line, file_id in zip(lines, file_ids, strict=True):
+        try:
+            clip = clip_id(file_id)
+        except UserError as error:
+            raise UserError(f"{path}, line {line}: {error}") from None
+        if clip in first_line:
+            raise UserError(f"{path}, line {line}: the id {clip!r} was already used in line {first_line[clip]}")
+        first_line[clip] = line
+    return list(first_line)
+
+
+def _numbers(cells: pd.Series, task: Task, path: Path, lines: list[int]) -> pd.Series:
+    values = pd.to_numeric(cells, errors="coerce").astype(np.float64)
+    lowest, highest = task.range or (-np.inf, np.inf)
+    wrong = ~(np.isfinite(values) & (values >= lowest) & (values <= highest))
+    if wrong.any():
+        where = int(np.flatnonzero(wrong)[0])
+        allowed = f"a number in [{lowest:g}, {highest:g}]" if task.range else "a finite number"
+        raise UserError(f"{path}, line {lines[where]}: {cells.name} is {cells.iloc[where]!r}, not {allowed}")
+    return values

@@ -1,0 +1,1 @@
+"""Fusion of per-modality tokens into predictions."""

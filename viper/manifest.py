@@ -1,0 +1,147 @@
+"""The manifest: which clips there are, in which split, with which labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from viper.errors import UserError
+from viper.task import Task
+
+SPLITS = ("Train", "Val", "Test")
+_SPLIT_NAMES = {
+    "train": "Train", "training": "Train",
+    "val": "Val", "valid": "Val", "validation": "Val", "dev": "Val", "devel": "Val",
+    "test": "Test",
+}  # fmt: skip
+MAX_ID_BYTES = 200
+
+
+def clip_id(file_id: str) -> str:
+    """A clip's id: the manifest's File_ID without the brackets and quotes around it ("[10001]" -> "10001").
+
+    Raises UserError when what is left cannot be a file's name in every folder of outputs.
+    """
+    identifier = file_id.strip()
+    while len(identifier) >= 2 and identifier[0] + identifier[-1] in ("[]", '""', "''"):
+        identifier = identifier[1:-1].strip()
+    if not identifier:
+        raise UserError("the id is empty")
+    if re.search(r"[/\\\x00-\x1f]", identifier) or identifier.startswith("."):
+        raise UserError(f"the id {file_id!r} cannot name a file (a slash, a control character or a leading dot)")
+    if len(identifier.encode()) > MAX_ID_BYTES:
+        raise UserError(f"the id {file_id[:40]!r}... is longer than {MAX_ID_BYTES} bytes")
+    return identifier
+
+
+def canonical_split(name: str) -> str:
+    """Train, Val or Test for any of the spellings in use (train, devel, validation ...)."""
+    try:
+        return _SPLIT_NAMES[name.strip().lower()]
+    except KeyError:
+        raise UserError(f"the split {name!r} is none of {', '.join(SPLITS)} (devel and validation mean Val)") from None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The rows of a manifest, checked.
+
+    Attributes
+    ----------
+    path : the CSV it came from, for messages.
+    task : the task whose targets were read.
+    table : one row a clip, indexed by clip id: the task's id column as spelled in the file, its split column
+        (canonical), each target as float (NaN where empty), and every further column as text.
+    """
+
+    path: Path
+    task: Task
+    table: pd.DataFrame
+
+    @classmethod
+    def load(cls, path: str | Path, task: Task) -> Manifest:
+        """Reads and checks a manifest.
+
+        Raises UserError naming the file and the line (the header is line 1): unreadable file, missing column,
+        unusable or duplicate id, unknown split, label that is no number or outside the task's range.
+        """
+        path = Path(path)
+        table = _read_csv(path)
+        for column in (task.id_column, task.split_column, *task.targets):
+            if column not in table.columns:
+                raise UserError(f"{path}: there is no column {column!r}; the file has {', '.join(table.columns)}")
+        if table.empty:
+            raise UserError(f"{path}: the manifest has no rows")
+        table.index = pd.Index(_per_row(path, table[task.id_column], clip_id), name="clip")
+        if table.index.has_duplicates:
+            where = int(np.flatnonzero(table.index.duplicated())[0])
+            raise UserError(f"{path}, line {where + 2}: the id {table.index[where]!r} was already used above")
+        table[task.split_column] = _per_row(path, table[task.split_column], canonical_split)
+        for target in task.targets:
+            table[target] = _labels(path, table[target], target, task)
+        return cls(path, task, table)
+
+    def split(self, name: str) -> Manifest:
+        """The rows of one split; a split without rows is a UserError."""
+        rows = self.table[self.table[self.task.split_column] == canonical_split(name)]
+        if rows.empty:
+            there = ", ".join(sorted(set(self.table[self.task.split_column])))
+            raise UserError(f"{self.path}: no row has the split {canonical_split(name)!r}; there are {there}")
+        return Manifest(self.path, self.task, rows)
+
+    def labelled(self) -> Manifest:
+        """The rows whose targets are all given."""
+        return Manifest(self.path, self.task, self.table[self.table[list(self.task.targets)].notna().all(axis=1)])
+
+    @property
+    def clips(self) -> list[str]:
+        """Clip ids in the order of the file."""
+        return list(self.table.index)
+
+    @property
+    def file_ids(self) -> list[str]:
+        """Ids as the file spells them."""
+        return list(self.table[self.task.id_column])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(clips, targets) float32, NaN where the cell is empty."""
+        return self.table[list(self.task.targets)].to_numpy(np.float32)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        # Everything is read as text: an id of 0010 must stay so, and "NA" may be a name.
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such manifest") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({' '.join(str(error).split())})") from error
+
+
+def _per_row(path: Path, column: pd.Series, convert: Callable[[str], str]) -> list[str]:
+    values = []
+    for line, cell in enumerate(column, start=2):
+        try:
+            values.append(convert(cell))
+        except UserError as error:
+            raise UserError(f"{path}, line {line}: {error}") from None
+    return values
+
+
+def _labels(path: Path, column: pd.Series, target: str, task: Task) -> pd.Series:
+    text = column.str.strip()
+    empty = text == ""
+    values = pd.to_numeric(text.where(~empty), errors="coerce").astype(np.float64)
+    lowest, highest = task.range or (-np.inf, np.inf)
+    wrong = ~empty & ~(np.isfinite(values) & (values >= lowest) & (values <= highest))
+    if wrong.any():
+        where = int(np.flatnonzero(wrong)[0])
+        allowed = f"a number in [{lowest:g}, {highest:g}]" if task.range else "a finite number"
+        raise UserError(f"{path}, line {where + 2}: {target} is {text.iloc[where]!r}, not {allowed}")
+    return values

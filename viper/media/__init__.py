@@ -1,0 +1,1 @@
+"""Decoding of video, sound and subtitles. No models here."""

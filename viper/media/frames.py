@@ -1,0 +1,147 @@
+"""Frames and face crops on disk: frames/<clip>/frame_<index>.jpg with frames.json, faces/ the same with faces.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from viper.errors import ClipError, UserError
+from viper.files import digest_of, fingerprint, read_json, visible_entries
+
+FRAMES_FILE = "frames.json"
+FACES_FILE = "faces.json"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+JPEG_QUALITY = 95
+# Pictures that came without a record of their times are taken to be numbered at the usual rate.
+ASSUMED_FPS = 25.0
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Pictures of one clip, in memory; what encoders of pictures read.
+
+    Attributes
+    ----------
+    images : n arrays (H, W, 3) uint8 RGB.
+    times : (n,) float64, seconds from the start of the clip.
+    found : (n,) bool, False where a face was looked for and not found.
+    points : (n, 5, 2) float32: both eyes, nose, both corners of the mouth as shares of the picture's width and height
+        (NaN where not found), or None where no face was looked for.
+    """
+
+    images: Sequence[np.ndarray]
+    times: np.ndarray
+    found: np.ndarray
+    points: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class FrameClip:
+    """A folder of pictures of one clip, made by get_frame, by crop_images or by another tool."""
+
+    id: str
+    folder: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The content of faces.json or frames.json, or one made from the pictures' names where there is neither."""
+        for name in (FACES_FILE, FRAMES_FILE):
+            if (self.folder / name).is_file():
+                try:
+                    return read_json(self.folder / name)
+                except UserError as error:
+                    raise ClipError(str(error)) from error
+        return {"frames": [{"index": i, "time": i / ASSUMED_FPS, "file": name} for i, name in _numbered(self.folder)]}
+
+    @property
+    def has_faces(self) -> bool:
+        """Whether the pictures are crops made by crop_images."""
+        return (self.folder / FACES_FILE).is_file()
+
+    def source(self) -> str:
+        """Fingerprint of the pictures, by which features made from older ones are seen to be out of date."""
+        for name in (FACES_FILE, FRAMES_FILE):
+            if (self.folder / name).is_file():
+                return fingerprint(self.folder / name)
+        return digest_of([(name, (self.folder / name).stat().st_size) for _, name in _numbered(self.folder)])
+
+    def paths(self) -> list[Path]:
+        """Files of the pictures, in the order of their frame numbers."""
+        return [self.folder / frame.get("file", frame_name(frame["index"])) for frame in self.record["frames"]]
+
+    def read(self) -> Frames:
+        """Decodes all pictures. One that is missing or damaged is a ClipError naming it."""
+        frames = self.record["frames"]
+        found = [frame.get("found", True) for frame in frames]
+        points = None
+        if self.has_faces:
+            points = np.full((len(frames), 5, 2), np.nan, np.float32)
+            for row, frame in zip(points, frames, strict=True):
+                if frame["found"]:
+                    x0, y0, x1, y1 = frame["crop"]
+                    row[:] = (np.array(frame["landmarks"]) - (x0, y0)) / (x1 - x0, y1 - y0)
+        times = np.array([frame["time"] for frame in frames], np.float64)
+        return Frames([read_image(path) for path in self.paths()], times, np.array(found, bool), points)
+
+
+def frame_name(index: int) -> str:
+    """The file name of frame number `index`."""
+    return f"frame_{index}.jpg"
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture as (H, W, 3) uint8 RGB; a damaged one is a ClipError naming the file."""
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise ClipError(f"{path.parent.name}/{path.name}: cannot be read ({error.strerror})") from error
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise ClipError(f"{path.parent.name}/{path.name}: is no picture that can be decoded; make the frames again")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes (H, W, 3) uint8 RGB as JPEG of quality 95."""
+    encoded, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
+    if not encoded:
+        raise ClipError(f"{path.name}: a picture of shape {image.shape} cannot be written as JPEG")
+    path.write_bytes(data.tobytes())
+
+
+def list_frame_clips(folder: Path) -> list[FrameClip]:
+    """Every clip's folder of pictures in `folder`, in natural order; none at all is a UserError."""
+    clips = [FrameClip(entry.name, entry) for entry in visible_entries(folder) if entry.is_dir()]
+    if not clips:
+        raise UserError(f"{folder}: no folders of frames in it; make them with get_frame or crop_images")
+    return clips
+
+
+def is_complete(folder: Path, record_name: str, expected: dict[str, Any]) -> bool:
+    """Whether a folder of pictures has its record, with these entries in it, and every picture it names."""
+    try:
+        record = read_json(folder / record_name)
+        if any(record.get(key) != value for key, value in expected.items()):
+            return False
+        return all((folder / frame_name(frame["index"])).stat().st_size > 0 for frame in record["frames"])
+    except (UserError, OSError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _numbered(folder: Path) -> list[tuple[int, str]]:
+    """(frame number, file name) of pictures, by the last number in each name, in its order."""
+    numbered = []
+    for path in visible_entries(folder):
+        numbers = re.findall(r"\d+", path.stem)
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            numbered.append((int(numbers[-1]) if numbers else len(numbered), path.name))
+    return sorted(numbered)

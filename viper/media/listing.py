@@ -1,0 +1,71 @@
+"""Which clips a folder of media holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from viper.errors import UserError
+from viper.files import fingerprint, visible_entries
+from viper.manifest import clip_id
+from viper.media.subtitles import SUBTITLE_SUFFIXES
+
+log = logging.getLogger("viper")
+
+VIDEO_SUFFIXES = (
+    ".mp4", ".mov", ".mkv", ".avi", ".mpg", ".mpeg", ".webm", ".m4v", ".wmv", ".flv", ".ts", ".mts", ".m2ts", ".3gp",
+    ".ogv", ".vob", ".mxf", ".gif",
+)  # fmt: skip
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif")
+
+
+@dataclass(frozen=True)
+class MediaClip:
+    """One file of one clip; its id is the file's name without the suffix."""
+
+    id: str
+    path: Path
+
+    def source(self) -> str:
+        """Fingerprint of the file."""
+        return fingerprint(self.path)
+
+
+def list_videos(folder: Path) -> list[MediaClip]:
+    """The video files of a folder."""
+    return list_files(folder, VIDEO_SUFFIXES, "videos")
+
+
+def list_sounds(folder: Path) -> list[MediaClip]:
+    """The files of a folder that have, or may have, sound: audio files and videos."""
+    return list_files(folder, (*AUDIO_SUFFIXES, *VIDEO_SUFFIXES), "audio or video files")
+
+
+def list_subtitles(folder: Path) -> list[MediaClip]:
+    """The subtitle files of a folder."""
+    return list_files(folder, SUBTITLE_SUFFIXES, "subtitles")
+
+
+def list_files(folder: Path, suffixes: Iterable[str], what: str) -> list[MediaClip]:
+    """Files with one of these suffixes, in natural order of their names.
+
+    Raises UserError when there are none, and when two files would be the same clip.
+    """
+    suffixes = tuple(suffixes)
+    files = [path for path in visible_entries(folder) if path.is_file() and path.suffix.lower() in suffixes]
+    if not files:
+        raise UserError(f"{folder}: no {what} in it ({', '.join(suffixes)})")
+    clips: dict[str, MediaClip] = {}
+    for path in files:
+        identifier = clip_id(path.stem)
+        if identifier in clips:
+            raise UserError(
+                f"{folder}: {clips[identifier].path.name} and {path.name} would both be clip {identifier!r}"
+            )
+        clips[identifier] = MediaClip(identifier, path)
+    others = sum(1 for path in visible_entries(folder) if path.is_file()) - len(files)
+    if others:
+        log.info("%s: %d of its files are no %s and are left alone", folder, others, what)
+    return list(clips.values())

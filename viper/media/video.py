@@ -1,0 +1,175 @@
+"""Frames of a video file: counted, not believed; chosen, then converted; with times from the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from viper.errors import ClipError
+
+# What FFmpeg may call a picture that came with a sound file; it is no video.
+_COVER = "attached_pic"
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """The chosen frames of a video.
+
+    Attributes
+    ----------
+    images : chosen frames, each (H, W, 3) uint8 RGB, upright.
+    indices : (n,) their frame numbers.
+    times : (n,) float64, seconds from the start of the file.
+    n_frames : how many frames could be decoded in all.
+    fps : their average rate.
+    rotation : degrees, counter-clockwise, by which the stored frames were turned to stand upright.
+    n_errors : packets that could not be decoded.
+    """
+
+    images: list[np.ndarray]
+    indices: np.ndarray
+    times: np.ndarray
+    n_frames: int
+    fps: float
+    rotation: int
+    n_errors: int
+
+
+def read_frames(path: Path, choose: Callable[[int], np.ndarray]) -> VideoFrames:
+    """Decodes a video once and keeps the frames `choose(number of frames)` names.
+
+    The packets are counted first without decoding them, which is cheap; only when decoding yields another number
+    (damaged or hidden frames) and that changes the choice, the file is decoded a second time.
+
+    Raises ClipError when the file cannot be opened, has no video or no decodable frame.
+    """
+    expected = _count_packets(path)
+    frames = _decode(path, choose(expected))
+    if frames.n_frames == 0:
+        raise ClipError(f"{path.name}: no frame of its video could be decoded")
+    if frames.n_frames != expected and not np.array_equal(choose(frames.n_frames), frames.indices):
+        frames = _decode(path, choose(frames.n_frames))
+    return frames
+
+
+def open_media(path: Path) -> av.container.InputContainer:
+    """Opens a media file; one that FFmpeg cannot read is a ClipError."""
+    try:
+        if path.stat().st_size == 0:
+            raise ClipError(f"{path.name}: the file is empty")
+        # metadata_errors: a title in some old encoding must not make a clip unreadable.
+        return av.open(str(path), metadata_errors="ignore")
+    except (FFmpegError, OSError) as error:
+        raise ClipError(f"{path.name}: cannot be opened as audio or video ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def start_seconds(container: av.container.InputContainer) -> float:
+    """When the file says it begins, in seconds; the times of its video and of its sound both count from here."""
+    return (container.start_time or 0) / av.time_base
+
+
+def _video_stream(container: av.container.InputContainer, path: Path) -> VideoStream:
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition[_COVER]:
+            return stream
+    raise ClipError(f"{path.name}: has no video, only {', '.join(stream.type for stream in container.streams)}")
+
+
+def _count_packets(path: Path) -> int:
+    with open_media(path) as container:
+        stream = _video_stream(container, path)
+        try:
+            return sum(1 for packet in container.demux(stream) if packet.size)
+        except FFmpegError:
+            return stream.frames
+
+
+def _decode(path: Path, wanted: np.ndarray) -> VideoFrames:
+    chosen = set(wanted.tolist())
+    images, indices, times = [], [], []
+    count, rotation = 0, 0
+    with open_media(path) as container:
+        stream = _video_stream(container, path)
+        # One thread: clips are decoded side by side anyway, and damaged ones would come out differently with more.
+        stream.thread_type = "NONE"
+        errors = _Errors()
+        clock = _Clock(stream, start_seconds(container))
+        for frame in _decoded(container, stream, errors):
+            time = clock.seconds(frame)
+            if count in chosen:
+                # The angle is a frame's side data: a phone may be turned between two clips joined into one file.
+                rotation = frame.rotation
+                images.append(_upright(frame))
+                indices.append(count)
+                times.append(time)
+            count += 1
+    return VideoFrames(
+        images, np.array(indices, np.int64), np.array(times), count, clock.fps(count), rotation, errors.count
+    )
+
+
+class _Errors:
+    def __init__(self) -> None:
+        self.count = 0
+
+
+def _decoded(container: av.container.InputContainer, stream: VideoStream, errors: _Errors) -> Iterator[VideoFrame]:
+    """Every frame that can be decoded; what cannot is counted and passed over."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except FFmpegError:
+            errors.count += 1
+            return
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            errors.count += 1
+            continue
+        for frame in frames:
+            if isinstance(frame, VideoFrame):
+                yield frame
+
+
+class _Clock:
+    """Times of frames in decoding order: the stream's own, or by the average rate where it has none."""
+
+    def __init__(self, stream: VideoStream, start: float) -> None:
+        self._start = start
+        self._rate = float(stream.average_rate or stream.guessed_rate or Fraction(25))
+        self._first: float | None = None
+        self._last = -1.0 / self._rate
+
+    def seconds(self, frame: VideoFrame) -> float:
+        time = None if frame.time is None else frame.time - self._start
+        if time is None or time <= self._last:
+            time = self._last + 1.0 / self._rate
+        self._last = time
+        self._first = time if self._first is None else self._first
+        return time
+
+    def fps(self, count: int) -> float:
+        if count < 2 or self._first is None or self._last <= self._first:
+            return self._rate
+        return (count - 1) / (self._last - self._first)
+
+
+def _upright(frame: VideoFrame) -> np.ndarray:
+    image = frame.to_ndarray(format="rgb24")
+    # FFmpeg's angle says how far the picture must be turned counter-clockwise, as np.rot90 turns.
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))

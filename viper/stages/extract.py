@@ -1,0 +1,349 @@
+"""extract_*_features: one stage for every modality; the modalities differ in their encoder and in what it reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from viper import engine
+from viper.encoders.base import Encoder, choose_device
+from viper.encoders.pretrained import go_offline
+from viper.encoders.registry import find, short_names
+from viper.errors import ClipError, UserError
+from viper.media.features import FEATURE_SUFFIXES, Table, read_table
+from viper.media.frames import FrameClip, Frames, list_frame_clips
+from viper.media.listing import MediaClip, list_files, list_sounds, list_subtitles
+from viper.media.sound import Sound, read_sound
+from viper.media.subtitles import Cue, read_cues
+from viper.stages.common import finish, log
+from viper.store import EncoderInfo, Feature, FeatureStore
+from viper.task import load_task
+
+RECORDED_PACKAGES = ("torch", "transformers", "open-clip-torch", "py-feat", "scikit-image", "av")
+
+
+@dataclass(kw_only=True)
+class ExtractConfig(ABC):
+    """The options every modality has."""
+
+    output_folder: Path
+    """Where <clip>.safetensors and encoder.json are written."""
+    n_workers: int = -1
+    """Processes that read and prepare clips; 0: none beside this one; -1: one a core."""
+    device: str = "auto"
+    """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
+    offline: bool = False
+    """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
+    incremental: bool = True
+    """Leave clips alone whose features are there, valid and up to date."""
+
+    @abstractmethod
+    def clips(self) -> Sequence[Clip]:
+        """The clips of the input folder."""
+
+    @abstractmethod
+    def encoder(self) -> Encoder[Any, Any]:
+        """The encoder the options name."""
+
+
+@dataclass(kw_only=True)
+class VisualConfig(ExtractConfig):
+    """Visual features of frames or face crops: one token a frame."""
+
+    input_folder: Path | None = None
+    """Folder of face crops (crop_images) or of frames (get_frame)."""
+    model_name: str = "vit-base"
+    """vit-base, vit-age, hog (needs no weights), or the hub id or local folder of a transformers image encoder."""
+    batch_size: int = 64
+    """Frames on the device at once, from any clips."""
+    layer: int = -1
+    """Whose output: -1 the last layer's, k the k-th hidden state."""
+    pool: Literal["cls", "mean"] = "cls"
+    """The class token, or the mean of all tokens."""
+    from_files: Path | None = None
+    """Instead: a folder of features made elsewhere, <clip>.pt, .npy or .csv, to bring into the store."""
+
+    def clips(self) -> Sequence[Clip]:
+        """Folders of frames, or foreign files."""
+        return _frame_clips(self.input_folder, self.from_files)
+
+    def encoder(self) -> Encoder[Any, Any]:
+        """hog, or a transformers image encoder."""
+        from viper.encoders.visual import HogEncoder, ImageEncoder
+
+        if self.from_files:
+            return _imported("visual", self.clips())
+        if self.model_name == "hog":
+            return HogEncoder()
+        return ImageEncoder(_model("visual", self.model_name), self.layer, self.pool)
+
+
+@dataclass(kw_only=True)
+class AudioConfig(ExtractConfig):
+    """Audio features of sound files, or of the sound in videos: one token a window."""
+
+    input_folder: Path | None = None
+    """Folder of videos or of wav, flac, mp3 ... files."""
+    model_name: str = "wavlm-base-plus-sv"
+    """wavlm-base-plus-sv, wav2vec2-base, hubert-base, logmel (needs no weights), or the hub id or local folder of a
+    transformers speech encoder."""
+    n_fragments: int = 32
+    """Half-overlapping windows a clip: each 2L/(n+1) long for a sound of length L."""
+    fragment_seconds: float | None = None
+    """No window longer than this. A shorter one is not padded: that would change its embedding."""
+    batch_size: int = 16
+    """Windows on the device at once, from any clips."""
+    layer: int = -1
+    """Whose output: -1 the last layer's, k the k-th hidden state."""
+    pool: Literal["mean", "meanstd"] = "mean"
+    """Over the time steps of a window: the mean, or mean and standard deviation."""
+    from_files: Path | None = None
+    """Instead: a folder of features made elsewhere, <clip>.pt, .npy or .csv, to bring into the store."""
+
+    def clips(self) -> Sequence[Clip]:
+        """Files with sound, or foreign files."""
+        if self.from_files:
+            return _foreign_clips(self.from_files)
+        return [SoundClip(clip.id, clip.path) for clip in list_sounds(_given(self.input_folder))]
+
+    def encoder(self) -> Encoder[Any, Any]:
+        """logmel, or a transformers speech encoder."""
+        from viper.encoders.audio import LogMelEncoder, SpeechEncoder
+
+        if self.from_files:
+            return _imported("audio", self.clips())
+        if self.model_name == "logmel":
+            return LogMelEncoder(self.n_fragments, self.fragment_seconds)
+        model = _model("audio", self.model_name)
+        return SpeechEncoder(model, self.n_fragments, self.fragment_seconds, self.layer, self.pool)
+
+
+@dataclass(kw_only=True)
+class TextualConfig(ExtractConfig):
+    """Textual features: the prompt that fits each frame best, or the words of subtitles."""
+
+    input_folder: Path | None = None
+    """Folder of frames or face crops. With --subtitles: only says which clips there are, and may be left out."""
+    model_name: str = ""
+    """The text encoder: roberta-base, the hub id or local folder of a transformers text encoder, or, for subtitles,
+    hashed (needs no weights). By default roberta-base."""
+    clip_model: str = "ViT-B-32"
+    """An open_clip architecture, or a local folder with open_clip_config.json and weights."""
+    clip_pretrained: str = "openai"
+    """Which of open_clip's published weights, where no checkpoint and no folder is given."""
+    clip_checkpoint_path: Path | None = None
+    """Own weights of that architecture: a state dict, or one under model_state_dict."""
+    task: str = "hume_reaction"
+    """The task whose prompts are scored: a card's name or path."""
+    subtitles: Path | None = None
+    """Folder of <clip>.srt or <clip>.vtt: their cues are encoded instead of frames."""
+    batch_size: int = 64
+    """Frames or sentences on the device at once, from any clips."""
+    from_files: Path | None = None
+    """Instead: a folder of features made elsewhere, <clip>.pt, .npy or .csv, to bring into the store."""
+
+    def clips(self) -> Sequence[Clip]:
+        """Folders of frames, subtitles, or foreign files."""
+        if self.subtitles is None or self.from_files:
+            return _frame_clips(self.input_folder, self.from_files)
+        files = {clip.id: clip.path for clip in list_subtitles(self.subtitles)}
+        ids = list(files)
+        if self.input_folder is not None:
+            ids = [clip.id for clip in list_frame_clips(self.input_folder)]
+        return [SubtitleClip(identifier, files.get(identifier)) for identifier in ids]
+
+    def encoder(self) -> Encoder[Any, Any]:
+        """Prompts and CLIP, a text encoder, or hashed words."""
+        from viper.encoders.prompts import load_prompts
+        from viper.encoders.textual import HashedWordsEncoder, PromptEncoder, SubtitleEncoder
+
+        if self.from_files:
+            return _imported("textual", self.clips())
+        if self.model_name == "hashed":
+            if self.subtitles is None:
+                raise UserError("--model_name hashed encodes words: give --subtitles FOLDER")
+            return HashedWordsEncoder()
+        text_model = _model("textual", self.model_name or "roberta-base")
+        if self.subtitles is not None:
+            return SubtitleEncoder(text_model)
+        prompts = load_task(self.task).prompts
+        if prompts is None:
+            raise UserError(f"--task {self.task}: its card names no prompts; add `prompts: FILE` or give --subtitles")
+        return PromptEncoder(
+            load_prompts(prompts), self.clip_model, self.clip_pretrained, self.clip_checkpoint_path, text_model
+        )
+
+
+@dataclass(kw_only=True)
+class FAUConfig(ExtractConfig):
+    """Facial action units of face crops: one token a frame."""
+
+    input_folder: Path | None = None
+    """Folder of face crops, as crop_images writes it."""
+    model_name: Literal["multitask", "landmarks"] = "multitask"
+    """multitask (py-feat: 20 action units and 7 emotions), or landmarks (needs no weights)."""
+    weights: Path | None = None
+    """A local .safetensors of py-feat's multitask network, instead of the published one."""
+    batch_size: int = 32
+    """Faces on the device at once, from any clips."""
+    from_csv: Path | None = None
+    """Instead: a folder of <clip>.csv made by OpenFace or shipped by the organisers, to bring into the store."""
+
+    def clips(self) -> Sequence[Clip]:
+        """Folders of crops, or foreign files."""
+        return _frame_clips(self.input_folder, self.from_csv, "--from_csv")
+
+    def encoder(self) -> Encoder[Any, Any]:
+        """py-feat's network, or landmarks."""
+        from viper.encoders.fau import LandmarkEncoder, MultitaskEncoder
+
+        if self.from_csv:
+            return _imported("FAU", self.clips())
+        if self.model_name == "landmarks":
+            return LandmarkEncoder()
+        return MultitaskEncoder(self.weights)
+
+
+@dataclass(frozen=True)
+class SoundClip(MediaClip):
+    """A file whose sound is read."""
+
+    def read(self) -> Sound | None:
+        """Its sound; None, and a line in the log, where there is none."""
+        sound = read_sound(self.path)
+        if sound is None:
+            log.info("extract_audio_features: %s: no sound in it; its tokens are masked", self.path.name)
+        return sound
+
+
+@dataclass(frozen=True)
+class SubtitleClip:
+    """A clip whose subtitles are read; it may have none."""
+
+    id: str
+    path: Path | None
+
+    def source(self) -> str:
+        """Fingerprint of the file."""
+        return MediaClip(self.id, self.path).source() if self.path else "none"
+
+    def read(self) -> list[Cue] | None:
+        """Its cues; None, and a line in the log, where there are none."""
+        cues = read_cues(self.path) if self.path else None
+        if not cues:
+            log.info("extract_textual_features: %s: no subtitles; its tokens are masked", self.id)
+        return cues
+
+
+@dataclass(frozen=True)
+class ForeignClip(MediaClip):
+    """A file of features made elsewhere."""
+
+    def read(self) -> Table:
+        """Its rows."""
+        return read_table(self.path)
+
+
+Clip = FrameClip | SoundClip | SubtitleClip | ForeignClip
+Content = Frames | Sound | list[Cue] | Table | None
+
+
+def run(config: ExtractConfig) -> int:
+    """Runs the stage; answers the exit code."""
+    if config.offline:
+        go_offline()
+    clips = config.clips()
+    encoder = config.encoder()
+    encoder.prepare(choose_device(config.device))
+    store = FeatureStore.create(config.output_folder, _with_provenance(encoder.info(), clips))
+    batch_size = getattr(config, "batch_size")  # noqa: B009  every subclass has it, each with its own default
+    job: engine.Job[Clip, Any, Feature] = engine.Job(
+        stage=f"extract_{encoder.modality}_features",
+        load=_Load(encoder.load),
+        encode=_Encode(encoder, batch_size),
+        save=lambda clip, feature: store.write(clip.id, feature, clip.source()),
+        is_done=lambda clip: store.is_current(clip.id, clip.source()),
+        size=encoder.size,
+    )
+    options = engine.EngineOptions(config.n_workers, batch_size, config.incremental)
+    return finish(engine.run(job, clips, config.output_folder, options), config.output_folder)
+
+
+@dataclass(frozen=True)
+class _Load:
+    load: Callable[[Any], Any]
+
+    def __call__(self, clip: Clip) -> Any:
+        return self.load(clip.read())
+
+
+@dataclass(frozen=True)
+class _Encode:
+    encoder: Encoder[Any, Any]
+    batch_size: int
+
+    def __call__(self, samples: list[Any]) -> list[Feature]:
+        return self.encoder.encode(samples, self.batch_size)
+
+
+def _with_provenance(info: EncoderInfo, clips: Sequence[Clip]) -> EncoderInfo:
+    first = clips[0]
+    if isinstance(first, FrameClip):
+        source = "faces" if first.has_faces else "frames"
+    else:
+        source = {SoundClip: "sound", SubtitleClip: "subtitles", ForeignClip: "files"}[type(first)]
+    versions = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return dataclasses.replace(info, source=source, versions=versions)
+
+
+def _given(folder: Path | None) -> Path:
+    if folder is None:
+        raise UserError("--input_folder is missing")
+    return folder
+
+
+def _frame_clips(folder: Path | None, foreign: Path | None, option: str = "--from_files") -> Sequence[Clip]:
+    if foreign is not None:
+        return _foreign_clips(foreign)
+    if folder is None:
+        raise UserError(f"--input_folder is missing (or {option}, for features made elsewhere)")
+    return list_frame_clips(folder)
+
+
+def _foreign_clips(folder: Path) -> Sequence[Clip]:
+    clips = list_files(folder, FEATURE_SUFFIXES, "features")
+    return [ForeignClip(clip.id, clip.path) for clip in clips if clip.path.name != "failures.csv"]
+
+
+def _imported(modality: str, clips: Sequence[Clip]) -> Encoder[Any, Any]:
+    """The importing encoder; the first file that can be read settles the channels."""
+    from viper.encoders.imported import ImportedEncoder
+
+    for clip in clips:
+        if isinstance(clip, ForeignClip):
+            try:
+                return ImportedEncoder(modality, clip.read())
+            except ClipError as error:
+                log.warning("%s", error)
+    raise UserError("none of the features' files can be read")
+
+
+def _model(modality: str, name: str) -> str:
+    """The hub id a short name stands for; a hub id or a folder as it is."""
+    registered = find(modality, name)
+    if registered is not None:
+        return registered.model
+    if "/" not in name and not Path(name).is_dir():
+        known = ", ".join(short_names(modality))
+        raise UserError(f"--model_name {name}: is none of {known}, no folder here and no hub id (owner/name)")
+    return name

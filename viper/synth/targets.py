@@ -1,0 +1,36 @@
+"""The seven targets of a synthetic reaction, and in which channel each of them can be seen, heard or read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+EMOTIONS: tuple[str, ...] = ("Adoration", "Amusement", "Anxiety", "Disgust", "Empathic-Pain", "Fear", "Surprise")
+"""The targets of the Hume-Reaction data set, in the order of its label file."""
+
+FACE_EMOTIONS: tuple[str, ...] = ("Amusement", "Disgust", "Surprise")
+VOICE_EMOTIONS: tuple[str, ...] = ("Anxiety", "Fear")
+WORD_EMOTIONS: tuple[str, ...] = ("Adoration", "Empathic-Pain")
+
+CHANNELS: dict[str, tuple[str, ...]] = {"face": FACE_EMOTIONS, "voice": VOICE_EMOTIONS, "words": WORD_EMOTIONS}
+"""The ONLY channel that carries each emotion: nothing in the face tells Fear, nothing in the voice tells Amusement.
+
+So no single modality can answer more than three of the seven targets, and what fusion is worth is known beforehand.
+"""
+
+
+def check_intensities(intensities: Mapping[str, float]) -> dict[str, float]:
+    """The seven intensities in the order of `EMOTIONS`; an emotion not named is 0.
+
+    Raises
+    ------
+    ValueError
+        for a name that is not in `EMOTIONS`, or an intensity outside [0, 1].
+    """
+    unknown = set(intensities) - set(EMOTIONS)
+    if unknown:
+        raise ValueError(f"unknown emotions {sorted(unknown)}; they are {', '.join(EMOTIONS)}")
+    values = {name: float(intensities.get(name, 0.0)) for name in EMOTIONS}
+    for name, value in values.items():
+        if not 0.0 <= value <= 1.0:  # NaN fails this comparison as well
+            raise ValueError(f"intensity of {name} is {value}, outside [0, 1]")
+    return values
