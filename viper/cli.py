@@ -94,6 +94,8 @@ def _run(name: str, arguments: list[str], program: str) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         config = parse(name, arguments, program)
+        if hasattr(config, "check_arguments"):
+            config.check_arguments(arguments)
         # Imported above with its config: the stage's module.
         return int(sys.modules[type(config).__module__].run(config))
     except UserError as error:
@@ -131,12 +133,21 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
 
 
 def _start_logging() -> None:
-    handler = logging.StreamHandler()
+    handler = _Lines()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("viper")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+class _Lines(logging.Handler):
+    """Lines on standard error that do not tear a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def _say_error(message: str) -> None:

@@ -95,8 +95,8 @@ class Manifest:
         return Manifest(self.path, self.task, rows)
 
     def labelled(self) -> Manifest:
-        """The rows whose targets are all given."""
-        return Manifest(self.path, self.task, self.table[self.table[list(self.task.targets)].notna().all(axis=1)])
+        """The rows that have a label of at least one target."""
+        return Manifest(self.path, self.task, self.table[self.table[list(self.task.targets)].notna().any(axis=1)])
 
     @property
     def clips(self) -> list[str]:

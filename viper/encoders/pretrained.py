@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from viper.errors import UserError
+from viper.quiet import quiet_transformers
 
 
 def go_offline() -> None:
@@ -65,22 +66,6 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
         names = ", ".join(sorted([*missing, *mismatched])[:3])
         raise UserError(f"{model}: the checkpoint does not fit its architecture; {names} ... would stay random")
     return loaded.eval().requires_grad_(False)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silences the loading bars and notes of transformers; what matters of them is checked and said by viper."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def load_state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -17,7 +17,6 @@ from viper.encoders.pretrained import (
     load_state_dict,
     load_transformers_model,
     local_or_hub,
-    quiet_transformers,
 )
 from viper.encoders.prompts import Prompts
 from viper.encoders.visual import PictureEncoder, PictureSample
@@ -25,6 +24,7 @@ from viper.errors import UserError
 from viper.files import digest_of
 from viper.media.frames import Frames
 from viper.media.subtitles import Cue
+from viper.quiet import quiet_transformers
 from viper.store import EncoderInfo, Feature
 
 

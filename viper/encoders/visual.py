@@ -17,9 +17,9 @@ from viper.encoders.pretrained import (
     is_offline,
     load_transformers_model,
     local_or_hub,
-    quiet_transformers,
 )
 from viper.media.frames import Frames
+from viper.quiet import quiet_transformers
 from viper.store import EncoderInfo, Feature
 
 

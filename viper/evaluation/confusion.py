@@ -1,4 +1,4 @@
-"""Confusion matrices of regression: true against predicted intensity in ten bins, and the strongest target as a class."""
+"""Confusion matrices of regression: true against predicted intensity in bins, and the strongest target as a class."""
 
 from __future__ import annotations
 
@@ -115,6 +115,11 @@ class ConfusionReport:
         return {target: normalise_rows(counts) for target, counts in self.counts.items()}
 
     @property
+    def has_classes(self) -> bool:
+        """Whether the arg-max matrix says anything: of a single target, every clip is predicted right."""
+        return len(self.task.targets) > 1
+
+    @property
     def accuracy(self) -> Score:
         """Share of clips whose strongest target was predicted to be the strongest; nan without clips."""
         n = int(self.argmax_counts.sum())
@@ -127,58 +132,61 @@ class ConfusionReport:
         return Score(float(np.nanmean(np.diag(normalise_rows(self.argmax_counts)))) if n else math.nan, n)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number, JSON-ready; the shares of a row without clips are None."""
+        """Every number, JSON-ready; the shares of a row without clips are None, and "argmax" is without classes."""
         scores = self.scores.to_dict()
+        argmax = {
+            "classes": list(self.task.targets),
+            "accuracy": self.accuracy.to_dict(),
+            "uar": self.uar.to_dict(),
+            "n_tied": self.n_tied,
+            **_matrix_dict(self.argmax_counts),
+        }
         return {
             "task": self.task.name,
             "n_clips": self.n_clips,
-            "bin_edges": _edges(self.task).round(9).tolist(),
+            "bin_edges": _edges(self.task).tolist(),
             "mean": scores["mean"],
             "targets": {
                 target: {**scores["targets"][target], **_matrix_dict(counts)} for target, counts in self.counts.items()
             },
-            "argmax": {
-                "classes": list(self.task.targets),
-                "accuracy": self.accuracy.to_dict(),
-                "uar": self.uar.to_dict(),
-                "n_tied": self.n_tied,
-                **_matrix_dict(self.argmax_counts),
-            },
+            "argmax": argmax if self.has_classes else None,
         }
 
     def write(self, folder: Path) -> list[Path]:
         """Writes CSV, JSON and PNG into `folder` and answers the files written.
 
-        confusion.json, confusion_overview.png, and for each target and for `argmax`: confusion_NAME.csv (clips),
-        confusion_NAME_normalised.csv (shares, empty in a row without clips) and confusion_NAME.png. In NAME, characters
-        of a target that do not suit a file name are replaced by underscores.
+        For each target, and for `argmax` where there are several: confusion_NAME.csv (clips),
+        confusion_NAME_normalised.csv (shares, empty in a row without clips) and confusion_NAME.png; then
+        confusion_overview.png and, when all else is there, confusion.json. In NAME, characters of a target that do not
+        suit a file name are replaced by underscores. Raises UserError when `folder` is a file.
         """
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file; the confusion matrices need a folder")
-        names = _file_names(self.task.targets)
-        intervals, classes = _intervals(_edges(self.task)), list(self.task.targets)
-        pictures = {target: self._target_picture(target) for target in self.task.targets}
-        written = [folder / "confusion.json"]
-        write_json(written[0], self.to_dict())
-        for name, labels, picture in [
-            *((names[target], intervals, picture) for target, picture in pictures.items()),
-            ("argmax", classes, self._argmax_picture()),
-        ]:
+        names, intervals = _file_names(self.task.targets), _intervals(_edges(self.task))
+        pictures = {names[target]: self._target_picture(target) for target in self.task.targets}
+        overview = overview_figure(list(pictures.values()), self._overview_title())
+        if self.has_classes:
+            pictures["argmax"] = self._argmax_picture()
+        written = []
+        for name, picture in pictures.items():
+            labels = self.task.targets if name == "argmax" else intervals
             files = [folder / f"confusion_{name}{end}" for end in (".csv", "_normalised.csv", ".png")]
             write_text(files[0], _csv_text(picture.counts, labels))
             write_text(files[1], _csv_text(picture.shares, labels))
             save_png(matrix_figure(picture), files[2])
             written += files
-        written.append(folder / "confusion_overview.png")
+        save_png(overview, folder / "confusion_overview.png")
+        write_json(folder / "confusion.json", self.to_dict())
+        return [*written, folder / "confusion_overview.png", folder / "confusion.json"]
+
+    def _overview_title(self) -> str:
         mean = self.scores.mean("pearson")
-        title = f"{self.task.name}: mean Pearson r = {_number(mean.value)}, n = {mean.n:,}"
-        save_png(overview_figure(list(pictures.values()), title), written[-1])
-        return written
+        return f"{self.task.name}: mean Pearson r {_number(mean.value)}, n = {mean.n:,}"
 
     def _target_picture(self, target: str) -> Matrix:
         score = self.scores.targets["pearson"][target]
         ticks = _edge_labels(_edges(self.task))
-        subtitle = f"Pearson r = {_number(score.value)}, n = {score.n:,}"
+        subtitle = f"Pearson r {_number(score.value)}, n = {score.n:,}"
         return Matrix(self.counts[target], self.normalised[target], ticks, target, subtitle)
 
     def _argmax_picture(self) -> Matrix:
@@ -213,12 +221,14 @@ def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: 
     if unusable.any():
         row, column = np.argwhere(unusable)[0]
         raise UserError(f"clip {clips[row]!r}: the prediction of {task.targets[column]} is {predicted[row, column]}")
-    columns = zip(task.targets, predicted.T, true.T, strict=True)
     complete = true[~np.isnan(true).any(axis=1)]
     return ConfusionReport(
         task=task,
         n_clips=len(clips),
-        counts={target: binned_matrix(*column, range=task.range) for target, *column in columns},
+        counts={
+            target: binned_matrix(predicted[:, column], true[:, column], task.range)
+            for column, target in enumerate(task.targets)
+        },
         scores=evaluate(task, predicted, true),
         argmax_counts=argmax_matrix(predicted, true),
         n_tied=int(((complete == complete.max(axis=1, keepdims=True)).sum(axis=1) > 1).sum()) if len(complete) else 0,
@@ -227,13 +237,15 @@ def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: 
 
 def _edges(task: Task) -> np.ndarray:
     assert task.range is not None, "build_report makes no report of a task without a range"
-    return bin_edges(task.range)
+    return bin_edges(task.range).round(9) + 0.0  # without -0.0 and the last digit's noise
 
 
 def _edge_labels(edges: np.ndarray) -> list[str]:
-    """Edges with as few decimals as tell them all apart exactly, at least one."""
-    decimals = next((d for d in range(1, 6) if np.allclose(edges.round(d), edges, rtol=0, atol=1e-9)), 6)
-    return [f"{edge:.{decimals}f}" for edge in edges]
+    """Edges with the fewest decimals that are exact, at least one."""
+    for decimals in (1, 2, 3, 4):
+        if np.allclose(edges.round(decimals), edges, rtol=0, atol=1e-9):
+            return [f"{edge:.{decimals}f}" for edge in edges]
+    return [f"{edge:g}" for edge in edges]
 
 
 def _intervals(edges: np.ndarray) -> list[str]:
@@ -243,7 +255,7 @@ def _intervals(edges: np.ndarray) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.3f}"
+    return "undefined" if math.isnan(value) else f"= {value:.3f}"
 
 
 def _file_names(targets: Sequence[str]) -> dict[str, str]:

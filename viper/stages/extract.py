@@ -6,7 +6,6 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from viper.media.frames import FrameClip, Frames, list_frame_clips
 from viper.media.listing import MediaClip, list_files, list_sounds, list_subtitles
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import Cue, read_cues
-from viper.stages.common import finish, log
+from viper.stages.common import finish, log, package_versions
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import load_task
 
@@ -297,13 +296,7 @@ def _with_provenance(info: EncoderInfo, clips: Sequence[Clip]) -> EncoderInfo:
         source = "faces" if first.has_faces else "frames"
     else:
         source = {SoundClip: "sound", SubtitleClip: "subtitles", ForeignClip: "files"}[type(first)]
-    versions = {}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return dataclasses.replace(info, source=source, versions=versions)
+    return dataclasses.replace(info, source=source, versions=package_versions(RECORDED_PACKAGES))
 
 
 def _given(folder: Path | None) -> Path:

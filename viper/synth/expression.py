@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from viper.synth.photo import LOWER_LIP_EDGE, UPPER_LIP_EDGE, ZOOM, Field, Image, Portrait, to_canvas
+from viper.synth.photo import LOWER_LIP_EDGE, UPPER_LIP_EDGE, ZOOM, Field, Image, Portrait, to_canvas, to_levels
 
 _ROI = (170.0, 64.0, 284.0, 202.0)  # the only part of the photograph an expression may change
 _MOUTH_X, _MOUTH_HALF_WIDTH = 223.75, 21.25
 _JAW_DROP = 9.0  # px at full surprise
-_CAVITY, _TONGUE = np.float32([46, 16, 18]), np.float32([128, 58, 60])
+_CAVITY, _TONGUE = (46.0, 16.0, 18.0), (128.0, 58.0, 60.0)
 
 
 class Expression(NamedTuple):
@@ -81,7 +81,7 @@ def express(portrait: Portrait, expression: Expression) -> Image:
     fold = 0.1 + 0.9 * amusement
     skin = cv2.addWeighted(portrait.creased[rows, columns], fold, portrait.smooth[rows, columns], 1 - fold, 0)
     skin = cv2.addWeighted(portrait.wrinkled[rows, columns], disgust, skin, 1 - disgust, 0)
-    bumps = np.tensordot(np.float32(expression), _bump_fields(), 1)
+    bumps = np.tensordot(np.array(expression, np.float32), _bump_fields(), 1)
     mouth = _mouth(expression)
     fade = _fade()
     map_x = (x - fade * (bumps[0] - mouth.dx) - _ROI[0]) * ZOOM
@@ -89,16 +89,17 @@ def express(portrait: Portrait, expression: Expression) -> Image:
     face = cv2.remap(skin, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     shade = (1 - 0.5 * mouth.seam) * (1 - mouth.cavity)
     face *= cv2.merge([shade] * 3)
-    face += cv2.merge([mouth.cavity * dark + mouth.tongue * (red - dark) for dark, red in zip(_CAVITY, _TONGUE, strict=True)])
+    mixtures = [mouth.cavity * dark + mouth.tongue * (red - dark) for dark, red in zip(_CAVITY, _TONGUE, strict=True)]
+    face += cv2.merge(mixtures)
     picture = portrait.creased.copy()
-    picture[rows, columns] = cv2.convertScaleAbs(np.maximum(face, 0))
+    picture[rows, columns] = to_levels(face)
     return picture
 
 
 def _mouth(expression: Expression) -> _Mouth:
-    """Lay both lips where the expression wants them: column by column, the lips' edges are moved and the skin follows.
+    """Lay both lips where the expression wants them: in each column the lips' edges are moved and the skin follows.
 
-    A displacement field alone cannot close the photograph's opened mouth; so the skin above the upper lip's edge follows
+    A smooth displacement cannot close the photograph's opened mouth; so the skin above the upper lip's edge follows
     that edge, the skin below the lower lip's edge follows the other, and between them are teeth and the dark.
     """
     x, y = _grid()
@@ -173,7 +174,7 @@ def _bump_fields() -> Field:
     for field, name in zip(fields, Expression._fields, strict=True):
         for bump in _BUMPS[name]:
             across, down = (x - bump.x) / bump.sigma_x, (y - bump.y) / bump.sigma_y
-            field += np.float32([bump.dx, bump.dy])[:, None, None] * np.exp(-(across**2 + down**2) / 2)
+            field += np.array([[[bump.dx]], [[bump.dy]]], np.float32) * np.exp(-(across**2 + down**2) / 2)
     return fields
 
 

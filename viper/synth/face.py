@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from viper.synth import photo
 from viper.synth.expression import Expression, express
 from viper.synth.identity import Identity
-from viper.synth.photo import Field, Image, to_canvas
+from viper.synth.photo import Field, to_canvas
 
 _NOISE = 1.2  # standard deviation of the camera's noise, in levels of 255
+_NO_MAP = np.empty(0, np.float32)  # x and y are in one map
 
 
 def render_frames(
@@ -42,15 +43,14 @@ def render_frames(
         head = express(portrait, Expression(*(row + identity.resting).tolist()))
         camera = _camera(identity, sway)
         maps = cv2.warpAffine(shape, camera, identity.frame_size, borderMode=cv2.BORDER_REPLICATE)
-        person = cv2.remap(head, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        alpha = cv2.remap(portrait.alpha, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        person = cv2.remap(head, maps, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        alpha = cv2.remap(portrait.alpha, maps, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         opacity = alpha * np.float32(1 / 255)
-        noise = rng.standard_normal(alpha.shape, dtype=np.float32) * np.float32(_NOISE)
+        noise = np.multiply(rng.standard_normal(alpha.shape, dtype=np.float32), np.float32(_NOISE))
         scene = person * cv2.merge([opacity * light] * 3)
         scene += wall * cv2.merge([1 - opacity] * 3)
         scene += cv2.merge([noise] * 3)
-        frame = cv2.convertScaleAbs(np.maximum(scene, 0))
-        yield np.ascontiguousarray(frame[:, ::-1]) if identity.mirror else frame
+        yield photo.to_levels(scene)
 
 
 def _camera(identity: Identity, sway: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,10 +59,12 @@ def _camera(identity: Identity, sway: NDArray[np.float64]) -> NDArray[np.float64
     scale = identity.face_scale * (1 + 0.006 * identity.motion * sway[3]) / photo.ZOOM
     angle = identity.roll + 0.7 * identity.motion * sway[2]
     x, y = (float(v) for v in to_canvas(photo.FACE_CENTRE))
-    camera = cv2.getRotationMatrix2D((x, y), angle, scale)
+    camera = np.asarray(cv2.getRotationMatrix2D((x, y), angle, scale), np.float64)
     target = np.array(identity.position) * (width, height) + identity.motion * sway[:2]
-    camera[:, 2] += target - (x, y)
-    return np.asarray(camera, np.float64)
+    camera[:, 2] += target - np.array([x, y])
+    if identity.mirror:
+        camera[0] = (0, 0, width - 1) - camera[0]
+    return camera
 
 
 def _shape_map(identity: Identity) -> Field:
@@ -80,7 +82,7 @@ def _shape_map(identity: Identity) -> Field:
 
     def bump(centre: tuple[float, float], shift: tuple[float, float], sigma: tuple[float, float]) -> None:
         across, down = (gx - centre[0]) / sigma[0], (gy - centre[1]) / sigma[1]
-        forward[...] += np.exp(-(across**2 + down**2) / 2)[..., None] * np.float32(shift)
+        forward[...] += np.exp(-(across**2 + down**2) / 2)[..., None] * np.array(shift, np.float32)
 
     def magnify(centre: tuple[float, float], ratio: float, sigma: tuple[float, float]) -> None:
         across, down = gx - centre[0], gy - centre[1]
@@ -108,7 +110,7 @@ def _wall(identity: Identity) -> Field:
     """(H, W, 3): what is behind the head, a wall with a few blurred panels."""
     rng = np.random.default_rng(identity.background_seed)
     width, height = identity.frame_size
-    start, end = (np.float32(colour) for colour in identity.background)
+    start, end = (np.array(colour, np.float32) for colour in identity.background)
     blend = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     wall = np.broadcast_to(start + blend * (end - start), (height, width, 3)).copy()
     for _ in range(int(rng.integers(2, 6))):
@@ -125,6 +127,3 @@ def _light(identity: Identity) -> Field:
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)[:, None]
     light = identity.gain * (1 + identity.gradient[0] * x + identity.gradient[1] * y)
     return light.astype(np.float32)
-
-
-__all__ = ["Identity", "Image", "render_frames"]

@@ -17,7 +17,7 @@ from skimage.data import astronaut
 from viper.synth.identity import Identity
 
 Image = NDArray[np.uint8]
-Field = NDArray[np.float32]
+Field = NDArray[np.floating]  # float32 throughout: twice as fast
 
 WINDOW = (94, 0, 354, 276)  # x0, y0, x1, y1 of the part of the photograph that is used
 ZOOM = 1.5
@@ -36,8 +36,10 @@ LIPS = [(202, 139), (208, 138.5), (216, 139), (224, 140), (232, 139), (240, 139.
         (226, 154), (217, 153.5), (210, 150), (205, 144)]
 _FOLDS = ([(209, 121), (204, 126.5), (199, 131.5), (196, 136), (196, 139)],
           [(235, 121), (240, 128), (245, 133.5), (249, 138), (249.5, 142)])
-_WRINKLES = [[(218, 102), (231, 102.5)], [(216.5, 107), (232.5, 107.5)], [(215, 112.5), (234, 113)],
-             [(220, 90), (218.5, 98)], [(230.5, 91), (232, 99)]]
+_WRINKLES: list[list[tuple[float, float]]] = [
+    [(218, 102), (231, 102.5)], [(216.5, 107), (232.5, 107.5)], [(215, 112.5), (234, 113)],
+    [(220, 90), (218.5, 98)], [(230.5, 91), (232, 99)],
+]
 _FACE = [(187, 71), (193, 77), (200, 80), (210, 79.5), (222, 80), (236, 80.5), (246, 82), (256, 87), (266, 89),
          (270, 100), (271, 116), (268, 128), (274, 129), (276, 133), (268, 137), (266, 140), (263, 152), (258, 160),
          (256, 170), (255, 192), (186, 192), (185, 176), (186, 160), (183, 147), (182, 133), (174, 130), (169, 117),
@@ -64,7 +66,8 @@ class Portrait:
 
 def to_canvas(points: ArrayLike) -> Field:
     """Coordinates of the photograph as coordinates of the zoomed window, (..., 2)."""
-    return ((np.asarray(points, dtype=np.float32) - np.float32(WINDOW[:2]) + 0.5) * ZOOM - 0.5).astype(np.float32)
+    origin = np.array(WINDOW[:2], np.float32)
+    return (np.asarray(points, np.float32) - origin + np.float32(0.5)) * np.float32(ZOOM) - np.float32(0.5)
 
 
 def polygon_mask(points: ArrayLike, feather: float) -> Field:
@@ -82,6 +85,11 @@ def stroke_mask(points: ArrayLike, width: float, feather: float) -> Field:
     return _blur(mask.astype(np.float32) / 255, feather)
 
 
+def to_levels(values: NDArray[np.floating]) -> Image:
+    """Round to uint8, clipped to [0, 255]."""
+    return np.asarray(cv2.convertScaleAbs(np.maximum(values, 0)), np.uint8)
+
+
 @cache
 def photograph() -> tuple[Image, Image]:
     """The window of the photograph, zoomed, (H, W, 3) uint8 RGB: as it is, and without the folds of the smile."""
@@ -93,7 +101,7 @@ def photograph() -> tuple[Image, Image]:
     filled = cv2.GaussianBlur(filled, (0, 0), 1.5 * ZOOM)
     soft = np.minimum(_blur(folds, 1.5) * 1.2, 1.0)[..., None]
     smooth = picture * (1 - soft) + filled * soft
-    return np.asarray(picture, np.uint8), np.rint(smooth).astype(np.uint8)
+    return np.asarray(picture, np.uint8), to_levels(smooth)
 
 
 def portrait(identity: Identity) -> Portrait:
@@ -101,18 +109,18 @@ def portrait(identity: Identity) -> Portrait:
     masks = _masks()
     albedo = np.ones((*_canvas_size(), 3), np.float32)
     for part, colour in (("skin", identity.skin), ("lips", identity.lips), ("hair", identity.hair)):
-        albedo *= 1 + masks[part][..., None] * (np.float32(colour) - 1)
-    brow = np.float32(identity.brow_darkness) * (0.55 + 0.45 * np.minimum(np.float32(identity.hair), 1))
+        albedo *= 1 + masks[part][..., None] * (np.array(colour, np.float32) - 1)
+    brow = np.float32(identity.brow_darkness) * (0.55 + 0.45 * np.minimum(np.array(identity.hair, np.float32), 1))
     albedo *= 1 - masks["brows"][..., None] * (1 - brow)
-    pullover = np.float32(identity.clothes) * masks["shade"][..., None]
+    pullover = np.array(identity.clothes, np.float32) * masks["shade"][..., None]
 
     def dye(picture: Image, shade: Field | float = 1.0) -> Image:
         dyed = picture * albedo * shade
-        return cv2.convertScaleAbs(np.maximum(dyed + masks["clothes"][..., None] * (pullover - dyed), 0))
+        return to_levels(dyed + masks["clothes"][..., None] * (pullover - dyed))
 
     creased, smooth = photograph()
     wrinkles = 1 - 0.36 * masks["wrinkles"][..., None]
-    return Portrait(dye(smooth), dye(creased), dye(creased, wrinkles), cv2.convertScaleAbs(masks["person"], alpha=255))
+    return Portrait(dye(smooth), dye(creased), dye(creased, wrinkles), to_levels(masks["person"] * 255))
 
 
 @cache

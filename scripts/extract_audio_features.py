@@ -1,0 +1,6 @@
+"""`viper extract_audio_features` under its published name; `--help` lists the options."""
+
+from viper.cli import main
+
+if __name__ == "__main__":
+    main("extract_audio_features")

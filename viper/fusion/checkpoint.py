@@ -1,0 +1,88 @@
+"""A run's folder: perceiver_<epoch>/ for each epoch kept, and `best`, which points to one of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+from viper.errors import UserError
+from viper.files import TEMPORARY_PREFIX, atomic_folder
+from viper.fusion.perceiver import PerceiverFusion
+from viper.quiet import quiet_transformers
+from viper.store import EncoderInfo, FeatureStore
+from viper.task import Task
+
+BEST = "best"
+
+
+def checkpoint_folder(run: Path, epoch: int) -> Path:
+    """Where an epoch's checkpoint is."""
+    return run / f"perceiver_{epoch}"
+
+
+def save_checkpoint(run: Path, epoch: int, model: PerceiverFusion) -> None:
+    """Writes an epoch's checkpoint (config.json, model.safetensors) atomically."""
+    with atomic_folder(checkpoint_folder(run, epoch)) as folder, quiet_transformers():
+        model.save_pretrained(folder)
+
+
+def point_best(run: Path, epoch: int) -> None:
+    """Makes `best` name an epoch's checkpoint: a link, or a copy where the file system has none."""
+    target = checkpoint_folder(run, epoch)
+    temporary = run / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}"
+    try:
+        temporary.symlink_to(target.name, target_is_directory=True)
+    except OSError:
+        shutil.copytree(target, temporary)
+    best = run / BEST
+    if best.is_dir() and not best.is_symlink():
+        shutil.rmtree(best)
+    os.replace(temporary, best)
+
+
+def remove_other_checkpoints(run: Path, keep: set[int]) -> None:
+    """Deletes the checkpoints of all epochs but these."""
+    for folder in run.glob("perceiver_*"):
+        match = re.fullmatch(r"perceiver_(\d+)", folder.name)
+        if match and int(match[1]) not in keep:
+            shutil.rmtree(folder)
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """The checkpoint a --model_path means: itself, or the best of a run. Anything else is a UserError."""
+    if (path / "config.json").is_file():
+        return path
+    if (path / BEST / "config.json").is_file():
+        return path / BEST
+    if not path.is_dir():
+        raise UserError(f"--model_path {path}: no such folder")
+    raise UserError(f"--model_path {path}: neither a checkpoint (config.json, model.safetensors) nor a run with one")
+
+
+def load_checkpoint(path: Path) -> PerceiverFusion:
+    """The model of a checkpoint or of a run's best, in eval mode; one that cannot be loaded is a UserError."""
+    folder = resolve_checkpoint(path)
+    try:
+        with quiet_transformers():
+            return PerceiverFusion.from_pretrained(folder, local_files_only=True).eval()
+    except Exception as error:
+        raise UserError(f"{folder}: cannot be loaded as a checkpoint ({' '.join(str(error).split())})") from error
+
+
+def task_of(model: PerceiverFusion) -> Task:
+    """The task a checkpoint was trained for."""
+    return Task.from_dict(model.config.task)
+
+
+def check_stores(model: PerceiverFusion, stores: dict[str, FeatureStore]) -> None:
+    """Refuses features the checkpoint cannot read: a modality it lacks, or another encoder than it was trained on."""
+    known = model.config.modalities
+    for name, store in stores.items():
+        if name not in known:
+            raise UserError(f"{store.folder}: the checkpoint has no modality {name!r}, only {', '.join(known)}")
+        difference = EncoderInfo(**known[name]["encoder"]).difference(store.info)
+        if difference:
+            raise UserError(f"{store.folder}: the checkpoint was trained on other {name} features ({difference})")

@@ -1,0 +1,53 @@
+"""confusion_matrix: how a checkpoint's predictions compare with the labels of a split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from viper.encoders.base import choose_device
+from viper.errors import UserError
+from viper.evaluation.confusion import build_report
+from viper.fusion.checkpoint import check_stores, load_checkpoint, task_of
+from viper.fusion.data import FusionData
+from viper.fusion.predict import predict
+from viper.manifest import Manifest
+from viper.stages.common import log, report_scores
+from viper.stages.features import FeatureOptions
+
+
+@dataclass(kw_only=True)
+class ConfusionConfig(FeatureOptions):
+    """Confusion matrices and scores of a split: pictures, tables and JSON."""
+
+    csv_path: Path
+    """The manifest. Rows without labels are left out."""
+    model_path: Path
+    """A checkpoint folder, or a run (then its best)."""
+    output_path: Path
+    """Folder that gets the PNG, CSV and JSON files."""
+    split: str = "Val"
+    """Which split is compared: Train, Val or Test."""
+    batch_size: int = 64
+    """Clips at once. It does not change the predictions."""
+    device: str = "auto"
+    """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
+
+
+def run(config: ConfusionConfig) -> int:
+    """Runs the stage; answers the exit code."""
+    model = load_checkpoint(config.model_path)
+    task = task_of(model)
+    manifest = Manifest.load(config.csv_path, task).split(config.split).labelled()
+    if not manifest.clips:
+        raise UserError(f"{config.csv_path}: no row of the split {config.split} has a label to compare with")
+    stores = config.stores()
+    check_stores(model, stores)
+    data = FusionData(stores, manifest)
+    data.report_missing(config.split)
+    predictions = predict(model, data, config.batch_size, choose_device(config.device))
+    report = build_report(task, manifest.clips, predictions, manifest.labels)
+    files = report.write(config.output_path)
+    report_scores(report.scores, config.split)
+    log.info("confusion_matrix: %d files in %s", len(files), config.output_path)
+    return 0

@@ -1,0 +1,68 @@
+"""The options by which training and its followers name features of any modalities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from viper.errors import UserError
+from viper.store import FeatureStore
+
+MODALITIES = ("visual", "audio", "textual", "FAU")
+
+
+@dataclass(kw_only=True)
+class FeatureOptions:
+    """Which features are read, from which folders."""
+
+    visual: bool = True
+    """Use visual features, where their folder is given."""
+    audio: bool = True
+    """Use audio features, where their folder is given."""
+    textual: bool = True
+    """Use textual features, where their folder is given."""
+    FAU: bool = True
+    """Use facial action units, where their folder is given."""
+    visual_features_input_folder: Path | None = None
+    """Folder made by extract_visual_features."""
+    audio_features_input_folder: Path | None = None
+    """Folder made by extract_audio_features."""
+    textual_features_input_folder: Path | None = None
+    """Folder made by extract_textual_features."""
+    FAU_features_input_folder: Path | None = None
+    """Folder made by extract_FAU_features."""
+    features: Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=FOLDER")] = field(
+        default_factory=list
+    )
+    """A further modality of any name; may be given again for another."""
+
+    def check_arguments(self, arguments: list[str]) -> None:
+        """A modality asked for by its flag must have its folder: a UserError, not a model that silently lacks it."""
+        for name in MODALITIES:
+            if f"--{name}" in arguments and getattr(self, f"{name}_features_input_folder") is None:
+                raise UserError(f"--{name} needs --{name}_features_input_folder FOLDER")
+
+    def folders(self) -> dict[str, Path]:
+        """Modality -> folder, of those to be used. None at all is a UserError."""
+        folders: dict[str, Path] = {}
+        for name in MODALITIES:
+            folder = getattr(self, f"{name}_features_input_folder")
+            if folder is not None and getattr(self, name):
+                folders[name] = folder
+        for pair in self.features:
+            name, separator, folder = pair.partition("=")
+            if not (name and separator and folder):
+                raise UserError(f"--features {pair}: must be NAME=FOLDER")
+            if name in folders:
+                raise UserError(f"--features {pair}: the modality {name!r} is given twice")
+            folders[name] = Path(folder)
+        if not folders:
+            raise UserError("no features given: name a folder with --visual_features_input_folder or another of its kind")
+        return folders
+
+    def stores(self) -> dict[str, FeatureStore]:
+        """Modality -> opened store."""
+        return {name: FeatureStore.open(folder) for name, folder in self.folders().items()}
