@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 
 import viper
 from viper.errors import ClipError, NothingDoneError, UserError
+from viper.logs import start_logging
 
 PUBLISHED = "The published commands, in the order they are run"
 BEYOND = "And beyond them"
@@ -87,17 +87,14 @@ def _overview() -> str:
 
 
 def _run(name: str, arguments: list[str], program: str) -> int:
+    """Runs a command and answers its exit code; what a user can mend is said in one line."""
     if "--version" in arguments:
         print(f"viper {viper.__version__}")
         return 0
-    _start_logging()
+    start_logging()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        config = parse(name, arguments, program)
-        if hasattr(config, "check_arguments"):
-            config.check_arguments(arguments)
-        # Imported above with its config: the stage's module.
-        return int(sys.modules[type(config).__module__].run(config))
+        return run_command(name, arguments, program)
     except UserError as error:
         _say_error(str(error))
         return 2
@@ -117,6 +114,15 @@ def _run(name: str, arguments: list[str], program: str) -> int:
         return 1
 
 
+def run_command(name: str, arguments: list[str], program: str | None = None) -> int:
+    """Parses a command's arguments and runs its stage; answers the exit code, raises what the stage raises."""
+    config = parse(name, arguments, program)
+    if hasattr(config, "check_arguments"):
+        config.check_arguments(arguments)
+    # Imported by `parse`, with its config: the stage's module.
+    return int(sys.modules[type(config).__module__].run(config))
+
+
 def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
     """The config of a command from its arguments. Wrong ones: argparse's way, a message and exit code 2."""
     import tyro
@@ -130,24 +136,6 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
         use_underscores=True,
         compact_help=False,
     )
-
-
-def _start_logging() -> None:
-    handler = _Lines()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("viper")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-
-
-class _Lines(logging.Handler):
-    """Lines on standard error that do not tear a progress bar apart."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def _say_error(message: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from viper.errors import WorkerError
+from viper.errors import UserError, WorkerError
 from viper.files import natural_key, write_text
 
 FILE_NAME = "failures.csv"
@@ -74,9 +74,12 @@ class FailureLog:
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """The rows of a folder's failures.csv; none where there is no such file."""
+    """The rows of a folder's failures.csv; none where there is no such file. A file that is no such list: UserError."""
     path = folder / FILE_NAME
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [Failure(*(row[name] for name in HEADER)) for row in csv.DictReader(file)]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [Failure(*(row[name] for name in HEADER)) for row in csv.DictReader(file, restval="")]
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: is no list of failures as viper writes it ({error}); delete it") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +35,11 @@ def clip_id(file_id: str) -> str:
         raise UserError("the id is empty")
     if re.search(r"[/\\\x00-\x1f]", identifier) or identifier.startswith("."):
         raise UserError(f"the id {file_id!r} cannot name a file (a slash, a control character or a leading dot)")
-    if len(identifier.encode()) > MAX_ID_BYTES:
+    try:
+        n_bytes = len(identifier.encode())
+    except UnicodeEncodeError:
+        raise UserError(f"the id {file_id!r} is not UTF-8") from None
+    if n_bytes > MAX_ID_BYTES:
         raise UserError(f"the id {file_id[:40]!r}... is longer than {MAX_ID_BYTES} bytes")
     return identifier
 
@@ -75,16 +80,18 @@ class Manifest:
         for column in (task.id_column, task.split_column, *task.targets):
             if column not in table.columns:
                 raise UserError(f"{path}: there is no column {column!r}; the file has {', '.join(table.columns)}")
+            if list(table.columns).count(column) > 1:
+                raise UserError(f"{path}: the column {column!r} stands there twice")
         if table.empty:
             raise UserError(f"{path}: the manifest has no rows")
-        table.index = pd.Index(_per_row(path, table[task.id_column], clip_id), name="clip")
-        if table.index.has_duplicates:
-            where = int(np.flatnonzero(table.index.duplicated())[0])
-            raise UserError(f"{path}, line {where + 2}: the id {table.index[where]!r} was already used above")
+        clips = pd.Index(_per_row(path, table[task.id_column], clip_id), name="clip")
+        if clips.has_duplicates:
+            where = int(np.flatnonzero(clips.duplicated())[0])
+            raise UserError(f"{path}, line {table.index[where]}: the id {clips[where]!r} was already used above")
         table[task.split_column] = _per_row(path, table[task.split_column], canonical_split)
         for target in task.targets:
             table[target] = _labels(path, table[target], target, task)
-        return cls(path, task, table)
+        return cls(path, task, table.set_index(clips))
 
     def split(self, name: str) -> Manifest:
         """The rows of one split; a split without rows is a UserError."""
@@ -115,18 +122,30 @@ class Manifest:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
+    """The cells as text, indexed by their line in the file: an id of 0010 must stay so, and "NA" may be a name."""
     try:
-        # Everything is read as text: an id of 0010 must stay so, and "NA" may be a name.
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True)
+            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({' '.join(str(error).split())})") from error
+    if not rows:
+        raise UserError(f"{path}: the manifest is empty")
+    columns = [name.strip() for name in rows[0][1]]
+    lines, cells = [], []
+    for line, row in rows[1:]:
+        if any(row[len(columns) :]):
+            raise UserError(f"{path}, line {line}: {len(row)} cells, but the header names {len(columns)} columns")
+        lines.append(line)
+        cells.append((row + [""] * len(columns))[: len(columns)])
+    return pd.DataFrame(cells, index=lines, columns=columns, dtype=str)
 
 
 def _per_row(path: Path, column: pd.Series, convert: Callable[[str], str]) -> list[str]:
     values = []
-    for line, cell in enumerate(column, start=2):
+    for line, cell in column.items():
         try:
             values.append(convert(cell))
         except UserError as error:
@@ -143,5 +162,5 @@ def _labels(path: Path, column: pd.Series, target: str, task: Task) -> pd.Series
     if wrong.any():
         where = int(np.flatnonzero(wrong)[0])
         allowed = f"a number in [{lowest:g}, {highest:g}]" if task.range else "a finite number"
-        raise UserError(f"{path}, line {where + 2}: {target} is {text.iloc[where]!r}, not {allowed}")
+        raise UserError(f"{path}, line {text.index[where]}: {target} is {text.iloc[where]!r}, not {allowed}")
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,11 @@ class EncoderInfo:
         for name in ("encoder", "modality", "width", "source"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name} {getattr(self, name)!r}, not {getattr(other, name)!r}"
-        for key in sorted(self.options.keys() | other.options.keys()):
-            if self.options.get(key) != other.options.get(key):
-                return f"{key} {self.options.get(key)!r}, not {other.options.get(key)!r}"
+        # One of the two was read from JSON, where a tuple became a list.
+        mine, others = (json.loads(json.dumps(info.options)) for info in (self, other))
+        for key in sorted(mine.keys() | others.keys()):
+            if mine.get(key) != others.get(key):
+                return f"{key} {mine.get(key)!r}, not {others.get(key)!r}"
         return None
 
 
@@ -181,7 +184,9 @@ class FeatureStore:
                 made_from = (file.metadata() or {}).get("source", "")
         except (SafetensorError, OSError):
             return False
-        n_tokens = shapes["tokens"][0]
-        return made_from == source and shapes == {
-            "tokens": [n_tokens, self.width], "mask": [n_tokens], "time": [n_tokens],
-        }  # fmt: skip
+        return (
+            made_from == source
+            and shapes["tokens"] == [*shapes["mask"], self.width]
+            and len(shapes["mask"]) == 1
+            and shapes["time"] == shapes["mask"]
+        )

@@ -96,15 +96,19 @@ def _parse(card: dict[str, Any], source: Path) -> Task:
     for key in ("name", "kind", "targets"):
         if key not in card:
             raise UserError(f"{source}: the key {key!r} is missing")
+    for key in ("name", "id_column", "split_column", "description", "prompts"):
+        if not isinstance(card.get(key, ""), str) and not (key == "prompts" and card[key] is None):
+            raise UserError(f"{source}: {key} must be text, not {card[key]!r}")
     if card["kind"] not in KINDS:
         raise UserError(f"{source}: kind {card['kind']!r} is not one of {', '.join(KINDS)}")
     targets = card["targets"]
     if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
         raise UserError(f"{source}: targets must be a list of names")
-    if len(set(targets)) != len(targets):
-        raise UserError(f"{source}: targets holds a name twice")
+    columns = [card.get("id_column", Task.id_column), card.get("split_column", Task.split_column), *targets]
+    if len(set(columns)) != len(columns):
+        raise UserError(f"{source}: a name stands twice among id_column, split_column and targets")
     metrics = card.get("metrics", list(METRICS))
-    if not isinstance(metrics, list) or not metrics or not set(metrics) <= set(METRICS):
+    if not isinstance(metrics, list) or not metrics or any(metric not in METRICS for metric in metrics):
         raise UserError(f"{source}: metrics must be a list out of {', '.join(METRICS)}")
     prompts = source.parent / card["prompts"] if card.get("prompts") else None
     if prompts is not None and not prompts.is_file():

@@ -12,10 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from viper.errors import WorkerError
+from viper.logs import start_logging
 
 _function: Callable[[Any], Any]
 
-FEW_ITEMS = 8
+FEW_ITEMS = 24
 
 
 def resolve_workers(n_workers: int, n_items: int) -> int:
@@ -41,10 +42,10 @@ def make_pool(n_workers: int, function: Callable[[Any], Any]) -> ProcessPoolExec
 def stop_pool(pool: ProcessPoolExecutor) -> None:
     """Ends a pool at once, whatever its processes are doing: their outputs are atomic, so nothing half stays."""
     processes = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         with contextlib.suppress(OSError, ValueError):
             process.terminate()
+    pool.shutdown(wait=True, cancel_futures=True)
 
 
 def run_in_worker(item: Any) -> Any:
@@ -61,6 +62,7 @@ def run_in_worker(item: Any) -> Any:
 def _start(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
+    start_logging()
     # Ctrl-C reaches the whole process group; the main process decides what happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One process a core is the parallelism here; threads inside each would only compete.

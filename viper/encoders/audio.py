@@ -19,9 +19,9 @@ from viper.encoders.pretrained import (
     local_or_hub,
 )
 from viper.errors import UserError
+from viper.logs import quiet_transformers
 from viper.media.sampling import window_bounds
 from viper.media.sound import SAMPLE_RATE, Sound
-from viper.quiet import quiet_transformers
 from viper.store import EncoderInfo, Feature
 
 # The receptive field of a WavLM x-vector is about 0.3 s: a shorter window would leave its statistics nothing to pool.

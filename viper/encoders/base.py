@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 
+from viper.encoders.pretrained import is_read
 from viper.errors import UserError
 from viper.store import EncoderInfo, Feature
 
@@ -70,12 +71,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:
-    """A short digest of a module's weights: name, shape and first values of every tensor.
+    """A short digest of a module's weights: name, shape and first values of every tensor that makes a difference.
 
-    Two folders with the same weights give the same digest, whatever they are called.
+    Two folders with the same weights give the same digest, whatever they are called; what a checkpoint may lack, and is
+    then random, is left out.
     """
     digest = hashlib.blake2b(digest_size=12)
     for name, tensor in sorted(module.state_dict().items()):
+        if not is_read(name):
+            continue
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten()[:64].float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -45,13 +45,8 @@ class MultitaskEncoder(PictureEncoder):
             raise UserError(f"--weights {self.weights}: must be a .safetensors file that is there")
         multitask = import_py_feat()
         name = str(self.weights) if self.weights else "py-feat/face_multitask_v2"
-        try:
-            with explained(name):
-                self._network = multitask(
-                    device=str(device), weights_path=self.weights and str(self.weights), amp=False
-                )
-        except RuntimeError as error:
-            raise UserError(f"{name}: does not fit py-feat's multitask network ({error})") from error
+        with explained(name, "--weights FOLDER/NAME.safetensors"):
+            self._network = multitask(device=str(device), weights_path=self.weights and str(self.weights), amp=False)
         self._device = device
         self._model_name = name
         self._fingerprint = weights_fingerprint(self._network.model)

@@ -6,12 +6,23 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from viper.errors import UserError
-from viper.quiet import quiet_transformers
+from viper.logs import quiet_transformers
+
+# Parts of published architectures that no encoder here reads: the pooler of a ViT or RoBERTa, and what stands for
+# masked stretches of sound in the training of wav2vec 2.0 and its kin. Checkpoints often lack them.
+UNREAD_WEIGHTS = ("pooler", "masked_spec_embed")
+
+
+def is_read(weight: str) -> bool:
+    """Whether a weight of that name can make a difference to a feature."""
+    return not any(part in weight for part in UNREAD_WEIGHTS)
 
 
 def go_offline() -> None:
@@ -36,32 +47,46 @@ def local_or_hub(model: str) -> str:
 
 
 @contextlib.contextmanager
-def explained(model: str) -> Iterator[None]:
-    """Turns the hub libraries' errors about weights that are not there into one line that says how to get them."""
+def explained(model: str, option: str = "--model_name FOLDER") -> Iterator[None]:
+    """Turns the libraries' errors about weights into one line: what is wrong with the local ones, how to get others.
+
+    `option` is what to type once the weights are here.
+    """
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if Path(model).is_dir():
-            raise UserError(f"{model}: the model in this folder cannot be loaded ({reason})") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        if Path(model).exists():
+            raise UserError(f"{model}: the model cannot be loaded from there ({_reason(error)})") from error
         raise UserError(
-            f"the weights of {model!r} cannot be had here ({reason}). On a machine with internet run "
-            f"`hf download {model} --local-dir FOLDER`, copy the folder here and give its path as the model"
+            f"the weights of {model!r} cannot be had here ({_reason(error)}). On a machine with internet run "
+            f"`hf download {model} --local-dir FOLDER`, copy the folder here and give `{option}`"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """A library's message on one line, cut where it begins to list what else there is."""
+    if isinstance(error, UnpicklingError):
+        return "it holds more than plain tensors"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
     """A frozen model in eval mode, float32.
 
-    A weight the checkpoint lacks would be random and every feature with it, so that is a UserError; only the pooler,
-    which no encoder here reads, may be missing. Code from a hub is never run.
+    A weight the checkpoint lacks, or has in another shape, would be random and every feature with it, so that is a
+    UserError; only what no encoder here reads may be missing. Code from a hub is never run.
     """
     with quiet_transformers(), explained(model):
         loaded, report = auto_class.from_pretrained(
-            local_or_hub(model), output_loading_info=True, local_files_only=is_offline(), dtype=torch.float32
+            local_or_hub(model),
+            output_loading_info=True,
+            local_files_only=is_offline(),
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
-    missing = [key for key in report["missing_keys"] if "pooler" not in key]
-    mismatched = [str(key) for key in report.get("mismatched_keys", [])]
+    missing = [key for key in report["missing_keys"] if is_read(key)]
+    mismatched = [key for key, *_ in report["mismatched_keys"]]
     if missing or mismatched:
         names = ", ".join(sorted([*missing, *mismatched])[:3])
         raise UserError(f"{model}: the checkpoint does not fit its architecture; {names} ... would stay random")
@@ -83,8 +108,7 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: cannot be read as plain tensors ({reason}); nothing of it was run") from error
+        raise UserError(f"{path}: cannot be read as plain tensors ({_reason(error)}); nothing of it was run") from error
     for key in ("model_state_dict", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,10 +24,25 @@ from viper.encoders.prompts import Prompts
 from viper.encoders.visual import PictureEncoder, PictureSample
 from viper.errors import UserError
 from viper.files import digest_of
+from viper.logs import quiet_transformers
 from viper.media.frames import Frames
 from viper.media.subtitles import Cue
-from viper.quiet import quiet_transformers
 from viper.store import EncoderInfo, Feature
+
+# What open_clip's list of published weights says of the pictures they were trained on.
+_PICTURE_KEYS = ("mean", "std", "interpolation", "resize_mode")
+
+
+@contextlib.contextmanager
+def _quiet_root_log() -> Iterator[None]:
+    """open_clip writes to the root logger; what matters of it is raised as well."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 class SentenceModel:
@@ -64,7 +81,8 @@ class PromptEncoder(PictureEncoder):
     ----------
     prompts : the sentences.
     clip_model : an open_clip architecture ("ViT-B-32"), or a local folder with open_clip_config.json.
-    clip_pretrained : which of open_clip's published weights, when no checkpoint is given and it is no folder.
+    clip_pretrained : which of open_clip's published weights, where `clip_model` is no folder; with a checkpoint, those
+        it was trained further from: they settle the activation and the normalisation of pictures.
     clip_checkpoint_path : own weights for the architecture, a state dict or one under `model_state_dict`.
     text_model : hub id or local folder of the text encoder.
     """
@@ -89,19 +107,40 @@ class PromptEncoder(PictureEncoder):
 
     def prepare(self, device: torch.device) -> None:
         """Loads both models and embeds the prompts with each."""
+        clip, tokenizer = self._load_clip()
+        self._clip, self._device = clip.to(device).eval().requires_grad_(False), device
+        self._clip_fingerprint = weights_fingerprint(clip)
+        self._preprocessing = dict(clip.visual.preprocess_cfg)
+        sentences = SentenceModel(self.text_model, device)
+        self._text_fingerprint, self._width = sentences.fingerprint, sentences.width
+        self._prompt_tokens = sentences.embed(self.prompts.sentences, 64)
+        with torch.inference_mode():
+            tokens = tokenizer(list(self.prompts.sentences)).to(device)
+            self._prompt_directions = self._clip.encode_text(tokens, normalize=True).float()
+
+    def _load_clip(self) -> tuple[Any, Any]:
+        """The image-text model and its tokenizer."""
         import open_clip
 
-        is_folder = Path(self.clip_model).is_dir()
+        is_folder, is_own = Path(self.clip_model).is_dir(), self.clip_checkpoint_path is not None
         name = f"local-dir:{self.clip_model}" if is_folder else self.clip_model
         if not is_folder and name not in open_clip.list_models():
             raise UserError(f"--clip_model {name}: neither a folder nor an architecture open_clip knows")
-        given = is_folder or self.clip_checkpoint_path is not None
-        with explained(self.clip_model):
+        # How the published weights were trained: OpenAI's with another activation than the architecture's name says.
+        published: dict[str, Any] = {} if is_folder else open_clip.get_pretrained_cfg(name, self.clip_pretrained)
+        if not (is_folder or is_own or published):
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+            raise UserError(f"--clip_pretrained {self.clip_pretrained}: of {name} there are {tags or 'no weights'}")
+        hub = "/".join(str(published.get("hf_hub", "")).split("/")[:2])
+        with explained(hub or self.clip_model, "--clip_model FOLDER"), _quiet_root_log():
             # weights_only is open_clip's default too; it is said here because nothing else would be safe.
             clip: Any = open_clip.create_model(
                 name,
-                pretrained=None if given else self.clip_pretrained,
-                load_weights=is_folder and self.clip_checkpoint_path is None,
+                pretrained=None if is_folder or is_own else self.clip_pretrained,
+                load_weights=not is_own,
+                require_pretrained=not is_own,
+                force_quick_gelu=bool(published.get("quick_gelu")),
+                force_preprocess_cfg={key: published[key] for key in _PICTURE_KEYS if key in published},
                 weights_only=True,
             )
             tokenizer: Any = open_clip.get_tokenizer(name)
@@ -111,20 +150,14 @@ class PromptEncoder(PictureEncoder):
             except RuntimeError as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(f"{self.clip_checkpoint_path}: does not fit {self.clip_model} ({reason})") from error
-        self._clip, self._device = clip.to(device).eval().requires_grad_(False), device
-        self._clip_fingerprint = weights_fingerprint(clip)
-        self._preprocessing = dict(open_clip.get_model_preprocess_cfg(clip))
-        sentences = SentenceModel(self.text_model, device)
-        self._text_fingerprint, self._width = sentences.fingerprint, sentences.width
-        self._prompt_tokens = sentences.embed(self.prompts.sentences, 64)
-        with torch.inference_mode():
-            tokens = tokenizer(list(self.prompts.sentences)).to(device)
-            self._prompt_directions = self._clip.encode_text(tokens, normalize=True).float()
+        self._has_quick_gelu = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
+        return clip, tokenizer
 
     def info(self) -> EncoderInfo:
         """Both models and the prompts decide the values."""
         options = {
             "clip_weights": self._clip_fingerprint,
+            "clip_quick_gelu": self._has_quick_gelu,
             "text_weights": self._text_fingerprint,
             "prompts": digest_of(self.prompts.sentences),
         }

@@ -18,8 +18,8 @@ from viper.encoders.pretrained import (
     load_transformers_model,
     local_or_hub,
 )
+from viper.logs import quiet_transformers
 from viper.media.frames import Frames
-from viper.quiet import quiet_transformers
 from viper.store import EncoderInfo, Feature
 
 

@@ -191,9 +191,7 @@ class ConfusionReport:
 
     def _argmax_picture(self) -> Matrix:
         shares = normalise_rows(self.argmax_counts)
-        subtitle = (
-            f"accuracy {_number(self.accuracy.value)}, UAR {_number(self.uar.value)}, n = {self.accuracy.n:,}"
-        )
+        subtitle = f"accuracy {_number(self.accuracy.value)}, UAR {_number(self.uar.value)}, n = {self.accuracy.n:,}"
         return Matrix(self.argmax_counts, shares, self.task.targets, "Strongest target", subtitle)
 
 

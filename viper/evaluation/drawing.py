@@ -59,9 +59,8 @@ def matrix_figure(matrix: Matrix) -> Figure:
     axes = figure.add_subplot()
     image = heat_map(axes, matrix, annotate=True)
     _colour_bar(figure, image, [axes], shrink=0.8)
-    figure.supxlabel(
-        "In each cell: share of the true row's clips, and their number below.", fontsize=9, color=FAINT_INK
-    )
+    caption = "In each cell: share of the true row's clips, and their number below. Framed: prediction and truth agree."
+    figure.supxlabel(caption, fontsize=8, color=FAINT_INK)
     return figure
 
 
@@ -153,7 +152,7 @@ def _annotate(axes: Axes, matrix: Matrix) -> None:
         colour = text_colour(COLOUR_MAP(share))
         percent = "<1%" if share < 0.005 else f"{share:.0%}"
         _write(axes, percent, (column, row), (0, 5), fontsize=9.5, color=colour)
-        _write(axes, f"{count:,}", (column, row), (0, -9), fontsize=6.5, color=colour)
+        _write(axes, f"{count:,}", (column, row), (0, -9), fontsize=7, color=colour)
     style: dict[str, Any] = {"ha": "left", "fontsize": 8.0, "color": FAINT_INK, "in_layout": True}
     for row, total in enumerate(matrix.counts.sum(axis=1)):
         _write(axes, f"{total:,}", (size - 0.5, row), (7, 0), **style)
@@ -162,7 +161,7 @@ def _annotate(axes: Axes, matrix: Matrix) -> None:
 
 def _write(axes: Axes, text: str, cell: tuple[float, float], offset: tuple[float, float], **style: Any) -> Annotation:
     """Text `offset` points away from a place given in cells."""
-    # Text inside the axes needs no room of its own; measuring it is half the time a picture takes.
+    # Text inside the axes needs no room of its own; measuring it takes nearly as long as drawing it.
     style = {"ha": "center", "va": "center", "in_layout": False, **style}
     return axes.annotate(text, cell, offset, textcoords="offset points", annotation_clip=False, **style)
 

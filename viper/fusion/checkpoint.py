@@ -11,7 +11,7 @@ from pathlib import Path
 from viper.errors import UserError
 from viper.files import TEMPORARY_PREFIX, atomic_folder
 from viper.fusion.perceiver import PerceiverFusion
-from viper.quiet import quiet_transformers
+from viper.logs import quiet_transformers
 from viper.store import EncoderInfo, FeatureStore
 from viper.task import Task
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import pandas as pd
@@ -37,10 +38,11 @@ def read_table(path: Path) -> Table:
 
     Raises ClipError naming the file when it cannot be read or holds no table of numbers.
     """
-    if path.suffix == ".csv":
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
         return _read_csv(path)
     try:
-        if path.suffix == ".npy":
+        if suffix == ".npy":
             array = np.load(path, allow_pickle=False)
         else:
             import torch
@@ -49,8 +51,8 @@ def read_table(path: Path) -> Table:
             array = array.detach().float().numpy() if isinstance(array, torch.Tensor) else None
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ClipError(f"{path.name}: cannot be read as plain numbers ({_first_line(error)})") from error
-    except Exception as error:  # torch raises pickle's own classes for what weights_only refuses
-        raise ClipError(f"{path.name}: refused, it is no plain tensor ({_first_line(error)})") from error
+    except UnpicklingError as error:  # what weights_only refuses
+        raise ClipError(f"{path.name}: refused, it holds more than a plain tensor") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         raise ClipError(f"{path.name}: holds no single array of numbers")
     # The published scripts' files are (1, T, D) or (T, D), and (D,) for one vector a clip.
@@ -96,12 +98,13 @@ def _openface(path: Path, table: pd.DataFrame) -> Table:
 def _organisers(path: Path, table: pd.DataFrame) -> Table:
     """The challenges' own layout: the first two columns are the clip's id and the time, features from the third on.
 
-    A column called timestamp is the time wherever it stands; MuSe's are in milliseconds, and are recognised by steps of
-    at least 10: nobody samples faces every ten seconds.
+    They stand in either order where the time is called timestamp. MuSe's are in milliseconds, and are recognised by
+    steps of at least 10: nobody samples faces every ten seconds.
     """
     if table.shape[1] < 3 or table.empty:
         raise ClipError(f"{path.name}: wants an id, a time and then features, one row a step")
-    times = _numbers(path, table.iloc[:, [1]])[:, 0].astype(np.float64)
+    column = 0 if table.columns[0].lower() == "timestamp" else 1
+    times = _numbers(path, table.iloc[:, [column]])[:, 0].astype(np.float64)
     if len(times) > 1 and np.median(np.diff(times)) >= 10:
         times = times / 1000
     features = table.iloc[:, 2:]

@@ -129,12 +129,13 @@ class TextualConfig(ExtractConfig):
     input_folder: Path | None = None
     """Folder of frames or face crops. With --subtitles: only says which clips there are, and may be left out."""
     model_name: str = ""
-    """The text encoder: roberta-base, the hub id or local folder of a transformers text encoder, or, for subtitles,
-    hashed (needs no weights). By default roberta-base."""
+    """clip (the default: roberta-base encodes the prompt CLIP picks); with --subtitles roberta-base (the default) or
+    hashed (needs no weights). Or, in the place of roberta-base, the hub id or local folder of another text encoder."""
     clip_model: str = "ViT-B-32"
     """An open_clip architecture, or a local folder with open_clip_config.json and weights."""
     clip_pretrained: str = "openai"
-    """Which of open_clip's published weights, where no checkpoint and no folder is given."""
+    """Which of open_clip's published weights, where --clip_model is no folder; with a checkpoint, those it was trained
+    further from."""
     clip_checkpoint_path: Path | None = None
     """Own weights of that architecture: a state dict, or one under model_state_dict."""
     task: str = "hume_reaction"
@@ -167,7 +168,9 @@ class TextualConfig(ExtractConfig):
             if self.subtitles is None:
                 raise UserError("--model_name hashed encodes words: give --subtitles FOLDER")
             return HashedWordsEncoder()
-        text_model = _model("textual", self.model_name or "roberta-base")
+        if self.model_name == "clip" and self.subtitles is not None:
+            raise UserError("--model_name clip looks at frames: for --subtitles give roberta-base or hashed")
+        text_model = _model("textual", "roberta-base" if self.model_name in ("", "clip") else self.model_name)
         if self.subtitles is not None:
             return SubtitleEncoder(text_model)
         prompts = load_task(self.task).prompts

@@ -60,7 +60,9 @@ class FeatureOptions:
                 raise UserError(f"--features {pair}: the modality {name!r} is given twice")
             folders[name] = Path(folder)
         if not folders:
-            raise UserError("no features given: name a folder with --visual_features_input_folder or another of its kind")
+            raise UserError(
+                "no features given: name a folder with --visual_features_input_folder or another of its kind"
+            )
         return folders
 
     def stores(self) -> dict[str, FeatureStore]:

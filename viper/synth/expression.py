@@ -14,7 +14,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from viper.synth.photo import LOWER_LIP_EDGE, UPPER_LIP_EDGE, ZOOM, Field, Image, Portrait, to_canvas, to_levels
+from viper.synth.photo import (
+    LOWER_LIP_EDGE,
+    UPPER_LIP_EDGE,
+    ZOOM,
+    Field,
+    Image,
+    Portrait,
+    gaussian,
+    to_canvas,
+    to_levels,
+)
 
 _ROI = (170.0, 64.0, 284.0, 202.0)  # the only part of the photograph an expression may change
 _MOUTH_X, _MOUTH_HALF_WIDTH = 223.75, 21.25
@@ -173,8 +183,8 @@ def _bump_fields() -> Field:
     fields = np.zeros((len(_BUMPS), 2, y.size, x.size), np.float32)
     for field, name in zip(fields, Expression._fields, strict=True):
         for bump in _BUMPS[name]:
-            across, down = (x - bump.x) / bump.sigma_x, (y - bump.y) / bump.sigma_y
-            field += np.array([[[bump.dx]], [[bump.dy]]], np.float32) * np.exp(-(across**2 + down**2) / 2)
+            weight = gaussian(x, y, (bump.x, bump.y), (bump.sigma_x, bump.sigma_y))
+            field += np.array([[[bump.dx]], [[bump.dy]]], np.float32) * weight
     return fields
 
 

@@ -14,7 +14,6 @@ from viper.synth.identity import Identity
 from viper.synth.photo import Field, to_canvas
 
 _NOISE = 1.2  # standard deviation of the camera's noise, in levels of 255
-_NO_MAP = np.empty(0, np.float32)  # x and y are in one map
 
 
 def render_frames(
@@ -42,9 +41,11 @@ def render_frames(
         sway = np.sin(phase + 2 * np.pi * tempo * index / fps)
         head = express(portrait, Expression(*(row + identity.resting).tolist()))
         camera = _camera(identity, sway)
-        maps = cv2.warpAffine(shape, camera, identity.frame_size, borderMode=cv2.BORDER_REPLICATE)
-        person = cv2.remap(head, maps, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        alpha = cv2.remap(portrait.alpha, maps, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        map_x, map_y = (
+            cv2.warpAffine(axis, camera, identity.frame_size, borderMode=cv2.BORDER_REPLICATE) for axis in shape
+        )
+        person = cv2.remap(head, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        alpha = cv2.remap(portrait.alpha, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         opacity = alpha * np.float32(1 / 255)
         noise = np.multiply(rng.standard_normal(alpha.shape, dtype=np.float32), np.float32(_NOISE))
         scene = person * cv2.merge([opacity * light] * 3)
@@ -67,28 +68,27 @@ def _camera(identity: Identity, sway: NDArray[np.float64]) -> NDArray[np.float64
     return camera
 
 
-def _shape_map(identity: Identity) -> Field:
-    """(H, W, 2): for each pixel of the identity's head, the place in the zoomed photograph that is seen there.
+def _shape_map(identity: Identity) -> tuple[Field, Field]:
+    """x and y (H, W): for each pixel of the identity's head, the place in the zoomed photograph that is seen there.
 
     Eyes, nose, jaw, chin, hair line ... are moved by Gaussian bumps, the whole is then made wider or narrower.
     """
     x0, y0, x1, y1 = photo.WINDOW
-    rows, columns = round((y1 - y0) * photo.ZOOM), round((x1 - x0) * photo.ZOOM)
-    x = x0 + (np.arange(columns, dtype=np.float32) + 0.5) / photo.ZOOM - 0.5
-    y = y0 + (np.arange(rows, dtype=np.float32) + 0.5) / photo.ZOOM - 0.5
     middle = photo.FACE_CENTRE[0]
-    gx, gy = np.meshgrid(middle + (x - middle) / identity.aspect, y)
-    forward = np.zeros((rows, columns, 2), np.float32)
+    x = x0 + (np.arange(round((x1 - x0) * photo.ZOOM), dtype=np.float32) + 0.5) / photo.ZOOM - 0.5
+    y = y0 + (np.arange(round((y1 - y0) * photo.ZOOM), dtype=np.float32) + 0.5) / photo.ZOOM - 0.5
+    x, y = (middle + (x - middle) / identity.aspect)[None, :], y[:, None]
+    moved_x, moved_y = np.zeros((y.size, x.size), np.float32), np.zeros((y.size, x.size), np.float32)
 
     def bump(centre: tuple[float, float], shift: tuple[float, float], sigma: tuple[float, float]) -> None:
-        across, down = (gx - centre[0]) / sigma[0], (gy - centre[1]) / sigma[1]
-        forward[...] += np.exp(-(across**2 + down**2) / 2)[..., None] * np.array(shift, np.float32)
+        weight = photo.gaussian(x, y, centre, sigma)
+        moved_x[...] += weight * shift[0]
+        moved_y[...] += weight * shift[1]
 
     def magnify(centre: tuple[float, float], ratio: float, sigma: tuple[float, float]) -> None:
-        across, down = gx - centre[0], gy - centre[1]
-        weight = np.exp(-((across / sigma[0]) ** 2 + (down / sigma[1]) ** 2) / 2) * np.float32(1 - 1 / ratio)
-        forward[..., 0] += weight * across
-        forward[..., 1] += weight * down
+        weight = photo.gaussian(x, y, centre, sigma) * (1 - 1 / ratio)
+        moved_x[...] += weight * (x - centre[0])
+        moved_y[...] += weight * (y - centre[1])
 
     for side, eye, jaw, temple in ((-1, photo.RIGHT_EYE, (184, 156), (160, 75)),
                                    (1, photo.LEFT_EYE, (263, 156), (294, 80))):
@@ -103,7 +103,8 @@ def _shape_map(identity: Identity) -> Field:
     bump(photo.CHIN, (0, identity.chin_length), (26, 15))
     bump((226, 78), (0, identity.fringe), (40, 7))
     bump((228, 22), (0, -0.8 * identity.hair_volume), (50, 18))
-    return to_canvas(np.stack([gx, gy], axis=-1) - forward)
+    seen = to_canvas(np.stack([x - moved_x, y - moved_y], axis=-1))
+    return np.ascontiguousarray(seen[..., 0]), np.ascontiguousarray(seen[..., 1])
 
 
 def _wall(identity: Identity) -> Field:

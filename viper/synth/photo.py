@@ -20,7 +20,7 @@ Image = NDArray[np.uint8]
 Field = NDArray[np.floating]  # float32 throughout: twice as fast
 
 WINDOW = (94, 0, 354, 276)  # x0, y0, x1, y1 of the part of the photograph that is used
-ZOOM = 1.5
+ZOOM = 1.25
 
 RIGHT_EYE, LEFT_EYE = (202.5, 101.5), (246.5, 103.5)  # the person's right is the viewer's left
 NOSE_TIP, CHIN = (223.0, 127.0), (224.0, 178.0)
@@ -88,6 +88,12 @@ def stroke_mask(points: ArrayLike, width: float, feather: float) -> Field:
 def to_levels(values: NDArray[np.floating]) -> Image:
     """Round to uint8, clipped to [0, 255]."""
     return np.asarray(cv2.convertScaleAbs(np.maximum(values, 0)), np.uint8)
+
+
+def gaussian(x: Field, y: Field, centre: tuple[float, float], sigma: tuple[float, float]) -> Field:
+    """(h, w): a Gaussian of height 1, from x (1, w) and y (h, 1); it is separable, which saves most exponentials."""
+    across, down = (x - centre[0]) / sigma[0], (y - centre[1]) / sigma[1]
+    return np.exp(-(across**2) / 2) * np.exp(-(down**2) / 2)
 
 
 @cache

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from viper.errors import ClipError, UserError, WorkerError
+from viper.failures import Failure, FailureLog, read_failures
+from viper.files import (
+    atomic_folder,
+    atomic_path,
+    digest_of,
+    fingerprint,
+    natural_key,
+    read_json,
+    visible_entries,
+    write_json,
+    write_text,
+)
+
+
+def names(folder: Path) -> list[str]:
+    """Everything in a folder, hidden and temporary files included."""
+    return sorted(os.listdir(folder))
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x.json"
+    with atomic_path(path) as temporary:
+        temporary.write_text("1")
+        assert temporary.parent == path.parent  # the same disk, so that the replacement is one step
+        assert temporary.suffix == ".json"
+        assert not path.exists()
+    assert path.read_text() == "1"
+    assert names(path.parent) == ["x.json"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_a_writer_that_is_stopped_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(type(error)), atomic_path(path) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["x.txt"]
+
+
+def test_a_folder_replaces_the_older_one_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "clip"
+    for files in (["a", "b"], ["b", "c"]):
+        with atomic_folder(path) as temporary:
+            for name in files:
+                (temporary / name).write_text(str(files))
+        assert names(path) == files
+    assert names(tmp_path) == ["clip"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_a_folder_that_is_not_finished_leaves_the_old_one(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "clip"
+    with atomic_folder(path) as temporary:
+        (temporary / "old").touch()
+    with pytest.raises(type(error)), atomic_folder(path) as temporary:  # noqa: PT012
+        (temporary / "new").touch()
+        raise error
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["clip"]
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    value = {"b": [1, 2.5, None], "a": "表情 é", "nested": {"x": True}}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"x": float("nan")})
+    assert read_json(tmp_path / "x.json") == value
+
+
+def test_text_is_written_byte_for_byte(tmp_path: Path) -> None:
+    write_text(tmp_path / "x.csv", "a\r\né\n")
+    assert (tmp_path / "x.csv").read_bytes() == b"a\r\n\xc3\xa9\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1} x'])
+def test_json_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.json: cannot be read as JSON"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(UserError, match=r"none\.json"):
+        read_json(tmp_path / "none.json")
+
+
+def test_numbers_in_names_count_as_numbers() -> None:
+    ordered = ["", "2", "10", "frame_2.jpg", "frame_9.jpg", "frame_10.jpg", "frame_100.jpg", "frame_a.jpg", "v1.9", "v1.10"]
+    assert sorted(reversed(ordered), key=natural_key) == ordered
+    sorted(["²", "１２", "x²", "3x"], key=natural_key)  # digits of other scripts are no reason to fail
+
+
+def test_hidden_and_temporary_entries_are_not_seen(tmp_path: Path) -> None:
+    for name in ("10.mp4", "9.mp4", ".DS_Store", ".tmp-abc.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / ".tmp-folder").mkdir()
+    (tmp_path / "clip").mkdir()
+    assert [entry.name for entry in visible_entries(tmp_path)] == ["9.mp4", "10.mp4", "clip"]
+    for wrong in (tmp_path / "none", tmp_path / "9.mp4"):
+        with pytest.raises(UserError, match="no such folder"):
+            visible_entries(wrong)
+
+
+def test_a_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    def made_of(data: bytes) -> str:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.bin"
+        path.write_bytes(data)
+        return fingerprint(path, edge_bytes=4)
+
+    contents = [b"", b"a", b"ab", b"abcdefgh", b"abcdXfgh", b"Xbcdefgh", b"abcdefgX", b"abcde", b"abcdX", b"abcd____efgh",
+                b"abcd___efgh"]  # fmt: skip
+    prints = [made_of(data) for data in contents]
+    assert len(set(prints)) == len(contents)
+    assert [made_of(data) for data in contents] == prints
+    # The middle of a large file is not read: that is what makes it cheap.
+    assert made_of(b"abcd1234efgh") == made_of(b"abcd5678efgh")
+
+
+def test_a_digest_is_of_the_value_not_of_the_order_of_its_keys() -> None:
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+    assert digest_of([1, 2]) != digest_of([2, 1])
+
+
+def test_failures_are_on_disk_at_once_and_leave_when_mended(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    log = FailureLog(folder, "get_frame")
+    assert not folder.exists()
+    log.failed(Failure.of("10", "get_frame", ClipError("no video,\nonly audio")))
+    log.failed(Failure.of("9", "get_frame", ValueError('odd "quotes", and commas')))
+    assert (folder / "failures.csv").read_text() == (
+        "clip,stage,error,message\n"
+        '9,get_frame,ValueError,"odd ""quotes"", and commas"\n'
+        '10,get_frame,ClipError,"no video, only audio"\n'
+    )
+    log.failed(Failure.of("9", "get_frame", ValueError("again")))
+    assert [(row.clip, row.message) for row in read_failures(folder)] == [("9", "again"), ("10", "no video, only audio")]
+    log.succeeded("never failed")
+    log.succeeded("9")
+    # A later run knows of the failures of earlier ones.
+    FailureLog(folder, "get_frame").succeeded("10")
+    assert read_failures(folder) == []
+    assert not (folder / "failures.csv").exists()
+
+
+def test_stages_and_shards_share_a_file(tmp_path: Path) -> None:
+    first, second = FailureLog(tmp_path, "crop_images"), FailureLog(tmp_path, "crop_images")
+    other = FailureLog(tmp_path, "get_frame")
+    first.failed(Failure.of("1", "crop_images", ClipError("a")))
+    second.failed(Failure.of("2", "crop_images", ClipError("b")))
+    other.failed(Failure.of("1", "get_frame", ClipError("c")))
+    assert [(row.clip, row.stage) for row in read_failures(tmp_path)] == [
+        ("1", "crop_images"), ("1", "get_frame"), ("2", "crop_images"),
+    ]  # fmt: skip
+    first.succeeded("1")
+    assert [(row.clip, row.stage) for row in read_failures(tmp_path)] == [("1", "get_frame"), ("2", "crop_images")]
+
+
+def test_the_row_of_an_exception() -> None:
+    assert Failure.of("1", "s", WorkerError("InvalidDataError", "bad\ndata")) == Failure("1", "s", "InvalidDataError", "bad data")
+    assert Failure.of("1", "s", MemoryError()) == Failure("1", "s", "MemoryError", "MemoryError")
+
+
+def test_a_list_of_failures_that_someone_broke(tmp_path: Path) -> None:
+    (tmp_path / "failures.csv").write_text("clip;stage\n1;get_frame\n")
+    with pytest.raises(UserError, match=r"failures\.csv"):
+        FailureLog(tmp_path, "get_frame")
