@@ -11,18 +11,19 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from viper.errors import UserError
+from viper.errors import OutputError, UserError
 from viper.failures import Failure, FailureLog
-from viper.workers import make_pool, resolve_workers, run_in_worker, stop_pool
+from viper.workers import make_pool, resolve_workers, stop_pool, submit
 
 log = logging.getLogger("viper")
 
@@ -110,7 +111,8 @@ def run(
 ) -> Summary:
     """Runs a job over clips and keeps `failures.csv` in the output folder.
 
-    Raises OSError when an output cannot be written (a full disk, a folder that is gone): that is no clip's fault.
+    Raises OutputError when an output cannot be written, and UserError when a stage finds its options wrong: neither
+    is a clip's fault.
     """
     began = time.monotonic()
     summary = Summary(job.stage)
@@ -122,8 +124,9 @@ def run(
             failures.succeeded(item.id)
         else:
             pending.append(item)
-    with _Progress(job.stage, len(pending)) as progress:
-        steps = _run_on_host(job, pending, options) if job.encode is None else _run_on_device(job, pending, options)
+    steps = _run_on_host(job, pending, options) if job.encode is None else _run_on_device(job, pending, options)
+    # Closed at once when the run is stopped, so that no worker goes on.
+    with _Progress(job.stage, len(pending)) as progress, closing(steps):
         for item, error in steps:
             if error is None:
                 summary.done += 1
@@ -140,14 +143,14 @@ def run(
 
 def _run_on_host(
     job: Job[ItemT, SampleT, ResultT], items: Sequence[ItemT], options: EngineOptions
-) -> Iterator[tuple[ItemT, Exception | None]]:
+) -> Generator[tuple[ItemT, Exception | None]]:
     for item, outcome in _map(_LoadAndSave(job.load, job.save), items, options.n_workers):
         yield item, outcome if isinstance(outcome, Exception) else None
 
 
 def _run_on_device(
     job: Job[ItemT, SampleT, ResultT], items: Sequence[ItemT], options: EngineOptions
-) -> Iterator[tuple[ItemT, Exception | None]]:
+) -> Generator[tuple[ItemT, Exception | None]]:
     batch: list[tuple[ItemT, SampleT]] = []
     size = 0
     for item, outcome in _map(job.load, items, options.n_workers):
@@ -164,23 +167,32 @@ def _run_on_device(
 
 def _encode_and_save(
     job: Job[ItemT, SampleT, ResultT], batch: list[tuple[ItemT, SampleT]]
-) -> Iterator[tuple[ItemT, Exception | None]]:
+) -> Generator[tuple[ItemT, Exception | None]]:
     if not batch:
         return
     assert job.encode is not None
-    try:
-        results = job.encode([sample for _, sample in batch])
-    except Exception as error:
-        if len(batch) == 1:
-            yield batch[0][0], error
-        else:
-            # One clip's fault must not cost the others of its batch.
-            for single in batch:
-                yield from _encode_and_save(job, [single])
-        return
-    for (item, _), result in zip(batch, results, strict=True):
-        job.save(item, result)
-        yield item, None
+    results = _attempt(job.encode, [sample for _, sample in batch])
+    if isinstance(results, Exception) and len(batch) > 1:
+        # One clip's fault must not cost the others of its batch.
+        for single in batch:
+            yield from _encode_and_save(job, [single])
+    elif isinstance(results, Exception):
+        yield batch[0][0], results
+    else:
+        for (item, _), result in zip(batch, results, strict=True):
+            yield item, _attempt(_Save(job.save, item), result)
+
+
+@dataclass(frozen=True)
+class _Save:
+    save: Callable[[Any, Any], None]
+    item: Any
+
+    def __call__(self, result: Any) -> None:
+        try:
+            self.save(self.item, result)
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror or str(error), error.filename) from error
 
 
 @dataclass(frozen=True)
@@ -189,10 +201,10 @@ class _LoadAndSave:
     save: Callable[[Any, Any], None]
 
     def __call__(self, item: Any) -> None:
-        self.save(item, self.load(item))
+        _Save(self.save, item)(self.load(item))
 
 
-def _map(function: Callable[[Any], Any], items: Sequence[Any], n_workers: int) -> Iterator[tuple[Any, Any]]:
+def _map(function: Callable[[Any], Any], items: Sequence[Any], n_workers: int) -> Generator[tuple[Any, Any]]:
     """(item, result or exception) in the order of `items`, at most a few ahead of the consumer."""
     n_workers = resolve_workers(n_workers, len(items))
     if n_workers == 0:
@@ -205,58 +217,64 @@ def _map(function: Callable[[Any], Any], items: Sequence[Any], n_workers: int) -
     try:
         while True:
             while len(waiting) < 2 * n_workers and (item := next(upcoming, None)) is not None:
-                waiting.append((item, pool.submit(run_in_worker, item)))
+                waiting.append((item, submit(pool, item)))
             if not waiting:
                 return
             item, future = waiting[0]
             try:
-                outcome = future.result()
+                outcome = _outcome(future)
             except BrokenProcessPool:
                 stop_pool(pool)
-                crashed = [item for item, _ in waiting]
+                yield from _one_at_a_time(function, [item for item, _ in waiting])
                 waiting.clear()
-                for item in crashed:
-                    yield item, _attempt_alone(function, item)
                 pool = make_pool(n_workers, function)
                 continue
             waiting.popleft()
-            _raise_if_fatal(outcome)
             yield item, outcome
     finally:
         stop_pool(pool)
 
 
-def _attempt(function: Callable[[Any], Any], item: Any) -> Any:
+def _outcome(future: Future[Any]) -> Any:
+    """A worker's result or exception. Raises BrokenProcessPool when a worker died, and what stops the run."""
     try:
-        return function(item)
+        outcome = future.result()
+    except BrokenProcessPool:
+        raise
+    except Exception as error:  # the item or the result could not be sent
+        outcome = error
+    _raise_if_fatal(outcome)
+    return outcome
+
+
+def _attempt(function: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return function(argument)
     except Exception as error:
         _raise_if_fatal(error)
         return error
 
 
-def _attempt_alone(function: Callable[[Any], Any], item: Any) -> Any:
-    """Runs one of the clips that were under way when a worker died, in a process of its own, to find the culprit."""
-    pool: ProcessPoolExecutor = make_pool(1, function)
+def _one_at_a_time(function: Callable[[Any], Any], items: Sequence[Any]) -> Generator[tuple[Any, Any]]:
+    """Goes through the clips that were under way when a worker died with one process, to find the culprit."""
+    pool = make_pool(1, function)
     try:
-        outcome = pool.submit(run_in_worker, item).result()
-    except BrokenProcessPool:
-        return RuntimeError("the process that decoded this clip crashed")
+        for item in items:
+            try:
+                outcome = _outcome(submit(pool, item))
+            except BrokenProcessPool:
+                outcome = RuntimeError("the process that loaded this clip crashed")
+                stop_pool(pool)
+                pool = make_pool(1, function)
+            yield item, outcome
     finally:
         stop_pool(pool)
-    _raise_if_fatal(outcome)
-    return outcome
 
 
 def _raise_if_fatal(outcome: Any) -> None:
     """A wrong option or an output that cannot be written stops the run; anything else is the clip's own failure."""
-    if isinstance(outcome, UserError) or (isinstance(outcome, OSError) and _is_output_error(outcome)):
+    if isinstance(outcome, UserError | OutputError):
         raise outcome
-
-
-def _is_output_error(error: OSError) -> bool:
-    import errno
-
-    return error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
 
 class _Progress:

@@ -25,5 +25,9 @@ class WorkerError(Exception):
         return str(self.args[1])
 
 
+class OutputError(OSError):
+    """An output cannot be written (a full disk, a folder without permission): no clip's fault, the run stops."""
+
+
 class NothingDoneError(Exception):
     """A command ran as told, yet nothing usable came of it. Exit code 1."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from viper.errors import ClipError, UserError
 from viper.files import atomic_path, natural_key, read_json, write_json
@@ -154,11 +154,9 @@ class FeatureStore:
             raise ClipError(f"a feature of width {feature.tokens.shape[1]} for a store of width {self.width}")
         tensors = {"tokens": feature.tokens, "mask": feature.mask, "time": feature.time}
         with atomic_path(self.path(clip)) as temporary:
-            save_file(
-                {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-                temporary,
-                metadata={"source": source},
-            )
+            # Written by Python: safetensors' own writer does not say OSError when the disk is full.
+            arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+            temporary.write_bytes(save(arrays, metadata={"source": source}))
 
     def read(self, clip: str) -> Feature:
         """Reads a clip's feature. A file that is not a valid feature of this store is a ClipError naming it."""

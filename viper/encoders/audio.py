@@ -228,5 +228,6 @@ class LogMelEncoder(WindowEncoder):
 
     def encode(self, samples: list[SoundSample], batch_size: int) -> list[Feature]:
         """Hands on what `load` made."""
+        width = self.info().width
         rows = [row for sample in samples for row in sample.windows]
-        return self.features(np.array(rows, np.float32).reshape(len(rows), -1), samples, self.info().width)
+        return self.features(np.array(rows, np.float32).reshape(-1, width), samples, width)

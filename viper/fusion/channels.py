@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class ChannelsPerceiver(nn.Module):
     """Fuse by position: token i of every modality makes up input i, modalities side by side along the channels.
 
-    A modality that is absent, or masked at a position, leaves zeros in its channels; a position is attended to where any
-    modality is present. `time` is not used: the published model aligns by position alone. Output is not bounded.
+    A modality that is absent, or masked at a position, leaves zeros in its channels; a position is attended to where
+    any modality is present. `time` is not used: the published model aligns by position alone. The output has no bounds.
     """
 
     def __init__(self, config: PerceiverFusionConfig) -> None:

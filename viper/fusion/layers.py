@@ -1,13 +1,17 @@
-"""The pieces both fusions are made of: standardisation, random masks, attention blocks and the latent Perceiver.
+"""The pieces fusions are made of: standardisation, random masks, time encoding, attention, the latent Perceiver.
 
 Shapes are written with ``B`` clips, ``K`` input tokens, ``N`` latents, ``Q`` output queries and ``D`` channels.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+SHORTEST_PERIOD, LONGEST_PERIOD = 0.1, 60.0  # seconds, of the time encoding
 
 
 def random_keep(present: Tensor, rate: float) -> Tensor:
@@ -29,6 +33,15 @@ def random_keep(present: Tensor, rate: float) -> Tensor:
     # Lowering the threshold to the row's largest draw spares exactly one entry where all would have been dropped.
     threshold = draw.amax(dim=-1, keepdim=True).clamp(max=rate)
     return present & (draw >= threshold)
+
+
+def drop_channels(tokens: Tensor, rate: float) -> Tensor:
+    """Dropout of (B, K, D) tokens that silences a channel throughout a clip, not token by token.
+
+    The tokens of a clip tell much the same, so a channel missing from one of them would hardly be missed.
+    """
+    clips, _, channels = tokens.shape
+    return tokens * F.dropout(tokens.new_ones(clips, 1, channels), rate)
 
 
 class Standardize(nn.Module):
@@ -64,6 +77,40 @@ class Standardize(nn.Module):
         return torch.where(mask.unsqueeze(-1), standardized, 0.0)
 
 
+class Adapter(nn.Module):
+    """A modality's way in: a linear map to the latent width, plus the modality's embedding."""
+
+    def __init__(self, width: int, d_output: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, d_output, bias=False)
+        self.embedding = nn.Parameter(torch.empty(d_output))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (B, K, width) to (B, K, d_output)."""
+        return self.project(tokens) + self.embedding
+
+
+class TimeEncoding(nn.Module):
+    """Seconds to channels: sines and cosines of log-spaced periods, then a linear map.
+
+    A continuous function of time, so modalities sampled at different rates share it and any token count will do.
+    """
+
+    def __init__(self, n_bands: int, d_output: int) -> None:
+        super().__init__()
+        self.n_bands = n_bands
+        self.project = nn.Linear(2 * n_bands, d_output, bias=False)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """Map (B, K) seconds to (B, K, d_output)."""
+        # Always in float32: half precision cannot hold the phase of a 0.1 s period after some seconds.
+        periods = torch.logspace(
+            math.log10(SHORTEST_PERIOD), math.log10(LONGEST_PERIOD), self.n_bands, device=time.device
+        )
+        phase = 2 * math.pi * time.float().unsqueeze(-1) / periods
+        return self.project(torch.cat([phase.sin(), phase.cos()], dim=-1).to(self.project.weight.dtype))
+
+
 class Attention(nn.Module):
     """Pre-norm multi-head attention with an output projection.
 
@@ -91,7 +138,11 @@ class Attention(nn.Module):
         """
         queries = self.norm(queries)
         context = queries if self.norm_context is None else self.norm_context(context)
-        query, key, value = self._heads(self.query(queries)), self._heads(self.key(context)), self._heads(self.value(context))
+        query, key, value = (
+            self._heads(self.query(queries)),
+            self._heads(self.key(context)),
+            self._heads(self.value(context)),
+        )
         attended = F.scaled_dot_product_attention(
             query.expand(len(key), -1, -1, -1),
             key,
@@ -172,3 +223,10 @@ class LatentPerceiver(nn.Module):
         for layer in self.layers:
             latents = layer(latents)
         return self.answer(self.queries.unsqueeze(0), latents)
+
+
+def masked_mse(predictions: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error over the labels that are not NaN; 0 where all are."""
+    labelled = ~labels.isnan()
+    error = torch.where(labelled, predictions - labels, 0.0)
+    return error.square().sum() / labelled.sum().clamp(min=1)

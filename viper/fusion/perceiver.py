@@ -22,7 +22,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from viper.fusion.channels import ChannelsPerceiver, load_transformers_perceiver
-from viper.fusion.layers import LatentPerceiver, Standardize, random_keep
+from viper.fusion.layers import (
+    Adapter,
+    LatentPerceiver,
+    Standardize,
+    TimeEncoding,
+    drop_channels,
+    masked_mse,
+    random_keep,
+)
 
 __all__ = [
     "PRESETS",
@@ -32,8 +40,6 @@ __all__ = [
     "Preset",
     "load_transformers_perceiver",
 ]
-
-SHORTEST_PERIOD, LONGEST_PERIOD = 0.1, 60.0  # seconds, of the time encoding
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,13 @@ class Preset:
     n_heads: int
     widening: int  # hidden channels of an MLP, as a multiple of its width
     dropout: float = 0.1  # of attention probabilities
-    # Probability, in training, of hiding a whole modality of a clip, or a single token. A clip keeps at least one of its
-    # modalities, and a modality at least one of its tokens.
+    # Probability, in training, of hiding a whole modality of a clip, or a single token. A clip keeps at least one of
+    # its modalities, and a modality at least one of its tokens.
     modality_dropout: float = 0.1
     token_dropout: float = 0.1
+    # Of a feature channel, throughout a clip. With wide features and few clips this is what keeps the adapters from
+    # learning the clips by heart.
+    feature_dropout: float = 0.3
     n_time_bands: int = 16  # frequencies of the time encoding (tokens fusion)
 
 
@@ -57,9 +66,16 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(n_latents=16, d_latents=64, n_layers=2, n_heads=4, widening=2),
     "small": Preset(n_latents=32, d_latents=256, n_layers=6, n_heads=4, widening=2),
     "base": Preset(n_latents=64, d_latents=512, n_layers=6, n_heads=8, widening=4),
-    # The published model, which hid neither modalities nor tokens.
+    # The published model, whose only regularisation in the network was attention dropout.
     "paper": Preset(
-        n_latents=256, d_latents=1280, n_layers=26, n_heads=8, widening=1, modality_dropout=0.0, token_dropout=0.0
+        n_latents=256,
+        d_latents=1280,
+        n_layers=26,
+        n_heads=8,
+        widening=1,
+        modality_dropout=0.0,
+        token_dropout=0.0,
+        feature_dropout=0.0,
     ),
 }
 
@@ -88,7 +104,8 @@ class PerceiverFusionConfig(PretrainedConfig):
         Name -> ``{"width": channels of a token, "encoder": the feature store's encoder.json}``. The encoder is kept for
         whoever loads the checkpoint and not read here.
     task : mapping
-        ``{"name", "kind", "targets": [names], "range": [low, high] or None}``. Only targets and range are read here.
+        The task card: ``{"name", "kind", "targets": [names], "range": [low, high] or None, ...}``. Only targets and
+        range are read here; the rest is kept for whoever loads the checkpoint.
     modality_order : sequence of str, optional
         Order of the modalities along the channels in channels fusion: JSON does not keep the order of a dict. As in
         `modalities` unless given.
@@ -153,8 +170,8 @@ def _refuse_unknown(where: str, given: Mapping[str, Any], known: frozenset[str] 
 def _check_modalities(modalities: Mapping[str, Mapping[str, Any]], order: list[str]) -> None:
     for name, spec in modalities.items():
         # Names become part of parameter names.
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict, name):
-            raise ValueError(f"modality name {name!r}: use letters, digits, '_' and '-' (and no method's name)")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict(), name):
+            raise ValueError(f"modality name {name!r}: use letters, digits, '_' and '-', and no attribute of a module")
         _refuse_unknown(f"modality {name!r}", spec, {"width", "encoder"})
         if not isinstance(spec.get("width"), int) or spec["width"] < 1:
             raise ValueError(f"modality {name!r} needs a width of at least 1, not {spec.get('width')!r}")
@@ -163,9 +180,9 @@ def _check_modalities(modalities: Mapping[str, Mapping[str, Any]], order: list[s
 
 
 def _check_task(task: Mapping[str, Any]) -> None:
-    # The rest of the card is kept for whoever loads the checkpoint.
-    if len(set(task.get("targets", []))) != len(task["targets"]):
-        raise ValueError(f"targets named twice: {task['targets']}")
+    targets = task.get("targets")
+    if not isinstance(targets, list | tuple) or len(set(targets)) != len(targets):
+        raise ValueError(f"the task's targets are a list of different names, not {targets!r}")
     if task.get("range") is not None:
         low, high = task["range"]
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -199,37 +216,13 @@ class FusionOutput(ModelOutput):
     logits: Tensor | None = None
 
 
-class TimeEncoding(nn.Module):
-    """Seconds to channels: sines and cosines of log-spaced periods, then a linear map.
-
-    A continuous function of time, so modalities sampled at different rates share it and any token count will do.
-    """
-
-    def __init__(self, n_bands: int, d_output: int) -> None:
-        super().__init__()
-        self.n_bands = n_bands
-        self.project = nn.Linear(2 * n_bands, d_output, bias=False)
-
-    def forward(self, time: Tensor) -> Tensor:
-        """Map (B, K) seconds to (B, K, d_output)."""
-        # Always in float32: half precision cannot hold the phase of a 0.1 s period after some seconds.
-        periods = torch.logspace(
-            math.log10(SHORTEST_PERIOD), math.log10(LONGEST_PERIOD), self.n_bands, device=time.device
-        )
-        phase = 2 * math.pi * time.float().unsqueeze(-1) / periods
-        return self.project(torch.cat([phase.sin(), phase.cos()], dim=-1).to(self.project.weight.dtype))
-
-
 class TokensPerceiver(nn.Module):
     """Fuse along the sequence; see the module's docstring."""
 
     def __init__(self, config: PerceiverFusionConfig) -> None:
         super().__init__()
         d, n_targets = config.d_latents, len(config.task["targets"])
-        self.adapters = nn.ModuleDict(
-            {name: nn.Linear(spec["width"], d, bias=False) for name, spec in config.modalities.items()}
-        )
-        self.embeddings = nn.ParameterDict({name: torch.empty(d) for name in config.modalities})
+        self.adapters = nn.ModuleDict({name: Adapter(spec["width"], d) for name, spec in config.modalities.items()})
         self.time = TimeEncoding(config.n_time_bands, d)
         # A key that is always there: a clip with nothing present still has something to attend to.
         self.null = nn.Parameter(torch.empty(d))
@@ -245,7 +238,7 @@ class TokensPerceiver(nn.Module):
         keys = [torch.ones(n_clips, 1, dtype=torch.bool, device=self.null.device)]
         for name, x in tokens.items():
             seconds = torch.where(mask[name], time[name], 0.0)  # padding may hold anything, NaN included
-            sequence.append(self.adapters[name](x) + self.embeddings[name] + self.time(seconds))
+            sequence.append(self.adapters[name](x) + self.time(seconds))
             keys.append(mask[name])
         answers = self.perceiver(torch.cat(sequence, dim=1), torch.cat(keys, dim=1))
         # Each target has its own query and its own row of the head.
@@ -260,23 +253,26 @@ class PerceiverFusion(PreTrainedModel):
     """
 
     config_class = PerceiverFusionConfig
-    base_model_prefix = "body"
 
     def __init__(self, config: PerceiverFusionConfig) -> None:
         super().__init__(config)
         if not config.modalities or not config.task["targets"]:
             raise ValueError("a model needs at least one modality and one target")
-        self.standardize = nn.ModuleDict(
-            {name: Standardize(spec["width"]) for name, spec in config.modalities.items()}
-        )
+        self.standardize = nn.ModuleDict({name: Standardize(spec["width"]) for name, spec in config.modalities.items()})
         self.body = TokensPerceiver(config) if config.fusion == "tokens" else ChannelsPerceiver(config)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Truncated normal of 0.02 (channels: as transformers' Perceiver), except for what meets the features."""
+        """Channels: 0.02 everywhere, as transformers' Perceiver. Tokens: activations of about 1 at every width.
+
+        With 0.02 a narrow model starts with nearly the same activations for every clip, and small data takes many
+        epochs to leave that plateau.
+        """
+        published = self.config.fusion == "channels"
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            is_head = module is self.body.head  # small, so that training starts from mid-range predictions
+            nn.init.trunc_normal_(module.weight, std=0.02 if published or is_head else module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
@@ -285,9 +281,10 @@ class PerceiverFusion(PreTrainedModel):
         elif isinstance(module, Standardize):
             nn.init.zeros_(module.mean)
             nn.init.ones_(module.std)
-        else:
+        else:  # latents, queries, embeddings
+            std = 1.0 if isinstance(module, LatentPerceiver) and not published else 0.02
             for parameter in module.parameters(recurse=False):
-                nn.init.trunc_normal_(parameter, std=0.02)
+                nn.init.trunc_normal_(parameter, std=std)
 
     def set_normalization(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Standardise features with these statistics from now on; they are saved in the checkpoint.
@@ -295,7 +292,8 @@ class PerceiverFusion(PreTrainedModel):
         Parameters
         ----------
         statistics : mapping of str to (mean, std)
-            Per modality, both of shape (width,). A std of practically zero becomes 1. Other modalities stay as they are.
+            Per modality, both of shape (width,). A std of practically zero becomes 1. Modalities not named stay as
+            they are.
 
         Raises
         ------
@@ -339,6 +337,8 @@ class PerceiverFusion(PreTrainedModel):
         if self.training:
             mask = self._drop(tokens, mask)
         tokens = {name: self.standardize[name](x, mask[name]) for name, x in tokens.items()}
+        if self.training:
+            tokens = {name: drop_channels(x, self.config.feature_dropout) for name, x in tokens.items()}
         logits = self.body(tokens, mask, time).float()
         value_range = self.config.task.get("range")
         if value_range is not None and self.config.fusion == "tokens":
@@ -381,10 +381,3 @@ class PerceiverFusion(PreTrainedModel):
                     f"modality {name!r}: tokens {tuple(x.shape)}, mask {tuple(mask[name].shape)} and time"
                     f" {tuple(time[name].shape)} do not fit together, or not the {n_clips} clips of the batch"
                 )
-
-
-def masked_mse(predictions: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error over the labels that are not NaN; 0 where all are."""
-    labelled = ~labels.isnan()
-    error = torch.where(labelled, predictions - labels, 0.0)
-    return error.square().sum() / labelled.sum().clamp(min=1)

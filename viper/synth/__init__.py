@@ -9,12 +9,11 @@ from viper.synth.identity import Identity
 from viper.synth.media import write_video, write_wav
 from viper.synth.targets import CHANNELS, EMOTIONS
 from viper.synth.voice import voice
-from viper.synth.words import Cue, make_cues, write_srt
+from viper.synth.words import make_cues, write_srt
 
 __all__ = [
     "CHANNELS",
     "EMOTIONS",
-    "Cue",
     "Identity",
     "clip_frames",
     "make_cues",

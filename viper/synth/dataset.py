@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from viper.files import atomic_path
 from viper.synth.face import render_frames
 from viper.synth.identity import Identity
-from viper.synth.media import replacing, write_video
+from viper.synth.media import write_video
 from viper.synth.targets import EMOTIONS, FACE_EMOTIONS, check_intensities
 from viper.synth.timeline import rise
 from viper.synth.voice import voice
@@ -130,7 +131,7 @@ def make_dataset(
     Parameters
     ----------
     n_workers
-        processes; by default one for each core this process may use. 1 works in this process.
+        processes; by default one for each core. 1 works in this process.
 
     Returns
     -------
@@ -141,7 +142,7 @@ def make_dataset(
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     (folder / "subtitles").mkdir(exist_ok=True)
     missing = [plan for plan in plans if not _is_made(plan, folder, seconds, fps)]
-    workers = min(n_workers or len(os.sched_getaffinity(0)), len(missing))
+    workers = min(n_workers or os.cpu_count() or 1, len(missing))
     if workers <= 1:
         for plan in missing:
             _make(plan, folder, seconds, fps)
@@ -167,7 +168,7 @@ def _make(plan: ClipPlan, folder: Path, seconds: float, fps: float) -> None:
 
 def _is_made(plan: ClipPlan, folder: Path, seconds: float, fps: float) -> bool:
     video, subtitles = _paths(plan, folder)
-    if not subtitles.exists() or not video.exists():
+    if not video.exists() or not subtitles.exists() or not subtitles.stat().st_size:
         return False
     try:
         with av.open(str(video)) as container:  # a truncated .mp4 has lost its index, which is at the end
@@ -186,7 +187,7 @@ def _fingerprint(
 
 
 def _write_manifest(path: Path, plans: list[ClipPlan], *, labels: bool) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["File_ID", "Split", *EMOTIONS, "Subject"])
         for plan in plans:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-import uuid
 import wave
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -18,6 +15,8 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+
+from viper.files import atomic_path
 
 _VARIABLE_TIME_BASE = Fraction(1, 30000)
 
@@ -44,18 +43,6 @@ _VIDEO_OPTIONS = {
     "mpeg4": {"b": "1500k"},
     "mpeg2video": {"b": "2500k"},
 }
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`, which replaces `path` on success; on failure nothing is left behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_video(
@@ -98,7 +85,7 @@ def write_video(
     Raises
     ------
     ValueError
-        for an unknown suffix, no frames, odd sizes, or what the container cannot hold.
+        for an unknown suffix, no frames, odd sizes, more or fewer times than frames, or what the container cannot hold.
     """
     path = Path(path)
     container_kind = _check(path, samples, rate, times, rotation)
@@ -108,7 +95,7 @@ def write_video(
         raise ValueError(f"{path.name}: a video needs at least one frame")
     if first.shape[0] % 2 or first.shape[1] % 2:
         raise ValueError(f"{path.name}: frames of {first.shape[1]}x{first.shape[0]}; both must be even")
-    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
+    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
         container.metadata.update(metadata or {})
         codec = codec or container_kind.video
         options = dict(_VIDEO_OPTIONS.get(codec, {}))
@@ -127,7 +114,7 @@ def write_video(
 def write_wav(path: str | Path, samples: NDArray[np.floating], rate: int) -> None:
     """Write 16-bit PCM, atomically. `samples` (N,) or (N, channels) float in [-1, 1]."""
     pcm = np.rint(np.clip(np.asarray(samples, np.float64), -1, 1) * 32767).astype("<i2")
-    with replacing(Path(path)) as temporary, wave.open(str(temporary), "wb") as file:
+    with atomic_path(Path(path)) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1 if pcm.ndim == 1 else pcm.shape[1])
         file.setsampwidth(2)
         file.setframerate(rate)
@@ -184,6 +171,8 @@ def _mux(
     assert base is not None
     count = 0
     for index, pixels in enumerate(frames):
+        if times is not None and index == len(times):
+            raise ValueError(f"more frames than the {len(times)} times")
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         frame.pts = index if times is None else round(times[index] / base)
         frame.time_base = base
@@ -196,6 +185,6 @@ def _mux(
     if sound is not None:
         for packet in sound.finish():
             container.mux(packet)
-    if times is not None and count != len(times):
+    if times is not None and count < len(times):
         raise ValueError(f"{count} frames, but {len(times)} times")
     return count

@@ -25,7 +25,9 @@ _VOWELS = np.array([(270, 2290, 3010), (530, 1840, 2480), (660, 1720, 2410), (73
                     (300, 870, 2240), (500, 1500, 2500)], dtype=float)
 _BANDWIDTHS = (70.0, 100.0, 140.0)  # Hz
 _SYLLABLES_PER_SECOND = 3.0
+_RINGING = 0.04  # seconds for which the mouth resonates after a syllable
 _ROOM_NOISE = 0.0015
+_LEVEL = 0.075  # standard deviation at rest; loud enough, and hardly ever clipped
 
 
 class _Syllable(NamedTuple):
@@ -54,13 +56,14 @@ def voice(
         begin = round(syllable.start * rate)
         piece = source[begin : begin + round(syllable.length * rate)]
         envelope = syllable.stress * np.sin(np.pi * np.linspace(0, 1, len(piece))) ** 0.6
-        speech[begin : begin + len(piece)] += _formants(piece * envelope, syllable.vowel, identity, rate)
+        ringing = _formants(np.pad(piece * envelope, (0, round(_RINGING * rate))), syllable.vowel, identity, rate)
+        speech[begin : begin + len(ringing)] += ringing[: n - begin]
     tremor = 0.5 * anxiety * (1 - np.cos(2 * np.pi * rng.uniform(7.0, 9.0) * time + rng.uniform(0, 6)))
     speech = _at_level(speech * (1 - 0.8 * tremor)) * (1 + 0.5 * fear)
     breath = _at_level(sosfilt(_breath_filter(identity, rate), rng.standard_normal(n)))
     flutter = 1 + 0.3 * np.sin(2 * np.pi * rng.uniform(0.8, 1.4) * time + rng.uniform(0, 6))
     mixed = speech + (0.01 + 0.45 * anxiety) * flutter * breath
-    mixed = 0.09 * rng.uniform(0.85, 1.15) * mixed + _ROOM_NOISE * rng.standard_normal(n)
+    mixed = _LEVEL * rng.uniform(0.85, 1.15) * mixed + _ROOM_NOISE * rng.standard_normal(n)
     return np.clip(mixed, -1, 1).astype(np.float32)
 
 

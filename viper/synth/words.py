@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from viper.synth.media import replacing
+from viper.files import atomic_path
+from viper.media.subtitles import Cue
 from viper.synth.targets import check_intensities
 
 # Words by rising intensity: each row is one step, its words are interchangeable.
@@ -41,14 +41,6 @@ _SENTENCES = (
 _SECONDS_PER_CUE = 0.65
 
 
-class Cue(NamedTuple):
-    """One subtitle: shown from `start` to `end`, in seconds."""
-
-    start: float
-    end: float
-    text: str
-
-
 def make_cues(intensities: Mapping[str, float], seconds: float, rng: np.random.Generator) -> list[Cue]:
     """Subtitles for a clip of `seconds`, at least one. Only Adoration and Empathic-Pain of `intensities` matter."""
     values = check_intensities(intensities)
@@ -75,7 +67,7 @@ def write_srt(path: str | Path, cues: Iterable[Cue]) -> None:
     blocks = [
         f"{number}\n{_clock(cue.start)} --> {_clock(cue.end)}\n{cue.text}\n" for number, cue in enumerate(cues, start=1)
     ]
-    with replacing(Path(path)) as temporary:
+    with atomic_path(Path(path)) as temporary:
         temporary.write_text("\n".join(blocks), encoding="utf-8", newline="\n")
 
 

@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all of the set-up themselves.
+PYTHON ?= python3
+VENV ?= .venv
+MODELS ?= weight_free
+BIN = $(VENV)/bin
+READY = $(VENV)/ready-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
+
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make demo   the whole way on videos made here (MODELS=pretrained: with the pretrained encoders)"
+	@echo "make test   the tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make setup  the virtual environment in $(VENV) only"
+
+setup: $(READY)
+	@# An environment kept outside the checkout must run this checkout's code.
+	@$(BIN)/python -c 'import pathlib, viper; assert pathlib.Path(viper.__file__).parents[1] == pathlib.Path.cwd()' \
+		2>/dev/null || $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+
+$(READY):
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null \
+		|| { echo "viper needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet --upgrade pip 'setuptools>=77' wheel
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@sh scripts/ffmpeg.sh
+	@rm -f $(VENV)/ready-*
+	@touch $@
+
+demo: setup
+	$(BIN)/viper demo --models $(MODELS) --output_folder demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,104 @@
+"""Fixtures of all tests: tiny checkpoints, made once a session, and commands run in this process."""
+
+from __future__ import annotations
+
+import os
+
+# Before any import of a library that would ask a hub: nothing here may touch a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import pytest
+
+from viper import cli
+from viper.encoders.fau import import_py_feat
+from viper.errors import UserError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit code, and what it wrote on standard error."""
+
+    code: int
+    said: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """`run(command, *arguments)`: the viper command, in this process and without workers."""
+    log = logging.getLogger("viper")
+    before = log.handlers, log.level, log.propagate, signal.getsignal(signal.SIGTERM)
+
+    def run_command(command: str, *arguments: Any) -> Outcome:
+        capsys.readouterr()
+        given = [str(argument) for argument in arguments]
+        with pytest.raises(SystemExit) as stop:
+            cli.main(command, given if "--n_workers" in given else [*given, "--n_workers", "0"])
+        return Outcome(int(stop.value.code or 0), capsys.readouterr().err)
+
+    yield run_command
+    log.handlers, log.level, log.propagate = before[:3]
+    signal.signal(signal.SIGTERM, before[3])
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A place for a checkpoint of that name."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return lambda name: root / name
+
+
+@pytest.fixture(scope="session")
+def vit(folder_of: Callable[[str], Path]) -> Path:
+    """A ViTModel and its processor."""
+    return checkpoints.write_vit(folder_of("vit"))
+
+
+@pytest.fixture(scope="session")
+def vit_classifier(folder_of: Callable[[str], Path]) -> Path:
+    """A ViTForImageClassification, which has no pooler."""
+    return checkpoints.write_vit_classifier(folder_of("vit_classifier"))
+
+
+@pytest.fixture(scope="session")
+def xvector(folder_of: Callable[[str], Path]) -> Path:
+    """A WavLMForXVector."""
+    return checkpoints.write_xvector(folder_of("xvector"))
+
+
+@pytest.fixture(scope="session")
+def wav2vec2(folder_of: Callable[[str], Path]) -> Path:
+    """A Wav2Vec2Model whose extractor standardises each window."""
+    return checkpoints.write_wav2vec2(folder_of("wav2vec2"))
+
+
+@pytest.fixture(scope="session")
+def roberta(folder_of: Callable[[str], Path]) -> Path:
+    """A RobertaModel and its tokenizer."""
+    return checkpoints.write_roberta(folder_of("roberta"))
+
+
+@pytest.fixture(scope="session")
+def clip(folder_of: Callable[[str], Path]) -> Path:
+    """An open_clip model in a local folder."""
+    return checkpoints.write_open_clip(folder_of("clip"))
+
+
+@pytest.fixture(scope="session")
+def multitask(folder_of: Callable[[str], Path]) -> Path:
+    """A file of py-feat's multitask network; skips where py-feat cannot be imported."""
+    try:
+        import_py_feat()
+    except UserError as error:
+        pytest.skip(str(error))
+    return checkpoints.write_multitask(folder_of("multitask.safetensors"))

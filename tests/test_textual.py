@@ -1,0 +1,445 @@
+"""Prompts chosen by CLIP and encoded by RoBERTa, subtitles, hashed words."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import open_clip
+import pytest
+import torch
+from clips import in_memory, pictures, write_frames, write_srt
+from conftest import Run
+from PIL import Image
+from transformers import AutoTokenizer, RobertaModel
+
+from viper.encoders.prompts import Prompts, load_prompts
+from viper.encoders.textual import HashedWordsEncoder, PromptEncoder, SentenceModel, SubtitleEncoder
+from viper.errors import UserError
+from viper.media.frames import read_image
+from viper.media.subtitles import Cue, read_cues
+from viper.store import FeatureStore
+from viper.task import load_task
+
+CPU = torch.device("cpu")
+SENTENCES = ("a face that laughs", "someone is afraid", "tears", "a person with a calm face who waits", "wow!", "x y z")
+PROMPTS = Prompts(SENTENCES, ("Amusement", "Fear", "Empathic-Pain", "neutral", "Surprise", "neutral"))
+
+
+def prepared(clip: Path | str, roberta: Path, prompts: Prompts = PROMPTS, **options: Any) -> PromptEncoder:
+    encoder = PromptEncoder(prompts, str(clip), text_model=str(roberta), **options)
+    encoder.prepare(CPU)
+    return encoder
+
+
+@torch.inference_mode()
+def directions(
+    network: Any, preprocess: Any, images: list[np.ndarray], sentences: tuple[str, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit vectors of the pictures and of the sentences, by open_clip's own preprocessing and calls."""
+    pixels = torch.stack([preprocess(Image.fromarray(image)) for image in images])
+    tokens = open_clip.SimpleTokenizer(context_length=network.context_length)(list(sentences))
+    embeddings = network.eval().encode_image(pixels), network.encode_text(tokens)
+    seen, read = (embedding / embedding.norm(dim=-1, keepdim=True) for embedding in embeddings)
+    return seen, read
+
+
+def chosen_by(network: Any, preprocess: Any, images: list[np.ndarray], sentences: tuple[str, ...]) -> np.ndarray:
+    """The prompt that lies nearest to each picture."""
+    seen, read = directions(network, preprocess, images, sentences)
+    return (seen @ read.T).argmax(dim=1).numpy()
+
+
+@torch.inference_mode()
+def class_tokens(roberta: Path, sentences: list[str]) -> np.ndarray:
+    """RoBERTa's class token of each sentence, alone in its batch."""
+    tokenizer, network = AutoTokenizer.from_pretrained(roberta), RobertaModel.from_pretrained(roberta).eval()
+    encoded = [tokenizer(sentence, return_tensors="pt") for sentence in sentences]
+    return np.concatenate([network(**inputs).last_hidden_state[:, 0].numpy() for inputs in encoded])
+
+
+def test_every_word_goes_into_every_pattern_and_the_neutral_sentences_stay(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.yaml"
+    path.write_text(
+        "patterns: ['a person who {word}', '{word}, on a face']\n"
+        "emotions: {Fear: [trembles, hides], Joy: [laughs]}\n"
+        "neutral: [a face]\n"
+    )
+    prompts = load_prompts(path)
+    assert prompts.sentences == (
+        "a person who trembles", "trembles, on a face", "a person who hides", "hides, on a face",
+        "a person who laughs", "laughs, on a face", "a face",
+    )  # fmt: skip
+    assert prompts.emotions == ("Fear",) * 4 + ("Joy",) * 2 + ("neutral",)
+
+
+def test_the_shipped_prompts_name_every_target_of_their_task() -> None:
+    task = load_task("hume_reaction")
+    assert task.prompts is not None
+    prompts = load_prompts(task.prompts)
+    assert set(prompts.emotions) == {*task.targets, "neutral"}
+    assert len(set(prompts.sentences)) == len(prompts.sentences) >= 50
+    assert not [sentence for sentence in prompts.sentences if "{" in sentence]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patterns: [a face]\nemotions: {Joy: [laughs]}\nneutral: [x]", "has no {word} in it"),
+        ("patterns: ['{word}']\nemotions: {Joy: []}\nneutral: [x]", "emotions.Joy must be a list"),
+        ("patterns: ['{word}']\nemotions: {Joy: [laughs]}", "keys patterns, emotions and neutral"),
+        ("patterns: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_prompt_list_is_refused_by_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "prompts.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_prompts(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_frames_token_is_the_class_token_of_the_prompt_clip_finds_nearest(clip: Path, roberta: Path) -> None:
+    images = pictures(12) + pictures(12, seed=1, height=30, width=70)
+    network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{clip}")
+    best = chosen_by(network, preprocess, images, SENTENCES)
+    assert len(set(best.tolist())) >= 3  # or the choice would not be seen
+    encoder = prepared(clip, roberta)
+    (feature,) = encoder.encode([encoder.load(in_memory(images))], 5)
+    np.testing.assert_allclose(feature.tokens, class_tokens(roberta, list(SENTENCES))[best], atol=1e-5)
+    np.testing.assert_allclose(feature.time, np.arange(24) / 10, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_a_feature_does_not_depend_on_its_batch(clip: Path, roberta: Path, batch_size: int) -> None:
+    encoder = prepared(clip, roberta)
+    clips = [pictures(n, seed=n) for n in (1, 0, 6, 3)]
+    together = encoder.encode([encoder.load(in_memory(images)) for images in clips], batch_size)
+    assert together[1].tokens.shape == (1, checkpoints.WIDTH)
+    assert not together[1].mask.any()
+    for images, feature in zip(clips, together, strict=True):
+        (alone,) = encoder.encode([encoder.load(in_memory(images))], 64)
+        np.testing.assert_array_equal(feature.tokens, alone.tokens)
+
+
+def test_frames_without_a_face_are_masked(clip: Path, roberta: Path) -> None:
+    encoder = prepared(clip, roberta)
+    (feature,) = encoder.encode([encoder.load(in_memory(pictures(3), [True, True, False]))], 64)
+    assert feature.mask.tolist() == [True, True, False]
+    assert not feature.tokens[2].any()
+    assert feature.tokens[:2].any(axis=1).all()
+
+
+def test_the_text_models_read_the_prompts_once_and_nothing_for_a_frame(clip: Path, roberta: Path) -> None:
+    passed: list[type] = []
+    counted = (RobertaModel, open_clip.transformer.Transformer, open_clip.transformer.VisionTransformer)
+
+    def count(module: Any, args: Any, output: Any) -> None:
+        if isinstance(module, counted):
+            passed.append(type(module))
+
+    encoder = PromptEncoder(PROMPTS, str(clip), text_model=str(roberta))
+    handle = torch.nn.modules.module.register_module_forward_hook(count)
+    try:
+        encoder.prepare(CPU)
+        assert passed.count(RobertaModel) == passed.count(open_clip.transformer.Transformer) == 1
+        passed.clear()
+        for seed in range(3):
+            encoder.encode([encoder.load(in_memory(pictures(4, seed=seed)))], 2)
+    finally:
+        handle.remove()
+    # Twelve frames by twos; the one Transformer inside each picture's half, and none for text.
+    assert passed.count(open_clip.transformer.VisionTransformer) == 6
+    assert passed.count(open_clip.transformer.Transformer) == 6
+    assert RobertaModel not in passed
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other weights of the same architecture."""
+    return checkpoints.write_open_clip(tmp_path_factory.mktemp("clip") / "tuned", seed=7)
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return open_clip.create_model(f"local-dir:{folder}").state_dict()
+
+
+def test_a_checkpoint_replaces_the_weights_however_it_is_wrapped(
+    clip: Path, tuned: Path, roberta: Path, tmp_path: Path
+) -> None:
+    state = state_of(tuned)
+    wrappings = {
+        "bare.pt": state,
+        "wrapped.pt": {"epoch": 3, "model_state_dict": state},
+        "lightning.ckpt": {"state_dict": state},
+        "parallel.pt": {f"module.{name}": tensor for name, tensor in state.items()},
+    }
+    images = in_memory(pictures(16))
+    expected, original = prepared(tuned, roberta), prepared(clip, roberta)
+    wanted = expected.encode([expected.load(images)], 8)[0].tokens
+    assert np.abs(wanted - original.encode([original.load(images)], 8)[0].tokens).max() > 0.1
+    for name, content in wrappings.items():
+        torch.save(content, tmp_path / name)
+        encoder = prepared(clip, roberta, clip_checkpoint_path=tmp_path / name)
+        np.testing.assert_array_equal(encoder.encode([encoder.load(images)], 8)[0].tokens, wanted)
+        assert encoder.info().difference(expected.info()) is None
+    assert original.info().difference(expected.info()) is not None
+
+
+def test_a_pickle_with_a_payload_is_refused_and_not_run(clip: Path, roberta: Path, tmp_path: Path) -> None:
+    marker = checkpoints.write_malicious(tmp_path / "evil.pt")
+    with pytest.raises(UserError, match=r"evil\.pt: cannot be read as plain tensors .*nothing of it was run"):
+        prepared(clip, roberta, clip_checkpoint_path=tmp_path / "evil.pt")
+    assert not marker.exists()
+    # The same where open_clip would find it by itself.
+    folder = checkpoints.write_open_clip(tmp_path / "folder")
+    (folder / "open_clip_model.safetensors").unlink()
+    marker = checkpoints.write_malicious(folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(UserError, match=r"folder: .*more than plain tensors"):
+        prepared(folder, roberta)
+    assert not marker.exists()
+    torch.load(tmp_path / "evil.pt", weights_only=False)
+    assert (tmp_path / "evil.pt.ran").exists()  # so it would have run
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_in_one_line(clip: Path, roberta: Path, tmp_path: Path) -> None:
+    config = {**checkpoints.CLIP_CONFIG, "embed_dim": 24}
+    torch.save(open_clip.CLIP(**config).state_dict(), tmp_path / "other.pt")
+    torch.save({"model_state_dict": {"a": 1}}, tmp_path / "numbers.pt")
+    for name, message in (("other.pt", "does not fit"), ("numbers.pt", "is no state dict"), ("none.pt", "no such")):
+        with pytest.raises(UserError) as error:
+            prepared(clip, roberta, clip_checkpoint_path=tmp_path / name)
+        assert message in str(error.value)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "lacking"])
+def test_a_folder_without_good_weights_is_refused_and_not_left_random(
+    roberta: Path, tmp_path: Path, damage: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = checkpoints.write_open_clip(tmp_path / "clip")
+    weights = folder / "open_clip_model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        save_file({n: t for n, t in load_file(weights).items() if n != "ln_final.weight"}, weights)
+    with pytest.raises(UserError, match=r"clip: the model cannot be loaded") as error:
+        prepared(folder, roberta)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["tag", "checkpoint"])
+def test_published_weights_bring_their_activation_and_so_does_what_was_trained_from_them(
+    clip: Path, roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    # OpenAI's weights want QuickGELU, which the architecture's name does not say. Here a tiny architecture has such.
+    weights = str(clip / "open_clip_model.safetensors")
+    published = {"file": weights, "quick_gelu": True, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.4, 0.3)}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", checkpoints.CLIP_CONFIG)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"openai": published})
+    torch.save(state_of(clip), tmp_path / "tuned.pt")
+    own = tmp_path / "tuned.pt" if source == "checkpoint" else None
+    encoder = prepared("tiny", roberta, clip_checkpoint_path=own)
+
+    images, off = pictures(1), {}
+    for quick in (True, False):
+        network, _, preprocess = open_clip.create_model_and_transforms(
+            "tiny", weights, force_quick_gelu=quick, image_mean=(0.1, 0.2, 0.3), image_std=(0.5, 0.4, 0.3)
+        )
+        _, read = directions(network, preprocess, images, SENTENCES)
+        off[quick] = float((encoder._prompt_directions - read).abs().max())
+    assert off[True] < 1e-6
+    assert off[False] > 1e-3
+    assert tuple(encoder._preprocessing["mean"]) == (0.1, 0.2, 0.3)
+    assert encoder.info().options["clip_quick_gelu"]
+
+
+def test_the_default_weights_are_known_to_need_quick_gelu() -> None:
+    assert open_clip.get_pretrained_cfg("ViT-B-32", "openai")["quick_gelu"]
+
+
+@pytest.mark.parametrize(
+    ("model", "tag", "message"),
+    [
+        ("ViT-B-32", "openai", "`hf download timm/vit_base_patch32_clip_224.openai --local-dir FOLDER`"),
+        ("ViT-B-32", "nonsense", "--clip_pretrained nonsense: of ViT-B-32 there are openai, "),
+        ("ViT-B-33", "openai", "--clip_model ViT-B-33: neither a folder nor an architecture"),
+    ],
+)
+def test_weights_that_are_not_here_are_one_line_that_says_how_to_get_them(
+    roberta: Path, model: str, tag: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError) as error:
+        prepared(model, roberta, clip_pretrained=tag)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert capsys.readouterr().err == ""  # open_clip says its own piece elsewhere
+
+
+def test_workers_get_the_encoder_without_its_weights(clip: Path, roberta: Path) -> None:
+    encoder = prepared(clip, roberta)
+    sent = pickle.dumps(encoder)
+    assert len(sent) < 20_000 < (clip / "open_clip_model.safetensors").stat().st_size
+    images = in_memory(pictures(3))
+    np.testing.assert_array_equal(pickle.loads(sent).load(images).rows, encoder.load(images).rows)
+    assert len(pickle.dumps(SubtitleEncoder(str(roberta)))) < 1000
+
+
+def test_padding_and_neighbours_do_not_change_a_sentences_embedding(roberta: Path) -> None:
+    model = SentenceModel(str(roberta), CPU)
+    sentences = ["no", "a much longer sentence, about a person who laughs at something", "", "wait for it"]
+    expected = class_tokens(roberta, sentences)
+    for batch_size in (1, 2, 64):
+        np.testing.assert_allclose(model.embed(sentences, batch_size), expected, atol=1e-5)
+    assert np.abs(expected[0] - expected[3]).max() > 0.1
+
+
+def test_a_sentence_longer_than_the_models_positions_is_cut(roberta: Path) -> None:
+    model = SentenceModel(str(roberta), CPU)
+    long = "laughs and laughs " * 100
+    tokens = AutoTokenizer.from_pretrained(roberta)(long, truncation=True, max_length=64, return_tensors="pt")
+    with torch.inference_mode():
+        expected = RobertaModel.from_pretrained(roberta).eval()(**tokens).last_hidden_state[:, 0].numpy()
+    np.testing.assert_allclose(model.embed([long], 8), expected, atol=1e-5)
+
+
+def test_a_text_model_without_a_pooler_is_the_same_encoder_each_time(roberta: Path, tmp_path: Path) -> None:
+    lacking = checkpoints.copy_with(roberta, tmp_path / "lacking", checkpoints.without("pooler"))
+    assert SentenceModel(str(lacking), CPU).fingerprint == SentenceModel(str(roberta), CPU).fingerprint
+
+
+def test_cues_are_in_order_without_markup_and_without_empty_ones(tmp_path: Path) -> None:
+    path = tmp_path / "clip.srt"
+    path.write_text(
+        "1\n00:00:02,500 --> 00:00:03,500\n<i>Second</i>\nline\n\n"
+        "2\n00:00:00,250 --> 00:00:01,250\n{\\an8}First\n\n"
+        "3\n00:00:04,000 --> 00:00:05,000\n<b></b>\n",
+        encoding="utf-8",
+    )
+    assert read_cues(path) == [Cue(0.25, 1.25, "First"), Cue(2.5, 3.5, "Second line")]
+
+
+def test_webvtt_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "clip.vtt"
+    path.write_text(
+        "WEBVTT\n\nNOTE made by hand\n\nintro\n00:01.000 --> 00:02.000 align:start\n<v Ann>Oh <c.loud>no</c></v>\n\n"
+        "01:00:03.500 --> 01:00:04.500\nan hour later\n",
+        encoding="utf-8",
+    )
+    assert read_cues(path) == [Cue(1.0, 2.0, "Oh no"), Cue(3603.5, 3604.5, "an hour later")]
+
+
+def test_subtitles_in_the_other_encoding_or_with_a_byte_order_mark(tmp_path: Path) -> None:
+    text = "1\r\n00:00:00,000 --> 00:00:01,000\r\nça va… «oui»\r\n"
+    for name, encoding in (("old.srt", "cp1252"), ("marked.srt", "utf-8-sig")):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        assert [cue.text for cue in read_cues(tmp_path / name)] == ["ça va… «oui»"]
+
+
+def test_a_file_without_cues_has_none(tmp_path: Path) -> None:
+    (tmp_path / "empty.srt").write_text("\n \n")
+    assert read_cues(tmp_path / "empty.srt") == []
+    (tmp_path / "no.srt").write_bytes(bytes(range(256)) * 4)
+    (tmp_path / "no.vtt").write_text("there is no arrow in here")
+    assert read_cues(tmp_path / "no.vtt") == []
+
+
+def test_the_same_words_are_hashed_to_the_same_unit_vector() -> None:
+    encoder = HashedWordsEncoder()
+    texts = ["Oh no, not again!", "again: not OH NO", "what a lovely day", "what"]
+    cues = [Cue(i, i + 1, text) for i, text in enumerate(texts)]
+    (feature,) = encoder.encode([encoder.load(cues)], 64)
+    assert feature.tokens.shape == (4, 256)
+    np.testing.assert_allclose(np.linalg.norm(feature.tokens, axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(feature.tokens[0], feature.tokens[1])
+    assert abs(feature.tokens[0] @ feature.tokens[2]) < 0.3
+    assert feature.tokens[2] @ feature.tokens[3] > 0.4  # one word of four
+    np.testing.assert_allclose(feature.time, [0.5, 1.5, 2.5, 3.5])
+
+
+@pytest.mark.parametrize("model", ["hashed", "roberta"])
+def test_the_command_on_subtitles(roberta: Path, tmp_path: Path, run: Run, model: str) -> None:
+    for name in ("1", "2", "3"):
+        write_frames(tmp_path / "frames" / name, pictures(1))
+    write_srt(tmp_path / "subs" / "1.srt", [(0, 1, "oh no"), (2, 3, "what a day")])
+    (tmp_path / "subs" / "2.srt").write_text("")
+    write_srt(tmp_path / "subs" / "elsewhere.srt", [(0, 1, "not in the input folder")])
+    outcome = run(
+        "extract_textual_features", "--input_folder", tmp_path / "frames", "--output_folder", tmp_path / "out",
+        "--subtitles", tmp_path / "subs", "--model_name", roberta if model == "roberta" else model, "--batch_size", 1,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.said
+    store = FeatureStore.open(tmp_path / "out")
+    assert (store.info.modality, store.info.source) == ("textual", "subtitles")
+    assert store.clips() == ["1", "2", "3"]
+    feature = store.read("1")
+    np.testing.assert_allclose(feature.time, [0.5, 2.5])
+    assert feature.mask.all()
+    if model == "roberta":
+        np.testing.assert_allclose(feature.tokens, class_tokens(roberta, ["oh no", "what a day"]), atol=1e-5)
+    for name in ("2", "3"):
+        assert store.read(name).mask.tolist() == [False]
+        assert [line for line in outcome.said.splitlines() if f"{name}: no subtitles" in line]
+
+
+def test_the_command_on_frames(clip: Path, roberta: Path, tmp_path: Path, run: Run) -> None:
+    write_frames(tmp_path / "frames" / "1", pictures(6))
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(
+        "patterns: ['{word}']\nemotions: {Joy: [laughs, grins, smiles], Fear: [hides]}\nneutral: [a face]\n"
+    )
+    (tmp_path / "task.yaml").write_text("name: mine\nkind: regression\ntargets: [Joy, Fear]\nprompts: prompts.yaml\n")
+    torch.save({"model_state_dict": state_of(clip)}, tmp_path / "own.pt")
+    outcome = run(
+        "extract_textual_features", "--input_folder", tmp_path / "frames", "--output_folder", tmp_path / "out",
+        "--clip_model", clip, "--clip_checkpoint_path", tmp_path / "own.pt", "--model_name", roberta,
+        "--task", tmp_path / "task.yaml", "--batch_size", 4,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.said
+    network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{clip}")
+    images = [read_image(tmp_path / "frames" / "1" / f"frame_{i}.jpg") for i in range(6)]
+    sentences = load_prompts(prompts).sentences
+    best = chosen_by(network, preprocess, images, sentences)
+    expected = class_tokens(roberta, list(sentences))[best]
+    np.testing.assert_allclose(FeatureStore.open(tmp_path / "out").read("1").tokens, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model_name", "hashed"], "give --subtitles FOLDER"),
+        (["--model_name", "clip", "--subtitles", "."], "for --subtitles give roberta-base or hashed"),
+        (["--model_name", "robert"], "is none of clip, roberta-base, hashed"),
+        (["--task", "demo_that_is_not"], "no such card"),
+    ],
+)
+def test_options_that_cannot_go_together(tmp_path: Path, run: Run, options: list[str], message: str) -> None:
+    write_frames(tmp_path / "frames" / "1", pictures(1))
+    write_srt(tmp_path / "frames" / "1.srt", [(0, 1, "words")])
+    given = [str(tmp_path / "frames") if option == "." else option for option in options]
+    outcome = run(
+        "extract_textual_features", "--input_folder", tmp_path / "frames", "--output_folder", tmp_path / "out", *given
+    )
+    assert outcome.code == 2
+    assert message in outcome.said
+    assert len(outcome.said.strip().splitlines()) == 1
+
+
+def test_the_short_name_clip_is_the_default(clip: Path, tmp_path: Path, run: Run) -> None:
+    write_frames(tmp_path / "frames" / "1", pictures(1))
+    said = [
+        run("extract_textual_features", "--input_folder", tmp_path / "frames", "--output_folder", tmp_path / "out",
+            "--clip_model", clip, *options).said
+        for options in ([], ["--model_name", "clip"], ["--model_name", "roberta-base"])
+    ]  # fmt: skip
+    assert "hf download FacebookAI/roberta-base" in said[0]
+    assert said[0] == said[1] == said[2]
