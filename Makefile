@@ -15,7 +15,7 @@ help:
 
 setup: $(READY)
 	@# An environment kept outside the checkout must run this checkout's code.
-	@$(BIN)/python -c 'import pathlib, viper; assert pathlib.Path(viper.__file__).parents[1] == pathlib.Path.cwd()' \
+	@$(BIN)/python -I -c 'import pathlib, viper; assert pathlib.Path(viper.__file__).parents[1] == pathlib.Path.cwd()' \
 		2>/dev/null || $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 
 $(READY):
@@ -32,7 +32,7 @@ demo: setup
 	$(BIN)/viper demo --models $(MODELS) --output_folder demo
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -58,7 +58,7 @@ def write_vit_classifier(folder: Path, seed: int = 0) -> Path:
     """A ViTForImageClassification, as nateraw/vit-age-classifier is: a head, and no pooler."""
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-    config = ViTConfig(**_TRANSFORMER, image_size=SIDE, patch_size=8, num_labels=9)
+    config = ViTConfig(**{**_TRANSFORMER, "image_size": SIDE, "patch_size": 8, "num_labels": 9})
     seeded(seed, lambda: ViTForImageClassification(config)).save_pretrained(folder)
     ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
     return folder
@@ -143,8 +143,10 @@ def write_open_clip(folder: Path, seed: int = 0, config: dict[str, Any] = CLIP_C
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing}))
     state = seeded(seed, lambda: open_clip.CLIP(**config)).state_dict()
     # With open_clip's own random weights all pictures are nearest to the same prompt, and activations nearly linear.
-    larger = {name: tensor * 4 if "resblocks" in name and tensor.ndim == 2 else tensor for name, tensor in state.items()}
-    save_file(larger, folder / "open_clip_model.safetensors")
+    for name, tensor in state.items():
+        if "resblocks" in name and tensor.ndim == 2:
+            tensor *= 4
+    save_file(state, folder / "open_clip_model.safetensors")
     return folder
 
 

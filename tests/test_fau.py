@@ -101,7 +101,7 @@ def test_turning_scaling_and_shifting_the_picture_changes_nothing_but_the_roll(
     image = draw(points, opening=8)
     side = round(160 * max(scale, 1) * 1.5)
     matrix = cv2.getRotationMatrix2D((80, 80), -degrees, scale)  # clockwise, as angles grow where y points down
-    matrix[:, 2] += side / 2 - 80 + np.array(shift)
+    matrix[:, 2] = matrix[:, 2] + side / 2 - 80 + np.array(shift)
     warped = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     there = points @ matrix[:, :2].T + matrix[:, 2]
     before, after = encode([image, warped], [points, there.astype(np.float32)])

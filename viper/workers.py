@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -94,6 +95,7 @@ def _start(function: Callable[[Any], Any]) -> None:
     # Ctrl-C reaches the whole process group; the main process decides what happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # One process a core is the parallelism here; threads inside each would only compete.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
@@ -107,3 +109,11 @@ def _stop(signum: int, frame: FrameType | None) -> NoReturn:
         os._exit(1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """Stops this process when the main one was killed and could not: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)

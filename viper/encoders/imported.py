@@ -32,10 +32,10 @@ class ImportedEncoder(Encoder[Table, Table]):
 
     def load(self, content: Table) -> Table:
         """Checks the channels."""
-        if content.tokens.shape[1] != self._width or content.channels != self._channels:
-            raise ClipError(
-                f"{content.tokens.shape[1]} channels, while the first file has {self._width} of other names"
-            )
+        if content.tokens.shape[1] != self._width:
+            raise ClipError(f"{content.tokens.shape[1]} channels, while the first file has {self._width}")
+        if content.channels != self._channels:
+            raise ClipError("its channels have other names, or another order, than those of the first file")
         return content
 
     def encode(self, samples: list[Table], batch_size: int) -> list[Feature]:

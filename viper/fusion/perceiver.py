@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -303,7 +303,7 @@ class PerceiverFusion(PreTrainedModel):
         for name, (mean, std) in statistics.items():
             self._check_known(name)
             try:
-                self.standardize[name].set(mean, std)
+                cast(Standardize, self.standardize[name]).set(mean, std)
             except ValueError as error:
                 raise ValueError(f"modality {name!r}: {error}") from None
 

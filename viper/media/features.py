@@ -52,7 +52,7 @@ def read_table(path: Path) -> Table:
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ClipError(f"{path.name}: cannot be read as plain numbers ({_first_line(error)})") from error
     except UnpicklingError as error:  # what weights_only refuses
-        raise ClipError(f"{path.name}: refused, it holds more than a plain tensor") from error
+        raise ClipError(f"{path.name}: refused, it is damaged or holds more than a plain tensor") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         raise ClipError(f"{path.name}: holds no single array of numbers")
     # The published scripts' files are (1, T, D) or (T, D), and (D,) for one vector a clip.

@@ -51,7 +51,7 @@ def list_subtitles(folder: Path) -> list[MediaClip]:
 def list_files(folder: Path, suffixes: Iterable[str], what: str) -> list[MediaClip]:
     """Files with one of these suffixes, in natural order of their names.
 
-    Raises UserError when there are none, and when two files would be the same clip.
+    Raises UserError when there are none, when two files would be the same clip, and for a name that can be no id.
     """
     suffixes = tuple(suffixes)
     files = [path for path in visible_entries(folder) if path.is_file() and path.suffix.lower() in suffixes]
@@ -59,7 +59,10 @@ def list_files(folder: Path, suffixes: Iterable[str], what: str) -> list[MediaCl
         raise UserError(f"{folder}: no {what} in it ({', '.join(suffixes)})")
     clips: dict[str, MediaClip] = {}
     for path in files:
-        identifier = clip_id(path.stem)
+        try:
+            identifier = clip_id(path.stem)
+        except UserError as error:
+            raise UserError(f"{folder}: the file {path.name!r} can be no clip: {error}") from error
         if identifier in clips:
             raise UserError(
                 f"{folder}: {clips[identifier].path.name} and {path.name} would both be clip {identifier!r}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,26 +137,25 @@ class _Pipeline:
                 if code not in (0, 3):
                     return code
                 worst = max(worst, code)
-        inputs = self._input_digest()
+        trained = digest_of([self._input_digest(), _plain(self._train)])
         for name, config, product in (
             ("train", self._train, self._output / "run" / "summary.json"),
             ("submission", self._submission, self._output / "submission.csv"),
             ("confusion", self._confusion, self._output / "confusion" / "confusion.json"),
         ):
             if config is not None:
-                inputs = digest_of([inputs, name, _plain(config)])
-                code = self._once(name, inputs, product, lambda config=config: _run_stage(config))  # type: ignore[misc]
+                code = self._once(name, digest_of([trained, _plain(config)]), product, config)
                 if code:
                     return code
         return worst
 
-    def _once(self, name: str, digest: str, product: Path, work: Callable[[], int]) -> int:
-        """Does `work` unless the product is there and was made from the same inputs."""
+    def _once(self, name: str, digest: str, product: Path, config: Any) -> int:
+        """Runs a stage unless its product is there and was made from the same inputs."""
         state = read_json(self._state_path) if self._state_path.is_file() else {}
         if state.get(name) == digest and product.exists():
             log.info("%s: up to date", name)
             return 0
-        code = work()
+        code = _run_stage(config)
         if code == 0:
             write_json(self._state_path, {**state, name: digest})
         return code
@@ -167,7 +165,7 @@ class _Pipeline:
         return folder is not None and folder != self._videos
 
     def _input_digest(self) -> str:
-        """Of the manifest, the checkpoint-deciding encoders and every feature."""
+        """Of the manifest, every encoder and every feature."""
         parts: list[Any] = [fingerprint(self._csv_path)]
         for name, config in self._extracts.items():
             store = FeatureStore.open(config.output_folder)

@@ -1,0 +1,35 @@
+"""The demo's own code, in miniature: every stage by the commands a user types, and a second run that does nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from viper.cli import run_command
+from viper.stages import demo
+
+
+def test_the_demo_runs_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(demo, "N_TRAIN", 6)
+    monkeypatch.setattr(demo, "N_VAL", 3)
+    monkeypatch.setattr(demo, "N_TEST", 3)
+    monkeypatch.setattr(demo, "N_FRAMES", 2)
+    monkeypatch.setattr(demo, "TRAINING", "--preset tiny --n_epochs 1 --device cpu")
+    folder = tmp_path / "demo"
+    with caplog.at_level("INFO", "viper"):
+        assert run_command("demo", ["--output_folder", str(folder)]) == 0
+    shown = [record.getMessage().strip().removeprefix("$ viper ") for record in caplog.records]
+    commands = [line.split()[0] for line in shown if line.split() and line.split()[0] in
+                ("get_frame", "crop_images", "submission_creation", "confusion_matrix", "train_perceiver")]  # fmt: skip
+    assert commands == ["get_frame", "crop_images", *["train_perceiver"] * 5, "submission_creation", "confusion_matrix"]
+    printed = capsys.readouterr().out
+    for name in ("all", "visual", "audio", "textual", "FAU"):
+        assert f"\n{name} " in printed
+    assert (folder / "submission.csv").is_file()
+    assert (folder / "confusion" / "confusion_overview.png").is_file()
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    assert run_command("demo", ["--output_folder", str(folder)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == stamps

@@ -1,0 +1,40 @@
+"""doctor says what runs here; its exit code says whether a default is broken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from viper.encoders.registry import REGISTRY
+
+
+def _doctor(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HOME": str(home)}
+    environment.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-m", "viper.cli", "doctor", *options]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_doctor_lists_every_encoder_and_what_it_lacks(tmp_path: Path) -> None:
+    answer = _doctor(tmp_path)
+    lines = answer.stdout.splitlines()
+    for entry in REGISTRY:
+        line = next(line for line in lines if f" {entry.name} " in line and entry.modality in line)
+        runs = line.replace(entry.summary, "").split()[-1]
+        if entry.is_weight_free:
+            assert runs == "yes", line
+        elif entry.packages != ("feat",):
+            assert runs == "fetch", line  # the cache of this test is empty
+    assert "hf download google/vit-base-patch16-224-in21k" in answer.stdout
+    if "missing: install FFmpeg" not in answer.stdout:
+        assert answer.returncode == 0
+
+
+def test_offline_a_default_without_weights_is_broken(tmp_path: Path) -> None:
+    answer = _doctor(tmp_path, "--offline")
+    assert answer.returncode == 1
+    line = next(line for line in answer.stdout.splitlines() if "vit-base " in line)
+    assert line.split()[2] == "no"
+    assert "Traceback" not in answer.stderr

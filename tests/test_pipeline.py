@@ -1,0 +1,156 @@
+"""The pipeline on real synthetic videos: all stages, nothing done twice, only what changed done again."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from viper.cli import run_command
+from viper.errors import UserError
+from viper.store import FeatureStore
+from viper.synth import make_dataset
+
+CARD = {
+    "csv_path": "manifest.csv",
+    "videos": "videos",
+    "output": "work",
+    "subtitles": "subtitles",
+    "device": "cpu",
+    "n_workers": 0,
+    "frames": {"n_frames": 3},
+    "features": {
+        "visual": {"model_name": "hog"},
+        "audio": {"model_name": "logmel", "n_fragments": 3},
+        "textual": {"model_name": "hashed"},
+        "FAU": {"model_name": "landmarks"},
+        "tone": {"command": "audio", "model_name": "logmel", "n_fragments": 2},
+    },
+    "train": {"n_epochs": 2, "preset": "tiny", "learning_rate": "1e-3", "batch_size": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight short clips, taken through the whole pipeline once."""
+    folder = tmp_path_factory.mktemp("data")
+    make_dataset(folder, 4, 2, 2, n_workers=1, seconds=0.7)
+    (folder / "data.yaml").write_text(yaml.safe_dump(CARD))
+    assert run_command("pipeline", [str(folder / "data.yaml")]) == 0
+    return folder
+
+
+def _stamps(folder: Path) -> dict[str, int]:
+    # Locks and the list of failures are touched without anything being done again.
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns
+        for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")
+    }  # fmt: skip
+
+
+def test_everything_is_made(data: Path) -> None:
+    work = data / "work"
+    with (work / "submission.csv").open(newline="") as file:
+        assert [row["File_ID"] for row in csv.DictReader(file)] == ["[10007]", "[10008]"]
+    assert (work / "confusion" / "confusion_overview.png").is_file()
+    config = yaml.safe_load((work / "run" / "config.yaml").read_text())
+    assert list(config["encoders"]) == ["visual", "audio", "textual", "FAU", "tone"]
+    for name, n_tokens in (("visual", 3), ("audio", 3), ("tone", 2), ("FAU", 3)):
+        feature = FeatureStore.open(work / "features" / name).read("10003")
+        assert len(feature.mask) == n_tokens
+        assert feature.mask.all()
+    cues = FeatureStore.open(work / "features" / "textual").read("10003")
+    assert cues.mask.all()
+    assert not list(work.rglob(".tmp-*"))
+
+
+def test_a_second_run_does_nothing_and_a_change_only_what_follows_from_it(data: Path) -> None:
+    before = _stamps(data / "work")
+    assert run_command("pipeline", [str(data / "data.yaml")]) == 0
+    assert _stamps(data / "work") == before
+
+    (data / "data.yaml").write_text(yaml.safe_dump({**CARD, "submission": {"split": "Val"}}))
+    assert run_command("pipeline", [str(data / "data.yaml")]) == 0
+    after = _stamps(data / "work")
+    changed = {path for path in after if before.get(path) != after[path]}
+    assert changed == {"submission.csv", "pipeline.json"}
+
+    feature = data / "work" / "features" / "FAU" / "10002.safetensors"
+    feature.write_bytes(feature.read_bytes()[:-8])
+    (data / "data.yaml").write_text(yaml.safe_dump(CARD))
+    assert run_command("pipeline", [str(data / "data.yaml")]) == 0
+    repaired = _stamps(data / "work")
+    changed = {path for path in repaired if after.get(path) != repaired[path] and path.startswith(("features", "frames"))}
+    assert changed == {"features/FAU/10002.safetensors"}
+
+
+def test_another_video_under_the_same_name_is_done_again(data: Path) -> None:
+    before = _stamps(data / "work")
+    video = data / "videos" / "10001.mp4"
+    original = video.read_bytes()
+    video.write_bytes((data / "videos" / "10004.mp4").read_bytes())
+    try:
+        assert run_command("pipeline", [str(data / "data.yaml")]) == 0
+    finally:
+        video.write_bytes(original)
+    after = _stamps(data / "work")
+    changed = {path for path in after if before.get(path) != after[path]}
+    assert {f"features/{name}/10001.safetensors" for name in ("visual", "audio", "FAU", "tone")} <= changed
+    assert not any("/10002" in path for path in changed)
+    assert "run/metrics.csv" in changed
+    assert "submission.csv" in changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"video": "x"}, "unknown key 'video'"),
+        ({"videos": None}, "the key 'videos' is missing"),
+        ({"frames": {"nframes": 3}}, "frames has no option 'nframes'; it takes"),
+        ({"features": {"visual": {"model": "hog"}}}, "features.visual has no option 'model'"),
+        ({"features": {"depth": {}}}, "features.depth: say which command makes it"),
+        ({"features": {}}, "the key 'features' is missing"),
+        ({"train": {"n_epochs": "many"}}, "train.n_epochs: 'many' is no int"),
+        ({"train": {"preset": "huge"}}, "train.preset: 'huge'"),
+        ({"train": {"csv_path": "x"}}, "train has no option 'csv_path'"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_runs(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({**CARD, **change}))
+    with pytest.raises(UserError, match=message):
+        run_command("pipeline", [str(tmp_path / "data.yaml")])
+    assert not (tmp_path / "work").exists()
+
+
+def test_init_writes_a_file_that_parses_and_spares_one_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "new.yaml"
+    assert run_command("pipeline", [str(path), "--init"]) == 0
+    text = path.read_text()
+    # It names every section, and running it complains of nothing but the missing videos.
+    with pytest.raises(UserError, match="videos: no such folder"):
+        run_command("pipeline", [str(path)])
+    with pytest.raises(UserError, match="is there already"):
+        run_command("pipeline", [str(path), "--init"])
+    assert path.read_text() == text
+    with pytest.raises(UserError, match="--init"):
+        run_command("pipeline", [str(tmp_path / "none.yaml")])
+
+
+def test_some_failed_clips_end_in_exit_code_3(tmp_path: Path) -> None:
+    make_dataset(tmp_path, 3, 2, 1, n_workers=1, seconds=0.5)
+    (tmp_path / "videos" / "10001.mp4").write_bytes(b"no video at all")
+    features = {"visual": {"model_name": "hog"}, "audio": {"model_name": "logmel", "n_fragments": 2}}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({**CARD, "subtitles": None, "features": features}))
+    answer = subprocess.run(
+        [sys.executable, "-m", "viper.cli", "pipeline", str(tmp_path / "data.yaml")], capture_output=True, text=True
+    )
+    assert answer.returncode == 3, answer.stderr
+    assert "Traceback" not in answer.stderr
+    for folder in ("frames", "features/audio"):
+        with (tmp_path / "work" / folder / "failures.csv").open(newline="") as file:
+            assert [row["clip"] for row in csv.DictReader(file)] == ["10001"]
+    assert (tmp_path / "work" / "submission.csv").is_file()
