@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # Two boxes in neighbouring frames belong to one person when they overlap at least this much (intersection over union).
 SAME_PERSON_OVERLAP = 0.2

@@ -333,6 +333,7 @@ class PerceiverFusion(PreTrainedModel):
             For a modality that is not in the config, another width than there, or shapes that do not fit together.
         """
         self._check_inputs(tokens, mask, time)
+        # In one order, so that rounding and random masks do not depend on how the dict came.
         tokens = {name: tokens[name] for name in self.config.modality_order if name in tokens}
         if self.training:
             mask = self._drop(tokens, mask)

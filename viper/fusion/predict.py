@@ -24,9 +24,10 @@ def predict(model: PerceiverFusion, data: FusionData, batch_size: int, device: t
     if without:
         some = ", ".join(without[:NAMED_CLIPS]) + (" ..." if len(without) > NAMED_CLIPS else "")
         log.warning("%d clips have no features at all and get the same answer: %s", len(without), some)
-    model = model.to(device).eval()
+    network: torch.nn.Module = model
+    network.to(device).eval()
     rows = []
     for batch in DataLoader(data, batch_size=batch_size, collate_fn=data.collate):
         inputs = {kind: {name: x.to(device) for name, x in batch[kind].items()} for kind in ("tokens", "mask", "time")}
-        rows.append(model(**inputs).logits.float().cpu().numpy())
+        rows.append(network(**inputs).logits.float().cpu().numpy())
     return np.concatenate(rows)

@@ -139,7 +139,7 @@ def is_complete(folder: Path, record_name: str, expected: dict[str, Any]) -> boo
 
 def _numbered(folder: Path) -> list[tuple[int, str]]:
     """(frame number, file name) of pictures, by the last number in each name, in its order."""
-    numbered = []
+    numbered: list[tuple[int, str]] = []
     for path in visible_entries(folder):
         numbers = re.findall(r"\d+", path.stem)
         if path.suffix.lower() in IMAGE_SUFFIXES:

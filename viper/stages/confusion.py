@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from viper.encoders.base import choose_device
 from viper.errors import UserError
 from viper.evaluation.confusion import build_report
-from viper.fusion.checkpoint import check_stores, load_checkpoint, task_of
-from viper.fusion.data import FusionData
-from viper.fusion.predict import predict
 from viper.manifest import Manifest
 from viper.stages.common import log, report_scores
 from viper.stages.features import FeatureOptions
@@ -36,6 +32,12 @@ class ConfusionConfig(FeatureOptions):
 
 def run(config: ConfusionConfig) -> int:
     """Runs the stage; answers the exit code."""
+    # Not above: importing torch takes seconds, and --help should not.
+    from viper.encoders.base import choose_device
+    from viper.fusion.checkpoint import check_stores, load_checkpoint, task_of
+    from viper.fusion.data import FusionData
+    from viper.fusion.predict import predict
+
     model = load_checkpoint(config.model_path)
     task = task_of(model)
     manifest = Manifest.load(config.csv_path, task).split(config.split).labelled()

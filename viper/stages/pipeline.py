@@ -98,12 +98,13 @@ class _Pipeline:
         self._output = self._base / str(self._card["output"])
         self._state_path = self._output / STATE_FILE
         self._shared = {key: self._card[key] for key in ("n_workers", "device", "offline") if key in self._card}
-        self._frames = self._stage("frames", "frames", "GetFrameConfig",
-                                   input_folder=self._videos, output_folder=self._output / "frames")  # fmt: skip
+        frames, faces = self._output / "frames", self._output / "faces"
+        self._frames = self._stage(
+            "frames", "frames", "GetFrameConfig", input_folder=self._videos, output_folder=frames
+        )
         self._faces = None
         if self._card.get("faces") is not False:
-            self._faces = self._stage("faces", "faces", "CropImagesConfig",
-                                      input_folder=self._output / "frames", output_folder=self._output / "faces")  # fmt: skip
+            self._faces = self._stage("faces", "faces", "CropImagesConfig", input_folder=frames, output_folder=faces)
         self._extracts = {name: self._extract(name) for name in self._section("features")}
         if not self._extracts:
             raise UserError(f"{path}: features names no modality")
@@ -122,7 +123,7 @@ class _Pipeline:
         return self._base / str(self._card["csv_path"])
 
     @property
-    def _task(self) -> dict[str, str]:
+    def _task(self) -> dict[str, Any]:
         task = str(self._card.get("task", "hume_reaction"))
         return {"task": str(self._base / task) if task.endswith((".yaml", ".yml")) else task}
 
@@ -190,8 +191,8 @@ class _Pipeline:
             if option not in fields or option in given:
                 free = ", ".join(sorted(fields.keys() - given.keys()))
                 raise UserError(f"{self._path}: {key} has no option {option!r}; it takes {free}")
-        shared = {option: value for option, value in self._shared.items() if option in fields}
-        values = {**shared, **options}
+        values: dict[str, Any] = {option: value for option, value in self._shared.items() if option in fields}
+        values |= options
         for option, value in values.items():
             values[option] = _converted(value, str(fields[option].type), self._base, f"{self._path}: {key}.{option}")
         return config_class(**values, **given)
@@ -200,8 +201,9 @@ class _Pipeline:
         options = dict(self._section("features")[name] or {})
         command = options.pop("command", name)
         if command not in MODALITIES:
-            raise UserError(f"{self._path}: features.{name}: say which command makes it, `command: visual` or another of "
-                            f"{', '.join(MODALITIES)}")  # fmt: skip
+            raise UserError(
+                f"{self._path}: features.{name}: say which command makes it, `command:` one of {', '.join(MODALITIES)}"
+            )
         given: dict[str, Any] = {"output_folder": self._output / "features" / name}
         foreign = {"from_files", "from_csv"} & options.keys()
         if command == "audio" and not foreign:

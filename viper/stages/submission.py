@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from viper.encoders.base import choose_device
 from viper.evaluation.submission import submission_path, write_submission
-from viper.fusion.checkpoint import check_stores, load_checkpoint, task_of
-from viper.fusion.data import FusionData
-from viper.fusion.predict import predict
 from viper.manifest import Manifest
 from viper.stages.common import log
 from viper.stages.features import FeatureOptions
@@ -35,6 +31,12 @@ class SubmissionConfig(FeatureOptions):
 
 def run(config: SubmissionConfig) -> int:
     """Runs the stage; answers the exit code."""
+    # Not above: importing torch takes seconds, and --help should not.
+    from viper.encoders.base import choose_device
+    from viper.fusion.checkpoint import check_stores, load_checkpoint, task_of
+    from viper.fusion.data import FusionData
+    from viper.fusion.predict import predict
+
     path = submission_path(config.output_path)
     model = load_checkpoint(config.model_path)
     task = task_of(model)

@@ -11,19 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 import viper
 from viper.errors import UserError
 from viper.files import write_json, write_text
-from viper.fusion.data import FusionData
 from viper.manifest import Manifest
 from viper.stages.common import log, package_versions, report_scores
 from viper.stages.features import FeatureOptions
 from viper.store import FeatureStore
 from viper.task import Task, load_task
+
+if TYPE_CHECKING:
+    from viper.fusion.data import FusionData
+    from viper.fusion.train import Epoch
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -54,7 +57,7 @@ class TrainConfig(FeatureOptions):
     learning_rate: float | None = None
     """By default 1e-5 for channels; for tokens 2e-3 (tiny), 5e-4 (small), 2e-4 (base), 1e-4 (paper)."""
     step_size: int | None = None
-    """Halve the learning rate every so many epochs. By default 5 for channels; for tokens warm-up and cosine instead."""
+    """Halve the learning rate every so many epochs. By default 5 for channels; warm-up and cosine for tokens."""
     weight_decay: float = 0.01
     """AdamW's, of matrices only."""
     log_steps: int = 50
@@ -99,8 +102,10 @@ def run(config: TrainConfig) -> int:
     return 0
 
 
-def _train(config: TrainConfig, task: Task, training: FusionData, validation: FusionData, folder: Path) -> Any:
-    """Builds the model and trains it. torch's heavier half is imported only here."""
+def _train(
+    config: TrainConfig, task: Task, training: FusionData, validation: FusionData, folder: Path
+) -> tuple[Epoch, dict[str, Epoch]]:
+    """Builds the model and trains it. transformers is imported here, and not above, so that --help is quick."""
     from transformers import set_seed
 
     from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
@@ -119,8 +124,9 @@ def _train(config: TrainConfig, task: Task, training: FusionData, validation: Fu
     )
     if config.fusion == "tokens":
         model.set_normalization(training.statistics())
-    log.info("%s fusion, preset %s: %.1f M parameters; %d clips to train on, %d to validate", config.fusion,
-             config.preset, sum(p.numel() for p in model.parameters()) / 1e6, len(training), len(validation))  # fmt: skip
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    log.info("%s fusion, preset %s: %.1f M parameters", config.fusion, config.preset, n_parameters / 1e6)
+    log.info("%d clips to train on, %d to validate", len(training), len(validation))
     assert config.learning_rate is not None
     options = TrainOptions(
         config.n_epochs, config.batch_size, config.learning_rate, config.step_size, config.weight_decay,
@@ -154,6 +160,8 @@ def _check_modalities_agree(stores: dict[str, FeatureStore]) -> None:
 
 
 def _labelled(manifest: Manifest, split: str, stores: dict[str, FeatureStore]) -> FusionData:
+    from viper.fusion.data import FusionData
+
     rows = manifest.split(split).labelled()
     if not rows.clips:
         raise UserError(f"{manifest.path}: no row of the split {split} has a label")
