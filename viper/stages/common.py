@@ -12,6 +12,8 @@ from viper.evaluation.metrics import Scores
 from viper.failures import FILE_NAME
 
 log = logging.getLogger("viper")
+# What stages say belongs in a run's train.log also when they are called from Python; only the command line prints it.
+log.setLevel(logging.INFO)
 
 
 def finish(summary: Summary, output_folder: Path) -> int:
