@@ -120,12 +120,10 @@ def test_every_window_goes_through_the_network_exactly_once(xvector: Path, batch
 
 def test_fragments_are_cut_to_the_seconds_asked_for_and_shorter_ones_are_not_padded(xvector: Path) -> None:
     short, long = sound(1.6), sound(6.0)
-    half = prepared(xvector, n_fragments=3, fragment_seconds=1.0)
-    np.testing.assert_allclose(
-        encode(half, short)[0].tokens, encode(prepared(xvector, n_fragments=3), short)[0].tokens, rtol=1e-4, atol=1e-5
-    )
+    encoder = prepared(xvector, n_fragments=3, fragment_seconds=1.0)
+    assert_same(encode(encoder, short)[0].tokens, xvectors(xvector, windows_of(short, 3)))
     cut = [window[:RATE] for window in windows_of(long, 3)]
-    assert_same(encode(half, long)[0].tokens, xvectors(xvector, cut))
+    assert_same(encode(encoder, long)[0].tokens, xvectors(xvector, cut))
 
 
 @pytest.mark.parametrize("name", ["xvector", "logmel"])

@@ -11,7 +11,10 @@ from viper.stages import demo
 
 
 def test_the_demo_runs_and_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(demo, "N_TRAIN", 6)
     monkeypatch.setattr(demo, "N_VAL", 3)

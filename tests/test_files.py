@@ -93,7 +93,18 @@ def test_json_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
 
 
 def test_numbers_in_names_count_as_numbers() -> None:
-    ordered = ["", "2", "10", "frame_2.jpg", "frame_9.jpg", "frame_10.jpg", "frame_100.jpg", "frame_a.jpg", "v1.9", "v1.10"]
+    ordered = [
+        "",
+        "2",
+        "10",
+        "frame_2.jpg",
+        "frame_9.jpg",
+        "frame_10.jpg",
+        "frame_100.jpg",
+        "frame_a.jpg",
+        "v1.9",
+        "v1.10",
+    ]
     assert sorted(reversed(ordered), key=natural_key) == ordered
     sorted(["²", "１２", "x²", "3x"], key=natural_key)  # digits of other scripts are no reason to fail
 
@@ -141,7 +152,10 @@ def test_failures_are_on_disk_at_once_and_leave_when_mended(tmp_path: Path) -> N
         '10,get_frame,ClipError,"no video, only audio"\n'
     )
     log.failed(Failure.of("9", "get_frame", ValueError("again")))
-    assert [(row.clip, row.message) for row in read_failures(folder)] == [("9", "again"), ("10", "no video, only audio")]
+    assert [(row.clip, row.message) for row in read_failures(folder)] == [
+        ("9", "again"),
+        ("10", "no video, only audio"),
+    ]
     log.succeeded("never failed")
     log.succeeded("9")
     # A later run knows of the failures of earlier ones.
@@ -164,7 +178,9 @@ def test_stages_and_shards_share_a_file(tmp_path: Path) -> None:
 
 
 def test_the_row_of_an_exception() -> None:
-    assert Failure.of("1", "s", WorkerError("InvalidDataError", "bad\ndata")) == Failure("1", "s", "InvalidDataError", "bad data")
+    assert Failure.of("1", "s", WorkerError("InvalidDataError", "bad\ndata")) == Failure(
+        "1", "s", "InvalidDataError", "bad data"
+    )
     assert Failure.of("1", "s", MemoryError()) == Failure("1", "s", "MemoryError", "MemoryError")
 
 

@@ -345,9 +345,7 @@ def refused(outcome: Outcome) -> str:
     return line
 
 
-def test_wrong_folders_and_options(
-    videos: Path, tmp_path: Path, run: Run, get_frame: Callable[..., Outcome]
-) -> None:
+def test_wrong_folders_and_options(videos: Path, tmp_path: Path, run: Run, get_frame: Callable[..., Outcome]) -> None:
     assert str(videos) in refused(get_frame())
     (videos / "notes.txt").touch()
     (videos / ".hidden.mp4").touch()
@@ -372,7 +370,7 @@ def test_two_files_that_would_be_one_clip(videos: Path, tmp_path: Path, get_fram
 
 
 def test_names_of_all_kinds(videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]) -> None:
-    clips = ["0010", "9", "10", "my clip (2)", "a.b.c", "表情 é", "it's 100% \"quoted\"", "-x", "%d"]
+    clips = ["0010", "9", "10", "my clip (2)", "a.b.c", "表情 é", 'it\'s 100% "quoted"', "-x", "%d"]
     for clip in clips:
         write_coded(videos / f"{clip}.mp4", 3, FPS)
     outcome = get_frame(2)
@@ -420,9 +418,7 @@ def test_pictures_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert frames.points is None
 
 
-def test_frames_are_read_back_with_their_times(
-    videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]
-) -> None:
+def test_frames_are_read_back_with_their_times(videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]) -> None:
     write_coded(videos / "a.mp4", 120, FPS)
     assert get_frame(12).code == 0
     clip = FrameClip("a", tmp_path / "frames" / "a")

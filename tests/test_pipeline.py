@@ -84,7 +84,9 @@ def test_a_second_run_does_nothing_and_a_change_only_what_follows_from_it(data: 
     (data / "data.yaml").write_text(yaml.safe_dump(CARD))
     assert run_command("pipeline", [str(data / "data.yaml")]) == 0
     repaired = _stamps(data / "work")
-    changed = {path for path in repaired if after.get(path) != repaired[path] and path.startswith(("features", "frames"))}
+    changed = {
+        path for path in repaired if after.get(path) != repaired[path] and path.startswith(("features", "frames"))
+    }
     assert changed == {"features/FAU/10002.safetensors"}
 
 

@@ -100,8 +100,9 @@ class TestFace:
 
     def test_the_reaction_rises_and_then_holds(self):
         identity = Identity.from_seed(6)
-        pairs = zip(clip_frames({"Surprise": 1.0}, identity, rng(), 2, 10), clip_frames({}, identity, rng(), 2, 10),
-                    strict=True)
+        pairs = zip(
+            clip_frames({"Surprise": 1.0}, identity, rng(), 2, 10), clip_frames({}, identity, rng(), 2, 10), strict=True
+        )
         strength = np.array([np.abs(a.astype(int) - b).mean() for a, b in pairs])
         assert strength[0] == 0
         assert strength[10:].min() > 0.7 * strength.max()
@@ -115,7 +116,8 @@ class TestFace:
 
     def test_mtcnn_finds_exactly_one_face(self):
         mtcnn = pytest.importorskip("facenet_pytorch").MTCNN(
-            keep_all=True, min_face_size=40, post_process=False, device="cpu")
+            keep_all=True, min_face_size=40, post_process=False, device="cpu"
+        )
         found = []
         for seed in range(100, 106):
             frames = list(render_frames(Identity.from_seed(seed), rng(seed).uniform(size=(4, 3)), 30, rng(seed)))
@@ -253,7 +255,8 @@ class TestMedia:
         with av.open(str(tmp_path / "two.mp4")) as container:
             assert not container.streams.audio
         assert [frame.shape for frame in decoded(tmp_path / "two.mp4")[1]] == [
-            (height, left.shape[1] + right.shape[1], 3)]
+            (height, left.shape[1] + right.shape[1], 3)
+        ]
 
     def test_rotation_is_kept_beside_the_stored_frames(self, tmp_path):
         write_video(tmp_path / "a.mp4", grey_frames(3), 25, rotation=-90)

@@ -178,9 +178,7 @@ def _is_made(plan: ClipPlan, folder: Path, seconds: float, fps: float) -> bool:
     return comment == _fingerprint(plan.intensities, plan.identity, plan.seed, seconds, fps)
 
 
-def _fingerprint(
-    intensities: Mapping[str, float], identity: Identity, seed: int, seconds: float, fps: float
-) -> str:
+def _fingerprint(intensities: Mapping[str, float], identity: Identity, seed: int, seconds: float, fps: float) -> str:
     """What a clip was made from, short; it is kept in the video's `comment`."""
     recipe = [_RECIPE, check_intensities(intensities), asdict(identity), seed, seconds, fps]
     return "viper.synth " + hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]

@@ -90,8 +90,10 @@ def _shape_map(identity: Identity) -> tuple[Field, Field]:
         moved_x[...] += weight * (x - centre[0])
         moved_y[...] += weight * (y - centre[1])
 
-    for side, eye, jaw, temple in ((-1, photo.RIGHT_EYE, (184, 156), (160, 75)),
-                                   (1, photo.LEFT_EYE, (263, 156), (294, 80))):
+    for side, eye, jaw, temple in (
+        (-1, photo.RIGHT_EYE, (184, 156), (160, 75)),
+        (1, photo.LEFT_EYE, (263, 156), (294, 80)),
+    ):
         bump(eye, (side * identity.eye_spacing, 0), (13, 11))
         magnify(eye, identity.eye_size, (11, 7))
         bump((eye[0], eye[1] - 12), (0, identity.brow_height), (14, 6))

@@ -164,8 +164,11 @@ def _check(
 
 
 def _mux(
-    container: OutputContainer, stream: VideoStream, frames: Iterable[NDArray[np.uint8]],
-    times: Sequence[float] | None, sound: _Sound | None,
+    container: OutputContainer,
+    stream: VideoStream,
+    frames: Iterable[NDArray[np.uint8]],
+    times: Sequence[float] | None,
+    sound: _Sound | None,
 ) -> int:
     base = stream.codec_context.time_base
     assert base is not None

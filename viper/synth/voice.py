@@ -21,8 +21,18 @@ from viper.synth.timeline import rise
 Samples = NDArray[np.float64]
 
 # First three formants (Hz) of an adult male's vowels, after Peterson and Barney (1952): i, e, ae, a, o, u, schwa.
-_VOWELS = np.array([(270, 2290, 3010), (530, 1840, 2480), (660, 1720, 2410), (730, 1090, 2440), (570, 840, 2410),
-                    (300, 870, 2240), (500, 1500, 2500)], dtype=float)
+_VOWELS = np.array(
+    [
+        (270, 2290, 3010),
+        (530, 1840, 2480),
+        (660, 1720, 2410),
+        (730, 1090, 2440),
+        (570, 840, 2410),
+        (300, 870, 2240),
+        (500, 1500, 2500),
+    ],
+    dtype=float,
+)
 _BANDWIDTHS = (70.0, 100.0, 140.0)  # Hz
 _SYLLABLES_PER_SECOND = 3.0
 _RINGING = 0.04  # seconds for which the mouth resonates after a syllable
@@ -80,7 +90,11 @@ def _syllables(fear: Samples, seconds: float, rate: int, rng: np.random.Generato
 
 
 def _pitch(
-    identity: Identity, fear: Samples, anxiety: Samples, syllables: list[_Syllable], time: Samples,
+    identity: Identity,
+    fear: Samples,
+    anxiety: Samples,
+    syllables: list[_Syllable],
+    time: Samples,
     rng: np.random.Generator,
 ) -> Samples:
     """Fundamental frequency at each sample, Hz: accents, and an octave's rise at full Fear."""
