@@ -192,7 +192,7 @@ class LatentPerceiver(nn.Module):
     n_queries, query_heads : int
         Number of output queries and attention heads with which they read the latents.
     n_latents, d_latents, n_layers, n_heads, widening, dropout
-        As in `PerceiverFusionConfig`.
+        As in `viper.fusion.perceiver.Preset`.
     """
 
     def __init__(
