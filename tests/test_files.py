@@ -105,7 +105,8 @@ def test_numbers_in_names_count_as_numbers() -> None:
         "v1.9",
         "v1.10",
     ]
-    assert sorted(ordered[::-1], key=natural_key) == ordered
+    backwards = ordered[::-1]
+    assert sorted(backwards, key=natural_key) == ordered
     sorted(["²", "１２", "x²", "3x"], key=natural_key)  # digits of other scripts are no reason to fail
 
 
