@@ -3,7 +3,7 @@
     viper demo --output_folder demo
     python benchmarks/demo_seeds.py --demo demo --n_seeds 5
 
-The best epoch is chosen on the validation split; the test labels, which the demo keeps aside, are looked at once, after it.
+The best epoch is chosen on the validation split; the test labels, which the demo keeps aside, are looked at after that.
 """
 
 from __future__ import annotations

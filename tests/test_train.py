@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +301,40 @@ def test_what_a_user_gets_wrong_is_one_line(planted: Path, trained: Path, tmp_pa
         _train(planted, trained, ["FAU"])
     with pytest.raises(UserError, match="neither a checkpoint"):
         resolve_checkpoint(tmp_path)
+
+
+def test_overwriting_a_run_removes_the_run_and_nothing_else(planted: Path, tmp_path: Path) -> None:
+    assert _train(planted, tmp_path, ["FAU"], "--n_epochs", "2") == 0
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "perceiver_old").mkdir()
+    assert _train(planted, tmp_path, ["FAU"], "--n_epochs", "1", "--overwrite") == 0
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "notes.txt", "perceiver_old", "perceiver_1", "best",
+        "config.yaml", "metrics.csv", "summary.json", "train.log",
+    }  # fmt: skip
+    assert len(_csv_rows(tmp_path / "metrics.csv")) == 1
+
+
+def test_a_stopped_training_says_what_is_kept(planted: Path, tmp_path: Path) -> None:
+    """Ctrl-C in the middle: one line, exit code 130, and a best that can be used."""
+    command = [sys.executable, "-m", "viper.cli", "train_perceiver", "--csv_path", str(planted / "manifest.csv"),
+               *_inputs(planted, ["FAU"]), "--output_checkpoint_folder", str(tmp_path / "run"), "--preset", "tiny",
+               "--n_epochs", "5000", "--device", "cpu", "--keep", "best"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "best").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "the epochs that were finished are in" in errors.splitlines()[-1]
+    assert load_checkpoint(tmp_path / "run").config.task["targets"] == list(TARGETS)
+    assert not list((tmp_path / "run").glob(".tmp-*"))
 
 
 def test_a_broken_feature_stops_training_and_is_named(tmp_path: Path) -> None:

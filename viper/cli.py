@@ -101,8 +101,9 @@ def _run(name: str, arguments: list[str], program: str) -> int:
     except (NothingDoneError, ClipError) as error:
         _say_error(str(error))
         return 1
-    except KeyboardInterrupt:
-        _say_error("interrupted; what was finished is kept, and the same command goes on from there")
+    except KeyboardInterrupt as interrupt:
+        kept = "what was finished is kept, and the same command goes on from there"
+        _say_error(f"interrupted; {interrupt or kept}")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

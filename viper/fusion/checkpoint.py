@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 from viper.errors import UserError
-from viper.files import TEMPORARY_PREFIX, atomic_folder
+from viper.files import TEMPORARY_PREFIX, atomic_folder, remove
 from viper.fusion.perceiver import PerceiverFusion
 from viper.logs import quiet_transformers
 from viper.store import EncoderInfo, FeatureStore
@@ -37,10 +37,9 @@ def point_best(run: Path, epoch: int) -> None:
         temporary.symlink_to(target.name, target_is_directory=True)
     except OSError:
         shutil.copytree(target, temporary)
-    best = run / BEST
-    if best.is_dir() and not best.is_symlink():
-        shutil.rmtree(best)
-    os.replace(temporary, best)
+    if not (run / BEST).is_symlink():
+        remove(run / BEST)
+    os.replace(temporary, run / BEST)
 
 
 def remove_other_checkpoints(run: Path, keep: set[int]) -> None:

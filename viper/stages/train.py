@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import platform
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import yaml
 
 import viper
 from viper.errors import UserError
-from viper.files import write_json, write_text
+from viper.files import remove, write_json, write_text
 from viper.manifest import Manifest
 from viper.stages.common import log, package_versions, report_scores
 from viper.stages.features import FeatureOptions
@@ -89,7 +88,11 @@ def run(config: TrainConfig) -> int:
     with _log_file(config.output_log_file or folder / LOG_FILE):
         write_text(folder / CONFIG_FILE, yaml.safe_dump(_describe(config, stores), sort_keys=False, allow_unicode=True))
         log.info("modalities: %s", ", ".join(f"{name} ({store.width})" for name, store in stores.items()))
-        best, by_metric = _train(config, task, training, validation, folder)
+        try:
+            best, by_metric = _train(config, task, training, validation, folder)
+        except KeyboardInterrupt:
+            kept = f"the epochs that were finished are in {folder}, and usable; --overwrite starts over"
+            raise KeyboardInterrupt(kept) from None
         log.info("best by validation Pearson: epoch %d (%.4f); by MSE: epoch %d (%.5f)",
                  by_metric["pearson"].number, by_metric["pearson"].scores.selection_value("pearson"),
                  by_metric["mse"].number, by_metric["mse"].scores.selection_value("mse"))  # fmt: skip
@@ -171,11 +174,17 @@ def _labelled(manifest: Manifest, split: str, stores: dict[str, FeatureStore]) -
 
 
 def _new_run_folder(config: TrainConfig) -> Path:
+    from viper.fusion.checkpoint import BEST, remove_other_checkpoints
+    from viper.fusion.train import METRICS_FILE
+
     folder = config.output_checkpoint_folder
     if (folder / CONFIG_FILE).exists():
         if not config.overwrite:
             raise UserError(f"{folder}: holds a run already; give another folder, or --overwrite to replace it")
-        shutil.rmtree(folder)
+        # Only what a run consists of: whatever else somebody keeps in this folder stays.
+        remove_other_checkpoints(folder, keep=set())
+        for name in (CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, LOG_FILE, BEST):
+            remove(folder / name)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
