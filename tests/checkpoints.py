@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -127,6 +128,16 @@ def write_roberta(folder: Path) -> Path:
     return folder
 
 
+@torch.inference_mode()
+def class_tokens(roberta: Path, sentences: list[str]) -> np.ndarray:
+    """The model's class token of each sentence, by transformers' own calls and alone in its batch."""
+    from transformers import AutoTokenizer, RobertaModel
+
+    tokenizer, network = AutoTokenizer.from_pretrained(roberta), RobertaModel.from_pretrained(roberta).eval()
+    encoded = [tokenizer(sentence, return_tensors="pt") for sentence in sentences]
+    return np.concatenate([network(**inputs).last_hidden_state[:, 0].numpy() for inputs in encoded])
+
+
 CLIP_CONFIG: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": SIDE, "layers": 2, "width": WIDTH, "head_width": 16, "patch_size": 8},
@@ -177,7 +188,9 @@ def without(part: str) -> Callable[[State], State]:
     return lambda state: {name: tensor for name, tensor in state.items() if part not in name}
 
 
-class _Payload:
+class Payload:
+    """An object that, unpickled, makes the file `marker`."""
+
     def __init__(self, marker: Path) -> None:
         self._marker = str(marker)
 
@@ -188,5 +201,5 @@ class _Payload:
 def write_malicious(path: Path) -> Path:
     """A .pt that, unpickled, makes the file `<path>.ran`; answers that file's path."""
     marker = path.with_name(f"{path.name}.ran")
-    torch.save({"weight": torch.zeros(2), "payload": _Payload(marker)}, path)
+    torch.save({"weight": torch.zeros(2), "payload": Payload(marker)}, path)
     return marker

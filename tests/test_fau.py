@@ -150,9 +150,23 @@ def test_the_command_reads_points_where_the_crop_was_cut_out(tmp_path: Path, run
     assert store.read("10").mask.tolist() == [False]
 
 
-@pytest.mark.parametrize("n_workers", [0, 1])
-def test_frames_instead_of_crops_are_one_line_and_exit_code_2(tmp_path: Path, run: Run, n_workers: int) -> None:
+@pytest.mark.parametrize("model_name", ["landmarks", "multitask"])
+def test_frames_instead_of_crops_are_one_line_and_exit_code_2(tmp_path: Path, run: Run, model_name: str) -> None:
     write_frames(tmp_path / "frames" / "1", pictures(2))
+    outcome = run(
+        "extract_FAU_features", "--input_folder", tmp_path / "frames", "--output_folder", tmp_path / "out",
+        "--model_name", model_name,
+    )  # fmt: skip
+    assert outcome.code == 2
+    assert len(outcome.said.strip().splitlines()) == 1
+    assert "holds whole frames; action units are read from crop_images' output" in outcome.said
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_pictures_without_landmarks_are_one_line_and_exit_code_2(tmp_path: Path, run: Run, n_workers: int) -> None:
+    """Crops another tool made carry no record; py-feat can read them, landmarks cannot."""
+    write_frames(tmp_path / "frames" / "1", pictures(2))
+    (tmp_path / "frames" / "1" / "frames.json").unlink()
     outcome = run(
         "extract_FAU_features", "--input_folder", tmp_path / "frames", "--output_folder", tmp_path / "out",
         "--model_name", "landmarks", "--n_workers", n_workers,

@@ -138,13 +138,15 @@ def test_a_file_that_is_no_table_is_one_line_naming_it(tmp_path: Path, name: str
 
 
 def test_objects_in_arrays_and_dictionaries_of_tensors_are_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    marker = tmp_path / "objects.npy.ran"
+    np.save(tmp_path / "objects.npy", np.array([checkpoints.Payload(marker)], dtype=object), allow_pickle=True)
     torch.save({"feature": torch.zeros(2, 3)}, tmp_path / "dictionary.pt")
     np.save(tmp_path / "words.npy", np.array([["happy"]]))
     np.save(tmp_path / "deep.npy", np.zeros((2, 3, 4)))
     for name in ("objects.npy", "dictionary.pt", "words.npy", "deep.npy"):
         with pytest.raises(ClipError, match=name):
             read_table(tmp_path / name)
+    assert not marker.exists()
 
 
 def test_from_csv_brings_openface_files_into_a_store(tmp_path: Path, run: Run) -> None:

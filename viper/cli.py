@@ -103,7 +103,7 @@ def _run(name: str, arguments: list[str], program: str) -> int:
         return 1
     except KeyboardInterrupt as interrupt:
         kept = "what was finished is kept, and the same command goes on from there"
-        _say_error(f"interrupted; {interrupt or kept}")
+        _say_error(f"interrupted; {str(interrupt) or kept}")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,9 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-# Two boxes in neighbouring frames belong to one person when they overlap at least this much (intersection over union).
+# Two boxes in neighbouring frames belong to one person when, grown to so many times their size, they overlap at least
+# so much (intersection over union). Chosen frames may be a second apart, in which a head moves by its own width.
+REACH = 2.0
 SAME_PERSON_OVERLAP = 0.2
 # Detections below this probability are not faces often enough to follow.
 MIN_PROBABILITY = 0.8
@@ -88,19 +90,24 @@ def overlap(box: np.ndarray, other: np.ndarray) -> float:
     return float(width * height / union)
 
 
+def _grown(box: np.ndarray) -> np.ndarray:
+    middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    return np.concatenate([middle - REACH * half, middle + REACH * half])
+
+
 def follow(detections: Sequence[Sequence[Detection]]) -> list[FaceBox] | None:
     """Follows ONE person through the frames of a clip.
 
-    Every detection joins the person whose last box it overlaps most; the person with the largest sum of size times
-    probability is kept. A frame in which that person was not detected takes the box between the neighbouring ones,
-    or the nearest one at either end, and is marked as not found.
+    Every detection joins the person whose last box it overlaps most, both boxes grown; the person with the largest sum
+    of size times probability is kept. A frame in which that person was not detected takes the box between the
+    neighbouring ones, or the nearest one at either end, and is marked as not found.
 
     Returns None when no frame has a face.
     """
     people: list[dict[int, Detection]] = []
     for number, faces in enumerate(detections):
         pairs = sorted(
-            ((overlap(person[max(person)].box, face.box), p, f)
+            ((overlap(_grown(person[max(person)].box), _grown(face.box)), p, f)
              for p, person in enumerate(people) for f, face in enumerate(faces)),
             reverse=True,
         )  # fmt: skip

@@ -18,9 +18,14 @@ from viper.encoders.pretrained import (
     load_transformers_model,
     local_or_hub,
 )
+from viper.files import digest_of
 from viper.logs import quiet_transformers
 from viper.media.frames import Frames
 from viper.store import EncoderInfo, Feature
+
+# What of an image processor's settings changes a picture; the rest is bookkeeping of the library's version.
+_PROCESSOR_KEYS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
+                   "do_normalize", "image_mean", "image_std")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,11 @@ class ImageEncoder(PictureEncoder):
         return scale, mean.view(3, 1, 1), std.view(3, 1, 1)
 
     def info(self) -> EncoderInfo:
-        """Weights, layer and pooling decide the values."""
-        options = {"weights": self._fingerprint, "layer": self.layer, "pool": self.pool}
+        """Weights, the processor's settings, layer and pooling decide the values."""
+        settings = {key: value for key, value in self.processor.to_dict().items() if key in _PROCESSOR_KEYS}
+        options = {
+            "weights": self._fingerprint, "processor": digest_of(settings), "layer": self.layer, "pool": self.pool,
+        }  # fmt: skip
         return EncoderInfo(self.kind, self.modality, self._width, options, self.model)
 
     def load(self, content: Frames) -> PictureSample:

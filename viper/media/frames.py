@@ -65,6 +65,11 @@ class FrameClip:
         """Whether the pictures are crops made by crop_images."""
         return (self.folder / FACES_FILE).is_file()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the pictures are frames made by get_frame, not crops."""
+        return (self.folder / FRAMES_FILE).is_file() and not self.has_faces
+
     def source(self) -> str:
         """Fingerprint of the pictures, by which features made from older ones are seen to be out of date."""
         for name in (FACES_FILE, FRAMES_FILE):

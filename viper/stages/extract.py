@@ -198,8 +198,11 @@ class FAUConfig(ExtractConfig):
     """Instead: a folder of <clip>.csv made by OpenFace or shipped by the organisers, to bring into the store."""
 
     def clips(self) -> Sequence[Clip]:
-        """Folders of crops, or foreign files."""
-        return _frame_clips(self.input_folder, self.from_csv, "--from_csv")
+        """Folders of crops, or foreign files. Whole frames, by their record, are a UserError."""
+        clips = _frame_clips(self.input_folder, self.from_csv, "--from_csv")
+        if any(isinstance(clip, FrameClip) and clip.is_whole for clip in clips):
+            raise UserError(f"{self.input_folder}: holds whole frames; action units are read from crop_images' output")
+        return clips
 
     def encoder(self) -> Encoder[Any, Any]:
         """py-feat's network, or landmarks."""
