@@ -24,7 +24,7 @@ $(READY):
 	$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --upgrade pip 'setuptools>=77' wheel
 	$(BIN)/pip install --quiet --editable '.[dev]'
-	@sh scripts/ffmpeg.sh
+	@PYTHON=$(BIN)/python sh scripts/ffmpeg.sh
 	@rm -f $(VENV)/ready-*
 	@touch $@
 

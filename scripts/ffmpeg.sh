@@ -1,5 +1,6 @@
 # FFmpeg's shared libraries, which py-feat needs and nothing else here does. Installs them where that is allowed.
-if ldconfig -p 2>/dev/null | grep -q libavutil || ls /opt/homebrew/lib/libavutil* /usr/local/lib/libavutil* >/dev/null 2>&1
+find='import ctypes.util, sys; sys.exit(ctypes.util.find_library("avutil") is None)'
+if "${PYTHON:-python3}" -c "$find"
 then
     exit 0
 fi

@@ -126,7 +126,7 @@ def test_ways_of_writing_a_csv(tmp_path: Path, text: bytes) -> None:
         ("File_ID,Split,Fear,Joy,Fear\n1,Train,0,0,1\n", ": the column 'Fear' stands there twice"),
         ("File_ID;Split;Fear;Joy\n1;Train;0;0\n", ": there is no column 'File_ID'"),
         ("File_ID,Split,Fear,Joy\n", ": the manifest has no rows"),
-        ("", ": the manifest is empty"),
+        ("", ": the file is empty"),
         (b"File_ID,Split,Fear,Joy\ncaf\xe9,Train,0,0\n", ": cannot be read as CSV"),
         (b"PK\x03\x04\x00\x00\x00", ": "),
     ],
@@ -146,7 +146,7 @@ def test_without_a_range_any_number_will_do(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.csv: no such manifest"):
+    with pytest.raises(UserError, match=r"none\.csv: no such file"):
         Manifest.load(tmp_path / "none.csv", TASK)
     with pytest.raises(UserError, match=tmp_path.name):
         Manifest.load(tmp_path, TASK)

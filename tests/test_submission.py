@@ -155,5 +155,5 @@ def test_a_wrong_submission_is_refused_naming_the_line(tmp_path: Path, text: str
 
 
 def test_a_missing_submission_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such submission"):
+    with pytest.raises(UserError, match="no such file"):
         read_submission(tmp_path / "none.csv", TASK)

@@ -66,9 +66,14 @@ def test_webvtt_is_read_too(tmp_path: Path) -> None:
 
 def test_subtitles_in_the_other_encoding_or_with_a_byte_order_mark(tmp_path: Path) -> None:
     text = "1\r\n00:00:00,000 --> 00:00:01,000\r\nça va… «oui»\r\n"
-    for name, encoding in (("old.srt", "cp1252"), ("marked.srt", "utf-8-sig")):
+    for name, encoding in (("old.srt", "cp1252"), ("marked.srt", "utf-8-sig"), ("wide.srt", "utf-16")):
         (tmp_path / name).write_bytes(text.encode(encoding))
         assert [cue.text for cue in read_cues(tmp_path / name)] == ["ça va… «oui»"]
+
+
+def test_entities_are_the_characters_they_stand_for(tmp_path: Path) -> None:
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nsalt &amp; pepper\n")
+    assert [cue.text for cue in read_cues(tmp_path / "a.srt")] == ["salt & pepper"]
 
 
 def test_a_file_without_cues_has_none(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -76,6 +77,24 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+
+
+def read_csv_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """(line in the file, cells) of every row that is not blank, the header first; cells are text, as they stand.
+
+    Raises UserError naming the file when it is missing, empty, not UTF-8 or no CSV.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
+    if not rows:
+        raise UserError(f"{path}: the file is empty")
+    return rows
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from viper.errors import UserError
+from viper.files import read_csv_rows
 from viper.task import Task
 
 SPLITS = ("Train", "Val", "Test")
@@ -123,16 +123,7 @@ class Manifest:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """The cells as text, indexed by their line in the file: an id of 0010 must stay so, and "NA" may be a name."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({' '.join(str(error).split())})") from error
-    if not rows:
-        raise UserError(f"{path}: the manifest is empty")
+    rows = read_csv_rows(path)
     columns = [name.strip() for name in rows[0][1]]
     lines, cells = [], []
     for line, row in rows[1:]:

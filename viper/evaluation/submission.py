@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from viper.errors import UserError
-from viper.files import write_text
+from viper.files import read_csv_rows, write_text
 from viper.manifest import clip_id
 from viper.task import Task
 
@@ -85,7 +85,7 @@ def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
     no rows, a row of another length, a duplicate or unusable id, a value that is no number in the task's range.
     """
     path = Path(path)
-    rows = _read_rows(path)
+    rows = read_csv_rows(path)
     _, header = rows[0]
     if sorted(header) != sorted(task.submission_columns):
         raise UserError(
@@ -133,21 +133,6 @@ def _checked(task: Task, file_ids: Sequence[str], predicted: np.ndarray) -> np.n
         value = predicted[row, column]
         raise UserError(f"clip {file_ids[row]!r}: the prediction of {task.targets[column]} is {value}, not a number")
     return predicted
-
-
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """(line number in the file, cells) of each row that is not blank, the header first."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such submission") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
-    if not rows:
-        raise UserError(f"{path}: the file is empty")
-    return rows
 
 
 def _unique_clips(file_ids: Iterable[str], path: Path, lines: list[int]) -> list[str]:
