@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def read_code(image: np.ndarray) -> int:
     return int((upper << np.arange(_BITS)).sum())
 
 
-def write_coded(path: Path, n: int, fps: float = 25, **options: object) -> Path:
+def write_coded(path: Path, n: int, fps: float | Fraction = 25, **options: object) -> Path:
     """A video of `n` coded frames."""
     write_video(path, coded_frames(n), fps, **options)  # type: ignore[arg-type]
     return path

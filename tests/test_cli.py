@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import re
 import signal
 import subprocess
@@ -100,8 +101,25 @@ def test_wrong_usage_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
         assert "Traceback" not in answer.stderr
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_stage_says_so_keeps_what_is_done_and_goes_on(tmp_path: Path, signal_number: signal.Signals) -> None:
+def test_an_output_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    write_video(tmp_path / "videos" / "a.mp4", np.zeros((3, 32, 32, 3), np.uint8), 25)
+    (tmp_path / "frames").write_text("in the way")
+    answer = _viper(
+        "get_frame", "--input_folder", str(tmp_path / "videos"), "--output_folder", str(tmp_path / "frames")
+    )
+    assert answer.returncode == 1
+    (line,) = answer.stderr.splitlines()
+    assert str(tmp_path / "frames") in line
+    assert (tmp_path / "frames").read_text() == "in the way"
+
+
+# A terminal's Ctrl-C reaches the workers too, and so do some schedulers' signals.
+@pytest.mark.parametrize(
+    ("signal_number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
+def test_a_stopped_stage_says_so_keeps_what_is_done_and_goes_on(
+    tmp_path: Path, signal_number: signal.Signals, to_all: bool
+) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (40, 240, 320, 3), dtype=np.uint8)
     write_video(tmp_path / "videos" / "000.mp4", noise, 25)
@@ -110,19 +128,22 @@ def test_a_stopped_stage_says_so_keeps_what_is_done_and_goes_on(tmp_path: Path, 
         (tmp_path / "videos" / f"{number:03d}.mp4").write_bytes(content)
     command = [sys.executable, "-m", "viper.cli", "get_frame", "--input_folder", str(tmp_path / "videos"),
                "--output_folder", str(tmp_path / "frames"), "--n_frames", "40", "--n_workers", "2"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("frames/*/frames.json")):
+    while not list(tmp_path.glob("frames/[0-9]*/frames.json")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal_number)
+    if to_all:
+        os.killpg(process.pid, signal_number)
+    else:
+        process.send_signal(signal_number)
     asked = time.monotonic()
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=30)  # its end comes when the last worker is gone too
     assert time.monotonic() - asked < 10
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "interrupted; what was finished is kept" in errors.strip().splitlines()[-1]
-    done = {path.parent.name for path in tmp_path.glob("frames/*/frames.json")}
+    done = {path.parent.name for path in tmp_path.glob("frames/[0-9]*/frames.json")}
     assert 0 < len(done) < 300
     assert all(len(list((tmp_path / "frames" / clip).glob("*.jpg"))) == 40 for clip in done)
     assert not list((tmp_path / "frames").glob(".tmp-*"))

@@ -268,7 +268,7 @@ def test_an_interrupted_run_keeps_what_was_finished(place: Place, n_workers: int
 
 @pytest.mark.parametrize("n_workers", WORKERS)
 def test_clips_are_not_loaded_far_ahead(place: Place, n_workers: int) -> None:
-    ahead = []
+    ahead: list[int] = []
 
     def encode(samples: list[Sample]) -> list[str]:
         time.sleep(0.02)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from skimage.data import astronaut
 
 from viper.cli import run_command
 from viper.encoders.face import Detection, crop_square, follow, overlap
+from viper.failures import read_failures
 from viper.media.frames import FRAMES_FILE, FrameClip, frame_name, read_image, write_image
 
 POINTS = np.array([(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)])
@@ -59,6 +62,16 @@ def test_a_gap_takes_the_box_between_its_neighbours() -> None:
     np.testing.assert_allclose(boxes[1].box, [4, 2, 46, 44])
     np.testing.assert_allclose(boxes[3].box, [8, 4, 52, 48])
     assert boxes[1].landmarks is None
+
+
+def test_a_head_that_moves_by_its_own_width_is_still_the_same() -> None:
+    """Chosen frames may be a second apart. What is further away is somebody else."""
+    boxes = follow([[face(0, 0, 40)], [face(45, 0, 40)], [face(90, 10, 40)]])
+    assert boxes is not None
+    assert [box.found for box in boxes] == [True, True, True]
+    boxes = follow([[face(0, 0, 40)], [face(200, 0, 41)]])
+    assert boxes is not None
+    assert [box.found for box in boxes] == [False, True]
 
 
 def test_no_face_at_all_is_none() -> None:
@@ -127,7 +140,7 @@ def faces(frames: Path) -> Path:
     return folder
 
 
-def _record(folder: Path) -> dict[str, list[dict[str, object]]]:
+def _record(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return json.loads((folder / "faces.json").read_text())
 
 
@@ -192,3 +205,34 @@ def test_only_what_is_missing_or_changed_is_done_again(frames: Path, faces: Path
     np.testing.assert_array_equal(read_image(lost), content)
     changed = {path.parent.name for path, stamp in before.items() if path.stat().st_mtime_ns != stamp}
     assert changed == {"moving"}
+
+
+def test_other_options_are_done_again(frames: Path, faces: Path, tmp_path: Path) -> None:
+    shutil.copytree(frames / "moving", tmp_path / "frames" / "moving")
+    shutil.copytree(faces / "moving", tmp_path / "faces" / "moving")
+    before = [frame["crop"] for frame in _record(tmp_path / "faces" / "moving")["frames"]]
+    assert _crop(tmp_path / "frames", tmp_path / "faces", "--margin", "0.4") == 0
+    after = [frame["crop"] for frame in _record(tmp_path / "faces" / "moving")["frames"]]
+    for (left, _, right, _), (wider_left, _, wider_right, _) in zip(before, after, strict=True):
+        # The square is 1 + 2 * margin times the longer side of the box.
+        assert (wider_right - wider_left) / (right - left) == pytest.approx(1.8 / 1.2, rel=0.01)
+
+
+def test_pictures_that_cannot_be_used_cost_only_their_clip(frames: Path, tmp_path: Path) -> None:
+    """Too small for any face is no failure; no pictures, a damaged one, a record that is none, each is one."""
+    clips = tmp_path / "frames"
+    _write_clip(clips / "tiny", [np.zeros((16, 16, 3), np.uint8)])
+    (clips / "nothing").mkdir(parents=True)
+    _write_clip(clips / "damaged", [np.zeros((64, 64, 3), np.uint8)])
+    (clips / "damaged" / frame_name(0)).write_bytes(b"no picture")
+    for name, record in (("cut", '{"frames": [{"ind'), ("other", '{"colour": "red"}'), ("list", "[1]")):
+        _write_clip(clips / name, [np.zeros((64, 64, 3), np.uint8)])
+        (clips / name / FRAMES_FILE).write_text(record)
+    assert _crop(clips, tmp_path / "faces") == 3
+    failures = {row.clip: row for row in read_failures(tmp_path / "faces")}
+    assert failures.keys() == {"nothing", "damaged", "cut", "other", "list"}
+    for clip, row in failures.items():
+        assert (row.stage, row.error) == ("crop_images", "ClipError")
+        assert clip in row.message
+    assert [frame["found"] for frame in _record(tmp_path / "faces" / "tiny")["frames"]] == [False]
+    assert {path.name for path in (tmp_path / "faces").iterdir() if path.is_dir()} == {"tiny"}

@@ -472,7 +472,7 @@ SPOILS: dict[str, Callable[[Path], object]] = {
     "record-without-frames": lambda clip: (clip / "frames.json").write_text(
         json.dumps({key: value for key, value in record(clip).items() if key != "frames"})
     ),
-    "folder-empty": lambda clip: [path.unlink() for path in clip.iterdir()],
+    "folder-empty": lambda clip: (shutil.rmtree(clip), clip.mkdir()),
     "folder-gone": shutil.rmtree,
 }
 
@@ -537,12 +537,12 @@ def test_a_killed_run_is_taken_up_where_it_stopped(
     output = tmp_path / "killed"
     command = [sys.executable, str(ROOT / "scripts" / "get_frame.py"), "--input_folder", str(videos),
                "--output_folder", str(output), "--n_frames", "40", "--n_workers", "2"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not (output.is_dir() and len(list_done(output)) >= 2) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=30)  # its end comes when the last worker is gone too
     kept = list_done(output)
     assert 2 <= len(kept) < 24, "the run was over before it could be killed"
     (output / ".tmp-0123456789ab").mkdir(exist_ok=True)  # what a run may leave that had no time to clean up

@@ -51,14 +51,23 @@ class FrameClip:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The content of faces.json or frames.json, or one made from the pictures' names where there is neither."""
+        """The content of faces.json or frames.json, or one made from the pictures' names where there is neither.
+
+        A record that cannot be read, and a folder with neither record nor pictures, are a ClipError.
+        """
         for name in (FACES_FILE, FRAMES_FILE):
             if (self.folder / name).is_file():
                 try:
-                    return read_json(self.folder / name)
+                    content = read_json(self.folder / name)
                 except UserError as error:
                     raise ClipError(str(error)) from error
-        return {"frames": [{"index": i, "time": i / ASSUMED_FPS, "file": name} for i, name in _numbered(self.folder)]}
+                if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
+                    raise ClipError(f"{self.folder / name}: lists no frames; make it again")
+                return content
+        frames = [{"index": i, "time": i / ASSUMED_FPS, "file": name} for i, name in _numbered(self.folder)]
+        if not frames:
+            raise ClipError(f"{self.id}: no pictures in its folder")
+        return {"frames": frames}
 
     @property
     def has_faces(self) -> bool:
