@@ -61,7 +61,7 @@ def test_what_a_card_may_leave_out(tmp_path: Path) -> None:
     assert (task.id_column, task.split_column) == ("File_ID", "Split")
 
 
-WRONG = [
+WRONG: list[tuple[dict[Any, Any], str]] = [
     ({**CARD, "target": ["Joy"]}, "target"),
     ({**CARD, 3: "x"}, "3"),
     ({"kind": "regression", "targets": ["Joy"]}, "name"),
