@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from viper.errors import NothingDoneError
+from viper.fusion.groups import GroupNormalization
 from viper.manifest import Manifest
 from viper.store import Feature, FeatureStore
 
@@ -37,10 +38,14 @@ class FusionData(Dataset[Example]):
     ----------
     stores : modality -> store. A clip that has no file in one of them lacks that modality.
     manifest : the rows; their order is the order of the examples.
+    groups : standardises features within groups of clips; None: they are left as they are.
     """
 
-    def __init__(self, stores: Mapping[str, FeatureStore], manifest: Manifest) -> None:
+    def __init__(
+        self, stores: Mapping[str, FeatureStore], manifest: Manifest, groups: GroupNormalization | None = None
+    ) -> None:
         self.stores = dict(stores)
+        self.groups = groups
         self.clips = manifest.clips
         self.labels = manifest.labels
         self._present = {name: {clip for clip in self.clips if clip in store} for name, store in self.stores.items()}
@@ -55,6 +60,8 @@ class FusionData(Dataset[Example]):
             return self._cache[index]
         clip = self.clips[index]
         features = {name: store.read(clip) for name, store in self.stores.items() if clip in self._present[name]}
+        if self.groups is not None:
+            features = {name: self.groups(name, clip, feature) for name, feature in features.items()}
         example = Example(features, self.labels[index])
         self._cached_bytes += sum(feature.tokens.nbytes for feature in features.values())
         if self._cached_bytes <= MAX_CACHED_BYTES:
