@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,7 @@ class ModelOptions:
     feature_dropout: float | None = None
     """Probability, in training, of silencing a feature channel throughout a clip."""
 
-    def sizes(self) -> dict[str, int | float]:
+    def sizes(self) -> dict[str, Any]:
         """The sizes that were given."""
         names = [field.name for field in dataclasses.fields(ModelOptions) if field.name not in ("fusion", "preset")]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
