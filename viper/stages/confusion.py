@@ -45,7 +45,7 @@ def run(config: ConfusionConfig) -> int:
         raise UserError(f"{config.csv_path}: no row of the split {config.split} has a label to compare with")
     stores = config.stores()
     check_stores(model, stores)
-    data = FusionData(stores, manifest)
+    data = FusionData(stores, manifest, pack=False)
     data.report_missing(config.split)
     predictions = predict(model, data, config.batch_size, choose_device(config.device))
     report = build_report(task, manifest.clips, predictions, manifest.labels)

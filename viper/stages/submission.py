@@ -43,7 +43,7 @@ def run(config: SubmissionConfig) -> int:
     manifest = Manifest.load(config.csv_path, task).split(config.split)
     stores = config.stores()
     check_stores(model, stores)
-    data = FusionData(stores, manifest)
+    data = FusionData(stores, manifest, pack=False)
     data.report_missing(config.split)
     predictions = predict(model, data, config.batch_size, choose_device(config.device))
     write_submission(path, task, manifest.file_ids, predictions)
