@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,12 @@ from torch.utils.data import Dataset
 
 from viper.errors import NothingDoneError
 from viper.fusion.groups import GroupNormalization
+from viper.fusion.packed import Features, StoredFeatures, open_features, scan
 from viper.manifest import Manifest
 from viper.store import Feature, FeatureStore
 
 log = logging.getLogger("viper")
 
-# Features up to this size in all are kept in memory once read.
-MAX_CACHED_BYTES = 4 << 30
 NAMED_CLIPS = 5
 
 
@@ -39,34 +39,49 @@ class FusionData(Dataset[Example]):
     stores : modality -> store. A clip that has no file in one of them lacks that modality.
     manifest : the rows; their order is the order of the examples.
     groups : standardises features within groups of clips; None: they are left as they are.
+    pack : keep the features in memory-mapped packs (`viper.fusion.packed`), made when the first of them is needed.
+        False reads the files and writes nothing: for a single pass over the clips.
     """
 
     def __init__(
-        self, stores: Mapping[str, FeatureStore], manifest: Manifest, groups: GroupNormalization | None = None
+        self,
+        stores: Mapping[str, FeatureStore],
+        manifest: Manifest,
+        groups: GroupNormalization | None = None,
+        pack: bool = True,
     ) -> None:
         self.stores = dict(stores)
         self.groups = groups
         self.clips = manifest.clips
         self.labels = manifest.labels
-        self._present = {name: {clip for clip in self.clips if clip in store} for name, store in self.stores.items()}
-        self._cache: dict[int, Example] = {}
-        self._cached_bytes = 0
+        self._pack = pack
+        self._split = "+".join(sorted(set(manifest.table[manifest.task.split_column])))
+        self._states = {name: scan(store, self.clips) for name, store in self.stores.items()}
+        self._present = {
+            name: {clip for clip, state in zip(self.clips, states, strict=True) if state is not None}
+            for name, states in self._states.items()
+        }
+
+    @cached_property
+    def _features(self) -> dict[str, Features]:
+        """Opened when first needed, so that a mistake in the options is reported before a long packing."""
+        return {
+            name: open_features(store, self.clips, self._states[name], self._split)
+            if self._pack
+            else StoredFeatures(store, self.clips, self._states[name])
+            for name, store in self.stores.items()
+        }
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Example:
-        if index in self._cache:
-            return self._cache[index]
-        clip = self.clips[index]
-        features = {name: store.read(clip) for name, store in self.stores.items() if clip in self._present[name]}
+        found = {name: features[index] for name, features in self._features.items()}
+        present = {name: feature for name, feature in found.items() if feature is not None}
         if self.groups is not None:
-            features = {name: self.groups(name, clip, feature) for name, feature in features.items()}
-        example = Example(features, self.labels[index])
-        self._cached_bytes += sum(feature.tokens.nbytes for feature in features.values())
-        if self._cached_bytes <= MAX_CACHED_BYTES:
-            self._cache[index] = example
-        return example
+            clip = self.clips[index]
+            present = {name: self.groups(name, clip, feature) for name, feature in present.items()}
+        return Example(present, self.labels[index])
 
     def without_any(self) -> list[str]:
         """Clips that have a file in none of the stores."""
@@ -87,26 +102,16 @@ class FusionData(Dataset[Example]):
 
     def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Modality -> mean and standard deviation (D,) over the unmasked tokens of all clips, computed in float64."""
-        statistics = {}
-        for name, store in self.stores.items():
-            count, total, squares = 0, np.zeros(store.width), np.zeros(store.width)
-            for index in range(len(self)):
-                feature = self[index].features.get(name)
-                if feature is not None:
-                    tokens = feature.tokens[feature.mask].astype(np.float64)
-                    count += len(tokens)
-                    total += tokens.sum(axis=0)
-                    squares += np.square(tokens).sum(axis=0)
-            if count:
-                mean = total / count
-                deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
-                statistics[name] = (torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
-        return statistics
+        found = {name: features.statistics() for name, features in self._features.items()}
+        return {
+            name: (torch.from_numpy(both[0]).float(), torch.from_numpy(both[1]).float())
+            for name, both in found.items()
+            if both is not None
+        }
 
     def max_tokens(self) -> int:
         """The longest feature of any clip, in tokens."""
-        lengths = (len(f.mask) for i in range(len(self)) for f in self[i].features.values())
-        return max(lengths, default=1)
+        return max([1, *(features.longest() for features in self._features.values())])
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """A batch for PerceiverFusion.forward: every modality padded to its longest clip, absent ones masked."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from viper.fusion.baselines import BODIES as BASELINES
 from viper.fusion.channels import ChannelsPerceiver, load_transformers_perceiver
 from viper.fusion.config import PRESETS, PerceiverFusionConfig, Preset
 from viper.fusion.layers import (
@@ -88,7 +89,7 @@ class TokensPerceiver(nn.Module):
         return (answers * self.head.weight).sum(dim=-1) + self.head.bias
 
 
-BODIES: dict[str, type[nn.Module]] = {"tokens": TokensPerceiver, "channels": ChannelsPerceiver}
+BODIES: dict[str, type[nn.Module]] = {"tokens": TokensPerceiver, "channels": ChannelsPerceiver, **BASELINES}
 # Whose regressions are not squashed into the task's range: the published layout, and what is fitted in closed form.
 UNBOUNDED = ("channels", "linear")
 
@@ -126,6 +127,8 @@ class PerceiverFusion(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.GRU):
+            module.reset_parameters()
         elif isinstance(module, Standardize):
             nn.init.zeros_(module.mean)
             nn.init.ones_(module.std)

@@ -37,10 +37,10 @@ def data_for(
             raise UserError(f"{manifest.path}: no row of the split {split} has a label to compare with")
     column = model.config.group_column
     if column is None:
-        data = FusionData(stores, rows)
+        data = FusionData(stores, rows, pack=False)
     else:
         log.info("features are standardised within %s: a prediction depends on the other clips of its group", column)
-        data = FusionData(stores, rows, GroupNormalization(stores, manifest, column))
+        data = FusionData(stores, rows, GroupNormalization(stores, manifest, column), pack=False)
     data.report_missing(split)
     return data
 

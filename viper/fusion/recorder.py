@@ -113,12 +113,16 @@ class Recorder(TrainerCallback):
         if self._keep == "best":
             kept = {epoch.number, *(self.best(metric).number for metric in self.metrics)}
             remove_other_checkpoints(self._run, kept)
-        # The whole table, so that an epoch done again after a kill stands there once.
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(_row(epoch)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_row(each) for each in self.epochs)
-        write_text(self._run / METRICS_FILE, text.getvalue())
+        write_metrics(self._run, self.epochs)
+
+
+def write_metrics(run: Path, epochs: list[Epoch]) -> None:
+    """Writes the whole of metrics.csv, so that an epoch done again after a kill stands there once."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(_row(epochs[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_row(epoch) for epoch in epochs)
+    write_text(run / METRICS_FILE, text.getvalue())
 
 
 def _row(epoch: Epoch) -> dict[str, str | int]:

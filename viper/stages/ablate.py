@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viper.errors import UserError
 from viper.files import write_json, write_text
 from viper.manifest import Manifest
 from viper.stages.common import log
@@ -53,27 +52,22 @@ def run(config: AblateConfig) -> int:
 
     from viper.encoders.base import choose_device
     from viper.evaluation.metrics import evaluate
-    from viper.fusion.checkpoint import check_stores, load_checkpoint, task_of
-    from viper.fusion.data import FusionData
+    from viper.fusion.checkpoint import load_checkpoint, task_of
+    from viper.fusion.predict import data_for
     from viper.fusion.views import predict_views
 
     model = load_checkpoint(config.model_path)
     task = task_of(model)
-    manifest = Manifest.load(config.csv_path, task).split(config.split).labelled()
-    if not manifest.clips:
-        raise UserError(f"{config.csv_path}: no row of the split {config.split} has a label to compare with")
     stores = config.stores()
-    check_stores(model, stores)
-    data = FusionData(stores, manifest)
-    data.report_missing(config.split)
+    data = data_for(model, stores, Manifest.load(config.csv_path, task), config.split, labelled=True)
     subsets = subsets_of(list(stores), config.every_subset)
-    views = {subset: np.tile([name in subset for name in stores], (len(manifest.clips), 1)) for subset in subsets}
+    views = {subset: np.tile([name in subset for name in stores], (len(data.clips), 1)) for subset in subsets}
     predictions = predict_views(model, data, views, config.batch_size, choose_device(config.device))
-    scores = {subset: evaluate(task, predictions[subset], manifest.labels) for subset in subsets}
-    lacking = {name: [clip for clip in manifest.clips if clip not in store] for name, store in stores.items()}
+    scores = {subset: evaluate(task, predictions[subset], data.labels) for subset in subsets}
+    lacking = {name: [clip for clip in data.clips if clip not in store] for name, store in stores.items()}
     _write(config, task, stores, scores, lacking)
     _print(task, scores)
-    log.info("ablate: %d subsets on %d clips of %s -> %s", len(scores), len(manifest.clips), config.split,
+    log.info("ablate: %d subsets on %d clips of %s -> %s", len(scores), len(data.clips), config.split,
              config.output_path)  # fmt: skip
     return 0
 

@@ -227,6 +227,8 @@ def _train(config: TrainConfig, task: Task, data: _Data, going_on: bool) -> tupl
         log.info("going on after epoch %d", len(resumed.record["epochs"]))
     set_seed(config.seed)
     model = _make_model(config, task, data.training, resumed)
+    if config.fusion == "linear":
+        return _fit(model, task, data, folder)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     log.info("%s fusion, preset %s: %.1f M parameters", config.fusion, config.preset, n_parameters / 1e6)
     log.info("%d clips to train on, %d to validate", len(data.training), len(data.validation))
@@ -279,7 +281,32 @@ def _make_model(
     # those of a resumed run are in its state.
     if config.fusion != "channels" and config.normalize == "train" and resumed is None:
         model.set_normalization(training.statistics())
+    if config.fusion == "mlp" and resumed is None:
+        from viper.fusion.linear import set_pooling_statistics
+
+        set_pooling_statistics(model, training)
     return model
+
+
+def _fit(model: PerceiverFusion, task: Task, data: _Data, folder: Path) -> tuple[Epoch, dict[str, Epoch]]:
+    """The linear fusion has a solver instead of epochs: its run has one."""
+    import torch
+
+    from viper.evaluation.metrics import evaluate
+    from viper.fusion.checkpoint import point_best, save_checkpoint
+    from viper.fusion.linear import BATCH_SIZE, fit_linear
+    from viper.fusion.predict import predict
+    from viper.fusion.recorder import Epoch, write_metrics
+
+    strength = fit_linear(model, task, data.training, data.validation)
+    log.info("L2 penalty chosen on the validation split: %g", strength)
+    predictions = predict(model, data.validation, BATCH_SIZE, torch.device("cpu"))
+    epoch = Epoch(1, float("nan"), evaluate(task, predictions, data.validation.labels))
+    if _is_first_process():
+        save_checkpoint(folder, 1, model)
+        point_best(folder, 1)
+        write_metrics(folder, [epoch])
+    return epoch, dict.fromkeys(epoch.scores.together, epoch)
 
 
 def _is_bf16(config: TrainConfig) -> bool:
