@@ -109,9 +109,7 @@ def test_resuming_a_finished_run_does_nothing(planted: Planted, uninterrupted: P
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")} == before
 
 
-def test_a_run_is_not_resumed_with_other_options_or_data(
-    planted: Planted, uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_a_run_is_not_resumed_with_other_options_or_data(planted: Planted, uninterrupted: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--batch_size 8, not 4"):
         run_command("train_perceiver", _arguments(planted, uninterrupted, "--resume", "--batch_size", "4"))
     with pytest.raises(UserError, match="exclude each other"):
