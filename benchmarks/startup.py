@@ -58,7 +58,7 @@ def make_data(config: Config) -> None:
     rng = np.random.default_rng(0)
     for name, width in WIDTHS.items():
         store = FeatureStore.create(config.folder / f"features_{name}", EncoderInfo("random", name, width))
-        (config.folder / f"pt_{name}").mkdir()
+        (config.folder / f"pt_{name}").mkdir(exist_ok=True)
         for clip in range(config.n_clips):
             tokens = rng.standard_normal((config.n_tokens, width), np.float32)
             store.write(str(clip), Feature.make(tokens))
