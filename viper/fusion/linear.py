@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -19,11 +19,9 @@ from viper.fusion.perceiver import PerceiverFusion
 from viper.fusion.predict import predict
 from viper.task import Task
 
-log = logging.getLogger("viper")
-
 # Strongest first, so that of equally good strengths the strongest is taken. The penalty is strength * |w|^2, beside the
 # sum over the training clips of squared errors or log losses; features vary by 1.
-STRENGTHS = tuple(float(strength) for strength in np.logspace(6, -1, 15))
+STRENGTHS = tuple(float(strength) for strength in np.logspace(6, -4, 21))
 BATCH_SIZE = 64
 MAX_ITERATIONS = 1000
 
@@ -38,6 +36,10 @@ class LinearMap:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Map (n, P) to (n, targets)."""
         return x @ self.weight.T + self.bias
+
+
+Fit = Callable[[float], LinearMap]
+"""Strength of the penalty -> the map with the least loss."""
 
 
 def set_pooling_statistics(model: PerceiverFusion, training: FusionData) -> None:
@@ -74,21 +76,19 @@ def fit_linear(model: PerceiverFusion, task: Task, training: FusionData, validat
     body = cast(PooledLinear, model.body)
     x, y = _pooled(model, body.pool, training), training.labels.astype(np.float64)
     x_validation = _pooled(model, body.pool, validation)
-    fit, answer = _solver(task)
+    fit, answer = _solver(task, x, y)
     best: tuple[float, float, LinearMap] | None = None
     for strength in STRENGTHS:
-        fitted = fit(x, y, strength)
+        fitted = fit(strength)
         scores = evaluate(task, answer(fitted(x_validation)), validation.labels)
         value = scores.selection_value(task.metrics[0])
         if best is None or is_better(task.metrics[0], value, best[0]):
             best = value, strength, fitted
     assert best is not None
-    value, strength, fitted = best
+    _, strength, fitted = best
     with torch.no_grad():
         body.head.weight.copy_(torch.from_numpy(fitted.weight))
         body.head.bias.copy_(torch.from_numpy(fitted.bias))
-    log.info("linear: penalty %g (%d clips, %d channels), validation %s %.4f", strength, *x.shape, task.metrics[0],
-             value)  # fmt: skip
     return strength
 
 
@@ -103,66 +103,110 @@ def _pooled(model: PerceiverFusion, pool: Pooling, data: FusionData) -> np.ndarr
     return np.concatenate(rows)
 
 
-def _solver(
-    task: Task,
-) -> tuple[Callable[[np.ndarray, np.ndarray, float], LinearMap], Callable[[np.ndarray], np.ndarray]]:
-    """How a task's map is fitted, and how its raw outputs become predictions."""
+def _solver(task: Task, x: np.ndarray, y: np.ndarray) -> tuple[Fit, Callable[[np.ndarray], np.ndarray]]:
+    """How a task's map is fitted to (n, P) and labels (n, targets), and how raw outputs become predictions."""
     from scipy.special import expit, softmax
 
-    balanced = task.metrics[0] == "uar"
     if task.kind == "single_label":
-        return lambda x, y, strength: _fit_classes(x, y, strength, balanced), lambda raw: softmax(raw, axis=1)
+        return _fit_classes(x, y, balanced=task.metrics[0] == "uar"), lambda raw: softmax(raw, axis=1)
     if task.kind == "multi_label":
-        return _fit_labels, expit
-    return _fit_ridge, lambda raw: raw
+        return _fit_labels(x, y), expit
+    return _fit_ridge(x, y), lambda raw: raw
 
 
-def _fit_ridge(x: np.ndarray, y: np.ndarray, strength: float) -> LinearMap:
-    from sklearn.linear_model import Ridge
-
-    result = LinearMap(np.zeros((y.shape[1], x.shape[1])), np.zeros(y.shape[1]))
+def _fit_ridge(x: np.ndarray, y: np.ndarray) -> Fit:
     known = ~np.isnan(y)
     # Targets that are labelled for the same clips share one factorisation.
-    for pattern in np.unique(known, axis=1).T:
-        columns = np.flatnonzero((known == pattern[:, None]).all(axis=0))
-        if pattern.any():
-            ridge = Ridge(alpha=strength).fit(x[pattern], y[np.ix_(pattern, columns)])
-            result.weight[columns] = ridge.coef_.reshape(len(columns), -1)
-            result.bias[columns] = ridge.intercept_
-    return result
+    paths = [
+        (np.flatnonzero((known == pattern[:, None]).all(axis=0)), pattern)
+        for pattern in np.unique(known, axis=1).T
+        if pattern.any()
+    ]
+    fits = [(columns, _ridge_path(x[pattern], y[np.ix_(pattern, columns)])) for columns, pattern in paths]
+
+    def fit(strength: float) -> LinearMap:
+        result = LinearMap(np.zeros((y.shape[1], x.shape[1])), np.zeros(y.shape[1]))
+        for columns, path in fits:
+            result.weight[columns], result.bias[columns] = path(strength)
+        return result
+
+    return fit
 
 
-def _fit_classes(x: np.ndarray, y: np.ndarray, strength: float, balanced: bool) -> LinearMap:
-    from sklearn.linear_model import LogisticRegression
+def _ridge_path(x: np.ndarray, y: np.ndarray) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
+    """Ridge regression for any strength from one eigendecomposition, where scikit-learn's Ridge would solve each anew.
 
+    Of the smaller of the two products of the centred x with itself: w = (x'x + s)^-1 x'y = x' (xx' + s)^-1 y.
+    """
+    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+    centred, target = x - x_mean, y - y_mean
+    wide = x.shape[1] > x.shape[0]
+    values, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    values = values.clip(min=0)  # of a product with itself: below zero only by rounding
+    projected = vectors.T @ (target if wide else centred.T @ target)
+
+    def path(strength: float) -> tuple[np.ndarray, np.ndarray]:
+        solution = vectors @ (projected / (values + strength)[:, None])
+        weight = (centred.T @ solution if wide else solution).T
+        return weight, y_mean - weight @ x_mean
+
+    return path
+
+
+def _fit_classes(x: np.ndarray, y: np.ndarray, balanced: bool) -> Fit:
     known = ~np.isnan(y).any(axis=1)
     x, classes = x[known], y[known].argmax(axis=1)
     present = np.unique(classes)
     if len(present) < 2:
         raise UserError("all training clips are of one class: there is nothing to fit")
-    model = LogisticRegression(
-        C=0.5 / strength, class_weight="balanced" if balanced else None, max_iter=MAX_ITERATIONS
-    ).fit(x, classes)
-    weight, bias = model.coef_, model.intercept_
-    if len(present) == 2:  # scikit-learn gives the one logit between two classes
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    # A class that no training clip is of: as likely as half a clip.
-    unseen = bias.min() + math.log(0.5 / (len(x) + 1))
-    result = LinearMap(np.zeros((y.shape[1], x.shape[1])), np.full(y.shape[1], unseen))
-    result.weight[present], result.bias[present] = weight, bias
-    return result
+    path = _logistic_path(x, classes, balanced)
+
+    def fit(strength: float) -> LinearMap:
+        weight, bias = path(strength)
+        if len(present) == 2:  # scikit-learn gives the one logit between two classes
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        # A class that no training clip is of: as likely as half a clip.
+        unseen = bias.min() + math.log(0.5 / (len(x) + 1))
+        result = LinearMap(np.zeros((y.shape[1], x.shape[1])), np.full(y.shape[1], unseen))
+        result.weight[present], result.bias[present] = weight, bias
+        return result
+
+    return fit
 
 
-def _fit_labels(x: np.ndarray, y: np.ndarray, strength: float) -> LinearMap:
+def _fit_labels(x: np.ndarray, y: np.ndarray) -> Fit:
+    known = ~np.isnan(y)
+    there = [y[known[:, k], k] > 0.5 for k in range(y.shape[1])]
+    paths = [
+        _logistic_path(x[known[:, k]], column, balanced=False) if column.any() and not column.all() else None
+        for k, column in enumerate(there)
+    ]
+
+    def fit(strength: float) -> LinearMap:
+        result = LinearMap(np.zeros((y.shape[1], x.shape[1])), np.zeros(y.shape[1]))
+        for k, (column, path) in enumerate(zip(there, paths, strict=True)):
+            if path is None:  # nothing to learn but how likely it is
+                result.bias[k] = math.log((column.sum() + 0.5) / ((~column).sum() + 0.5))
+            else:
+                weight, bias = path(strength)
+                result.weight[k], result.bias[k] = weight[0], bias[0]
+        return result
+
+    return fit
+
+
+def _logistic_path(x: np.ndarray, y: np.ndarray, balanced: bool) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
+    """Logistic regression for one strength after the other, each starting from the solution of the one before."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    result = LinearMap(np.zeros((y.shape[1], x.shape[1])), np.zeros(y.shape[1]))
-    for k, column in enumerate(y.T):
-        known = ~np.isnan(column)
-        there = column[known] > 0.5
-        if there.any() and not there.all():
-            model = LogisticRegression(C=0.5 / strength, max_iter=MAX_ITERATIONS).fit(x[known], there)
-            result.weight[k], result.bias[k] = model.coef_[0], model.intercept_[0]
-        else:  # nothing to learn but how likely it is
-            result.bias[k] = math.log((there.sum() + 0.5) / ((~there).sum() + 0.5))
-    return result
+    model = LogisticRegression(class_weight="balanced" if balanced else None, max_iter=MAX_ITERATIONS, warm_start=True)
+
+    def path(strength: float) -> tuple[np.ndarray, np.ndarray]:
+        with warnings.catch_warnings():
+            # With hardly a penalty the optimum may be at infinity. Where the steps end is judged on validation.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.set_params(C=0.5 / strength).fit(x, y)
+        return model.coef_.copy(), model.intercept_.copy()
+
+    return path
