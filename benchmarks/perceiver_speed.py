@@ -9,7 +9,7 @@ same sizes and number of weights; in float32, in bf16 autocast where the process
 for it anywhere), and on a GPU ours compiled too. --against small: `small` in `tokens` fusion, `--preset` in `channels`.
 
 A step is forward, backward and AdamW (torch's fused one, for everybody) on random features of the published widths.
-Every measurement is a process of its own, so that its peak memory is its own, and the contenders take turns; medians are
+Every measurement is a process of its own, so that its peak memory is its own, and contenders take turns; medians are
 printed. The first two steps (compilation, allocation of the optimiser's state) are not timed.
 """
 
