@@ -67,9 +67,12 @@ class Config:
 
 
 def contenders(config: Config, bf16: bool) -> list[str]:
-    """What is compared: `<model> <precision>[ compiled]`; the last is what the others are compared with."""
+    """What is compared: `<model> <precision>[ compiled]`; the last is what the others are compared with.
+
+    `tokens` is of preset small, `channels` and `transformers` are of --preset.
+    """
     if config.against == "small":
-        return ["small float32", f"{config.preset} float32"]
+        return ["tokens float32", "channels float32"]
     ours = ["channels float32", *(["channels bf16"] if bf16 else [])]
     if config.device == "cuda":
         ours += ["channels float32 compiled", "channels bf16 compiled"]
@@ -158,10 +161,8 @@ def measure(config: Config) -> dict[str, float]:
     name, precision = config.contender.split()[:2]
     if name == "transformers":
         model, loss_of = build_transformers(config)
-    elif config.against == "small":
-        model, loss_of = build_ours("tokens" if name == "small" else "channels", name, config)
     else:
-        model, loss_of = build_ours("channels", config.preset, config)
+        model, loss_of = build_ours(name, "small" if name == "tokens" else config.preset, config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     autocast = torch.autocast(config.device, torch.bfloat16, enabled=precision == "bf16")
 
@@ -207,7 +208,7 @@ def peak_bytes(device: str) -> float:
 def measure_apart(config: Config, contender: str) -> dict[str, float]:
     """The same in a process of its own."""
     command = [sys.executable, __file__, "--contender", contender]
-    for name in ("against", "preset", "batch_size", "n_tokens", "steps", "seconds", "threads", "device"):
+    for name in ("preset", "batch_size", "n_tokens", "steps", "seconds", "threads", "device"):
         if getattr(config, name) is not None:
             command += [f"--{name}", str(getattr(config, name))]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1])
@@ -222,7 +223,8 @@ def describe(config: Config, bf16: bool) -> str:
         where = torch.cuda.get_device_name()
     return (
         f"{where} ({'with' if has_bf16(config.device) else 'without'} bf16 arithmetic), torch {torch.__version__};"
-        f" preset {config.preset}, batch {config.batch_size}, {config.n_tokens} tokens;"
+        f" channels of preset {config.preset}{', tokens of small' if config.against == 'small' else ''};"
+        f" batch {config.batch_size}, {config.n_tokens} tokens;"
         f" median of {config.repeats} processes{'' if bf16 else ', bf16 not measured'}"
     )
 
@@ -240,7 +242,7 @@ def main() -> None:
         for name in names:
             runs[name].append(measure_apart(config, name))
     print(describe(config, bf16), end="\n\n")
-    print(f"| | M weights | steps/s | s a step ({' + '.join(PARTS)}) | peak memory, GB | times {names[-1]} |")
+    print(f"| | M weights | steps/s | s a step ({' + '.join(PARTS)}) | peak memory, GB | speed / {names[-1]} |")
     print("|---|---|---|---|---|---|")
     medians = {
         name: {key: statistics.median(run[key] for run in runs[name]) for key in runs[name][0]} for name in names
