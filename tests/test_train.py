@@ -117,7 +117,7 @@ def test_a_run_holds_no_pickle_and_says_how_it_was_made(trained: Path) -> None:
     assert {"torch", "transformers", "viper", "python"} <= card["versions"].keys()
     log = (trained / "train.log").read_text()
     assert "best by validation Pearson: epoch" in log
-    assert "by MSE: epoch" in log
+    assert "best by validation MSE: epoch" in log
 
 
 def test_validation_score_is_that_of_the_best_checkpoint(planted: Path, trained: Path) -> None:

@@ -43,6 +43,10 @@ COMMANDS = {
         "confusion", "ConfusionConfig", PUBLISHED, "a checkpoint -> matrices, scores, pictures"
     ),
     "pipeline": Command("pipeline", "PipelineConfig", BEYOND, "all of the above for one data set, from one YAML"),
+    "ablate": Command("ablate", "AblateConfig", BEYOND, "a checkpoint -> the score of every subset of modalities"),
+    "compare": Command("compare", "CompareConfig", BEYOND, "the Perceiver and the baselines, over seeds -> one table"),
+    "tune": Command("tune", "TuneConfig", BEYOND, "options of train_perceiver, searched on the validation split"),
+    "ensemble": Command("ensemble", "EnsembleConfig", BEYOND, "several submissions -> their (weighted) average"),
     "doctor": Command("doctor", "DoctorConfig", BEYOND, "what is installed, which encoders can run here"),
     "demo": Command("demo", "DemoConfig", BEYOND, "the whole way on clips made here, with known answers"),
 }

@@ -61,7 +61,8 @@ class Manifest:
     path : the CSV it came from, for messages.
     task : the task whose targets were read.
     table : one row a clip, indexed by clip id: the task's id column as spelled in the file, its split column
-        (canonical), each target as float (NaN where empty), and every further column as text.
+        (canonical), each target as float (NaN where empty; a class is 1 where it is the clip's and else 0), and every
+        further column as text.
     """
 
     path: Path
@@ -73,11 +74,11 @@ class Manifest:
         """Reads and checks a manifest.
 
         Raises UserError naming the file and the line (the header is line 1): unreadable file, missing column,
-        unusable or duplicate id, unknown split, label that is no number or outside the task's range.
+        unusable or duplicate id, unknown split, label that is no number, outside the task's range or no class of it.
         """
         path = Path(path)
         table = _read_csv(path)
-        for column in (task.id_column, task.split_column, *task.targets):
+        for column in (task.id_column, task.split_column, *task.label_columns):
             if column not in table.columns:
                 raise UserError(f"{path}: there is no column {column!r}; the file has {', '.join(table.columns)}")
             if list(table.columns).count(column) > 1:
@@ -89,8 +90,11 @@ class Manifest:
             where = int(np.flatnonzero(clips.duplicated())[0])
             raise UserError(f"{path}, line {table.index[where]}: the id {clips[where]!r} was already used above")
         table[task.split_column] = _per_row(path, table[task.split_column], canonical_split)
-        for target in task.targets:
-            table[target] = _labels(path, table[target], target, task)
+        if task.label_column is not None:
+            table = table.drop(columns=list(task.targets), errors="ignore").join(_classes(path, table, task))
+        else:
+            for target in task.targets:
+                table[target] = _labels(path, table[target], target, task)
         return cls(path, task, table.set_index(clips))
 
     def split(self, name: str) -> Manifest:
@@ -150,8 +154,26 @@ def _labels(path: Path, column: pd.Series, target: str, task: Task) -> pd.Series
     values = pd.to_numeric(text.where(~empty), errors="coerce").astype(np.float64)
     lowest, highest = task.range or (-np.inf, np.inf)
     wrong = ~empty & ~(np.isfinite(values) & (values >= lowest) & (values <= highest))
+    if task.kind == "multi_label":
+        wrong |= ~empty & ~values.isin([0.0, 1.0])
     if wrong.any():
         where = int(np.flatnonzero(wrong)[0])
         allowed = f"a number in [{lowest:g}, {highest:g}]" if task.range else "a finite number"
+        allowed = "0 or 1" if task.kind == "multi_label" else allowed
         raise UserError(f"{path}, line {text.index[where]}: {target} is {text.iloc[where]!r}, not {allowed}")
     return values
+
+
+def _classes(path: Path, table: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """A column per class, 1 where it is the row's and else 0; NaN in rows without a label."""
+    assert task.label_column is not None
+    names = table[task.label_column].str.strip()
+    wrong = ~names.isin(["", *task.targets])
+    if wrong.any():
+        where = int(np.flatnonzero(wrong)[0])
+        raise UserError(
+            f"{path}, line {names.index[where]}: {task.label_column} is {names.iloc[where]!r}, none of "
+            + ", ".join(task.targets)
+        )
+    one_hot = pd.DataFrame({name: (names == name).astype(np.float64) for name in task.targets}, index=table.index)
+    return one_hot.where(names != "")

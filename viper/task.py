@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,25 @@ import yaml
 
 from viper.errors import UserError
 
-KINDS = ("regression",)
-METRICS = ("pearson", "mse")
+# What a card may name under `metrics`, by kind; viper.evaluation.metrics computes them.
+METRICS = {
+    "regression": ("pearson", "mse", "ccc", "mae", "binary_accuracy"),
+    "single_label": ("uar", "accuracy", "macro_f1", "top3"),
+    "multi_label": ("map",),
+}
+KINDS = tuple(METRICS)
+DEFAULT_METRICS = {
+    "regression": ("pearson", "mse"),
+    "single_label": ("uar", "accuracy", "macro_f1"),
+    "multi_label": ("map",),
+}
+# Terms a loss may have, by kind; viper.fusion.losses computes them.
+LOSSES = {
+    "regression": ("mse", "l1", "pearson", "ccc", "bce"),
+    "single_label": ("ce",),
+    "multi_label": ("bce",),
+}
+DEFAULT_LOSSES = {"regression": "mse", "single_label": "ce", "multi_label": "bce"}
 
 
 @dataclass(frozen=True)
@@ -22,24 +41,35 @@ class Task:
     Attributes
     ----------
     name : the card's short name.
-    kind : "regression": one number per target.
-    targets : names of the manifest's label columns, in the order of the model's outputs.
-    range : the lowest and highest value a label can have, or None where there is no bound.
+    kind : "regression": one number per target. "single_label": each clip is of one of the targets, the classes.
+        "multi_label": each target is there or not.
+    targets : in the order of the model's outputs; the manifest's label columns, but for single_label.
+    range : the lowest and highest value a label can have, or None where there is no bound. Of a classification, [0, 1]:
+        its predictions are probabilities.
     metrics : what is computed on a split; the first one selects the best epoch.
     prompts : the prompt list for the textual modality, absolute, or None.
     id_column, split_column : the manifest's columns; the submission spells ids under `id_column` too.
     description : one line for people.
+    loss : what training minimises, see `viper.fusion.losses`.
+    label_column : of a single_label task, the manifest's column that holds the class's name; None for other kinds.
     """
 
     name: str
     kind: str
     targets: tuple[str, ...]
     range: tuple[float, float] | None = None
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = DEFAULT_METRICS["regression"]
     prompts: Path | None = None
     id_column: str = "File_ID"
     split_column: str = "Split"
     description: str = ""
+    loss: str = DEFAULT_LOSSES["regression"]
+    label_column: str | None = None
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The manifest's columns that hold labels."""
+        return list(self.targets) if self.label_column is None else [self.label_column]
 
     @property
     def submission_columns(self) -> list[str]:
@@ -56,6 +86,33 @@ class Task:
     def from_dict(cls, card: dict[str, Any]) -> Task:
         """The inverse of `to_dict`."""
         return _parse(dict(card), Path("the checkpoint's task"))
+
+
+def parse_loss(loss: str, task: Task) -> dict[str, float]:
+    """The terms of a loss and their weights: "mse+0.5*ccc" is {"mse": 1.0, "ccc": 0.5}.
+
+    Raises UserError for what cannot be read, a term unknown or of another kind of task, a term that stands there twice,
+    or a weight that is not positive.
+    """
+    terms: dict[str, float] = {}
+    for part in loss.replace(" ", "").split("+"):
+        match = re.fullmatch(r"(?:([0-9.]+(?:e-?[0-9]+)?)\*)?([a-z0-9]+)", part)
+        known = LOSSES[task.kind]
+        if match is None or match[2] not in known:
+            raise UserError(
+                f"loss {loss!r}: {part!r} is no term for {task.kind}; write a sum such as 'mse+0.5*ccc' out of "
+                f"{', '.join(known)}"
+            )
+        try:
+            weight = float(match[1] or 1)
+        except ValueError:
+            weight = 0.0
+        if match[2] in terms or not 0 < weight < math.inf:
+            raise UserError(f"loss {loss!r}: each term stands there once, with a positive weight")
+        terms[match[2]] = weight
+    if "bce" in terms and task.range is None:
+        raise UserError(f"loss {loss!r}: bce needs a task with a range, and {task.name} has none")
+    return terms
 
 
 def cards_folder() -> Path:
@@ -96,32 +153,53 @@ def _parse(card: dict[str, Any], source: Path) -> Task:
     for key in ("name", "kind", "targets"):
         if key not in card:
             raise UserError(f"{source}: the key {key!r} is missing")
-    for key in ("name", "id_column", "split_column", "description", "prompts"):
-        if not isinstance(card.get(key, ""), str) and not (key == "prompts" and card[key] is None):
+    for key in ("name", "id_column", "split_column", "description", "prompts", "label_column", "loss"):
+        if not isinstance(card.get(key, ""), str) and not (key in ("prompts", "label_column") and card[key] is None):
             raise UserError(f"{source}: {key} must be text, not {card[key]!r}")
-    if card["kind"] not in KINDS:
+    if card["kind"] not in list(KINDS):
         raise UserError(f"{source}: kind {card['kind']!r} is not one of {', '.join(KINDS)}")
-    targets = card["targets"]
-    if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
-        raise UserError(f"{source}: targets must be a list of names")
-    columns = [card.get("id_column", Task.id_column), card.get("split_column", Task.split_column), *targets]
-    if len(set(columns)) != len(columns):
-        raise UserError(f"{source}: a name stands twice among id_column, split_column and targets")
-    metrics = card.get("metrics", list(METRICS))
-    if not isinstance(metrics, list) or not metrics or any(metric not in METRICS for metric in metrics):
-        raise UserError(f"{source}: metrics must be a list out of {', '.join(METRICS)}")
+    kind = card["kind"]
+    metrics = card.get("metrics", list(DEFAULT_METRICS[kind]))
+    if not isinstance(metrics, list) or not metrics or any(metric not in METRICS[kind] for metric in metrics):
+        raise UserError(f"{source}: metrics must be a list out of {', '.join(METRICS[kind])}")
     prompts = source.parent / card["prompts"] if card.get("prompts") else None
     if prompts is not None and not prompts.is_file():
         raise UserError(f"{source}: prompts names {prompts}, which is no file")
-    return Task(
+    task = Task(
         **{
             **card,
-            "targets": tuple(targets),
+            "targets": _parse_targets(card, source),
             "metrics": tuple(metrics),
+            "loss": card.get("loss", DEFAULT_LOSSES[kind]),
             "range": _parse_range(card.get("range"), source),
             "prompts": prompts,
         }
     )
+    if kind != "regression":
+        task = dataclasses.replace(task, range=(0.0, 1.0))
+    try:
+        parse_loss(task.loss, task)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return task
+
+
+def _parse_targets(card: dict[str, Any], source: Path) -> tuple[str, ...]:
+    targets = card["targets"]
+    if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
+        raise UserError(f"{source}: targets must be a list of names")
+    columns = [card.get("id_column", Task.id_column), card.get("split_column", Task.split_column), *targets]
+    if card["kind"] == "single_label":
+        if not card.get("label_column"):
+            raise UserError(f"{source}: the key 'label_column' is missing: the column that holds the class")
+        if len(targets) < 2:
+            raise UserError(f"{source}: targets of a single_label task are at least two classes")
+        columns.append(card["label_column"])
+    elif card.get("label_column"):
+        raise UserError(f"{source}: label_column is for single_label tasks; here each target has a column of its own")
+    if len(set(columns)) != len(columns):
+        raise UserError(f"{source}: a name stands twice among id_column, split_column, label_column and targets")
+    return tuple(targets)
 
 
 def _parse_range(bounds: Any, source: Path) -> tuple[float, float] | None:

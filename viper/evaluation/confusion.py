@@ -1,4 +1,4 @@
-"""Confusion matrices of regression: true against predicted intensity in bins, and the strongest target as a class."""
+"""Confusion matrices: true against predicted intensity in bins, and the strongest target, or the class, as a class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from viper.errors import UserError
 from viper.evaluation.drawing import Matrix, matrix_figure, overview_figure, save_png
-from viper.evaluation.metrics import Score, Scores, check_shapes, evaluate
+from viper.evaluation.metrics import METRICS, Score, Scores, check_shapes, evaluate
 from viper.files import write_json, write_text
 from viper.task import Task
 
@@ -96,8 +96,8 @@ class ConfusionReport:
     ----------
     task : its targets are the classes, its range is what the bins divide.
     n_clips : rows the report was built from.
-    counts : target -> (10, 10) clips, see `binned_matrix`.
-    scores : Pearson and mean squared error of each target.
+    counts : target -> (10, 10) clips, see `binned_matrix`; none for a single_label task.
+    scores : the task's metrics.
     argmax_counts : (targets, targets) clips, see `argmax_matrix`.
     n_tied : clips of `argmax_counts` whose highest label is shared by several targets.
     """
@@ -116,8 +116,10 @@ class ConfusionReport:
 
     @property
     def has_classes(self) -> bool:
-        """Whether the arg-max matrix says anything: of a single target, every clip is predicted right."""
-        return len(self.task.targets) > 1
+        """Whether the arg-max matrix says anything: of a single target, every clip is predicted right; of labels that
+        are there or not, none is the strongest.
+        """
+        return len(self.task.targets) > 1 and self.task.kind != "multi_label"
 
     @property
     def accuracy(self) -> Score:
@@ -147,7 +149,8 @@ class ConfusionReport:
             "bin_edges": _edges(self.task).tolist(),
             "mean": scores["mean"],
             "targets": {
-                target: {**scores["targets"][target], **_matrix_dict(counts)} for target, counts in self.counts.items()
+                target: {**metrics, **(_matrix_dict(self.counts[target]) if target in self.counts else {})}
+                for target, metrics in scores["targets"].items()
             },
             "argmax": argmax if self.has_classes else None,
         }
@@ -163,10 +166,11 @@ class ConfusionReport:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file; the confusion matrices need a folder")
         names, intervals = _file_names(self.task.targets), _intervals(_edges(self.task))
-        pictures = {names[target]: self._target_picture(target) for target in self.task.targets}
-        overview = overview_figure(list(pictures.values()), self._overview_title())
+        pictures = {names[target]: self._target_picture(target) for target in self.counts}
+        in_overview = list(pictures.values())
         if self.has_classes:
             pictures["argmax"] = self._argmax_picture()
+        overview = overview_figure(in_overview or [pictures["argmax"]], self._overview_title())
         written = []
         for name, picture in pictures.items():
             labels = self.task.targets if name == "argmax" else intervals
@@ -180,19 +184,27 @@ class ConfusionReport:
         return [*written, folder / "confusion_overview.png", folder / "confusion.json"]
 
     def _overview_title(self) -> str:
-        mean = self.scores.mean("pearson")
-        return f"{self.task.name}: mean Pearson r {_number(mean.value)}, n = {mean.n:,}"
+        metric, mean = self._metric, self.scores.mean(self._metric)
+        title = "mean Pearson r" if metric == "pearson" else METRICS[metric].title
+        return f"{self.task.name}: {title} {_number(mean.value)}, n = {mean.n:,}"
+
+    @property
+    def _metric(self) -> str:
+        """What the pictures say of a target: its correlation, or else what selects the best epoch."""
+        return "pearson" if "pearson" in self.scores.targets else self.task.metrics[0]
 
     def _target_picture(self, target: str) -> Matrix:
-        score = self.scores.targets["pearson"][target]
+        score = self.scores.targets[self._metric][target]
         ticks = _edge_labels(_edges(self.task))
-        subtitle = f"Pearson r {_number(score.value)}, n = {score.n:,}"
+        title = "Pearson r" if self._metric == "pearson" else METRICS[self._metric].title
+        subtitle = f"{title} {_number(score.value)}, n = {score.n:,}"
         return Matrix(self.counts[target], self.normalised[target], ticks, target, subtitle)
 
     def _argmax_picture(self) -> Matrix:
         shares = normalise_rows(self.argmax_counts)
         subtitle = f"accuracy {_number(self.accuracy.value)}, UAR {_number(self.uar.value)}, n = {self.accuracy.n:,}"
-        return Matrix(self.argmax_counts, shares, self.task.targets, "Strongest target", subtitle)
+        title = "Class" if self.task.kind == "single_label" else "Strongest target"
+        return Matrix(self.argmax_counts, shares, self.task.targets, title, subtitle)
 
 
 def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: np.ndarray) -> ConfusionReport:
@@ -226,6 +238,7 @@ def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: 
         counts={
             target: binned_matrix(predicted[:, column], true[:, column], task.range)
             for column, target in enumerate(task.targets)
+            if task.kind != "single_label"
         },
         scores=evaluate(task, predicted, true),
         argmax_counts=argmax_matrix(predicted, true),

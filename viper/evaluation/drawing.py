@@ -1,4 +1,4 @@
-"""Pictures of matrices: one colour map, one heat map, one way to save a PNG. Nothing here touches pyplot's state."""
+"""Pictures of numbers: a colour map, heat maps, bars, a way to save a PNG. Nothing here touches pyplot's state."""
 
 from __future__ import annotations
 
@@ -114,6 +114,39 @@ def heat_map(axes: Axes, matrix: Matrix, annotate: bool) -> AxesImage:
     for spine in axes.spines.values():
         spine.set_color(FAINT_INK)
     return image
+
+
+def bar_figure(
+    labels: Sequence[str], values: Sequence[float], title: str, caption: str, emphasised: int | None = None
+) -> Figure:
+    """Horizontal bars, the first on top, each with its value beside it; one may be set off by its colour.
+
+    A value that is not finite has no bar and says "none".
+    """
+    known = np.isfinite(values)
+    lengths = np.where(known, values, 0.0)
+    longest = max(len(label) for label in labels)
+    figure = _new_figure(5.5 + 0.075 * longest, 1.3 + 0.29 * len(labels))
+    axes = figure.add_subplot()
+    colours = [COLOUR_MAP(0.85 if i == emphasised else 0.45) for i in range(len(labels))]
+    axes.barh(range(len(labels)), lengths, height=0.72, color=colours)
+    for i, (length, is_known) in enumerate(zip(lengths, known, strict=True)):
+        text = f"{length:.3f}" if is_known else "none"
+        left = length < 0
+        _write(axes, text, (length, i), (-4 if left else 4, 0), ha="right" if left else "left", fontsize=8.5,
+               color=INK if is_known else FAINT_INK, in_layout=True)  # fmt: skip
+    axes.set_yticks(range(len(labels)), labels, fontsize=9, color=INK, parse_math=False)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.axvline(0, color=FAINT_INK, linewidth=0.8)
+    axes.margins(x=0.08)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8, color=FAINT_INK, labelcolor=FAINT_INK)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT_INK)
+    figure.suptitle(title, fontsize=12, color=INK, parse_math=False)
+    figure.supxlabel(caption, fontsize=8, color=FAINT_INK, parse_math=False)
+    return figure
 
 
 def text_colour(background: Sequence[float]) -> str:

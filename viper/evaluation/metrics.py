@@ -1,20 +1,18 @@
-"""Pearson's r and mean squared error, per target and averaged, each with the number of clips it was computed on."""
+"""The metrics of every kind of task, per target and together, each with the number of clips it was computed on."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from viper.task import Task
+from viper.task import DEFAULT_METRICS, Task
 
 logger = logging.getLogger("viper")
-
-METRICS: dict[str, Literal["maximise", "minimise"]] = {"pearson": "maximise", "mse": "minimise"}
-"""Every metric a task card may name, and the direction in which it gets better."""
 
 # Predictions come out of float32 arithmetic: a spread of a few units in the last place is a constant with rounding.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
@@ -31,47 +29,102 @@ class Score:
         """JSON-ready: a value that is nan or infinite becomes None."""
         return {"value": self.value if math.isfinite(self.value) else None, "n": self.n}
 
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Score:
+        """The inverse of `to_dict`, but for infinity, which becomes nan."""
+        return cls(math.nan if record["value"] is None else record["value"], record["n"])
+
 
 @dataclass(frozen=True)
-class Scores:
-    """Every metric of METRICS for every target of a task.
+class Metric:
+    """How a metric is computed and read.
 
     Attributes
     ----------
-    targets : metric -> target -> Score, targets in the task's order.
+    title : for people, of the metric over all targets.
+    direction : in which it gets better.
+    per_target : (predicted, true), both (n, targets) with NaN in `true` where there is no label -> a Score a target;
+        None for a metric that is defined over the targets together only.
+    together : the same arrays -> the Score of them all; None: the mean over targets.
+    skips_undefined : whether targets without a value are left out of that mean, or make it undefined.
+    """
+
+    title: str
+    direction: Literal["maximise", "minimise"]
+    per_target: Callable[[np.ndarray, np.ndarray], list[Score]] | None = None
+    together: Callable[[np.ndarray, np.ndarray], Score] | None = None
+    skips_undefined: bool = False
+
+    @property
+    def worst(self) -> float:
+        """What a model without a value counts as, when the best epoch is chosen."""
+        return 0.0 if self.direction == "maximise" else math.inf
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of a task: those its card names, in its order, then those every task of its kind has.
+
+    Attributes
+    ----------
+    targets : metric -> target -> Score, targets in the task's order; nothing for a metric of all targets together.
+    together : metric -> Score of all targets. Where it is a mean, it is nan when it is nan for one of them, so that no
+        target drops out unseen; the classes or labels without a positive clip are left out of it.
     n_clips : clips that have a label of at least one target.
     """
 
     targets: dict[str, dict[str, Score]]
+    together: dict[str, Score]
     n_clips: int
 
     def mean(self, metric: str) -> Score:
-        """The mean over targets; nan when it is nan for one of them, so that no target drops out unseen."""
-        return Score(float(np.mean([score.value for score in self.targets[metric].values()])), self.n_clips)
+        """A metric over all targets."""
+        return self.together[metric]
 
     def selection_value(self, metric: str) -> float:
-        """The mean by which epochs are compared, never nan.
+        """The value by which epochs are compared, never nan.
 
-        A Pearson that is nan counts 0. A mean squared error that is nan because a prediction is not finite makes the
-        value infinite, the worst there is; a target without any label is left out of the mean squared error.
+        A target whose Pearson (or CCC) is nan counts 0. An error that is nan because a prediction is not finite makes
+        the value infinite, the worst there is; a target without any label is left out of an error.
         """
-        scores = self.targets[metric].values()
-        if metric == "pearson":
-            return float(np.mean([0.0 if math.isnan(score.value) else score.value for score in scores]))
-        errors = [score.value for score in scores if score.n > 0]
-        value = float(np.mean(errors)) if errors else math.inf
-        return math.inf if math.isnan(value) else value
+        worst, scores = METRICS[metric].worst, list(self.targets.get(metric, {}).values())
+        if METRICS[metric].skips_undefined or not scores:
+            value = self.together[metric].value
+        elif METRICS[metric].direction == "maximise":
+            value = float(np.mean([worst if math.isnan(score.value) else score.value for score in scores]))
+        else:
+            errors = [score.value for score in scores if score.n > 0]
+            value = float(np.mean(errors)) if errors else worst
+        return worst if math.isnan(value) else value
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: {"n_clips", "mean": {metric: score}, "targets": {target: {metric: score}}}."""
-        names = next(iter(self.targets.values()))
+        names = next((list(scores) for scores in self.targets.values()), [])
         return {
             "n_clips": self.n_clips,
-            "mean": {metric: self.mean(metric).to_dict() for metric in self.targets},
+            "mean": {metric: score.to_dict() for metric, score in self.together.items()},
             "targets": {
                 name: {metric: scores[name].to_dict() for metric, scores in self.targets.items()} for name in names
             },
         }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Scores:
+        """The inverse of `to_dict`."""
+        metrics = next((list(scores) for scores in record["targets"].values()), [])
+        return cls(
+            targets={
+                metric: {name: Score.from_dict(scores[metric]) for name, scores in record["targets"].items()}
+                for metric in metrics
+            },
+            together={metric: Score.from_dict(score) for metric, score in record["mean"].items()},
+            n_clips=record["n_clips"],
+        )
+
+
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Whether a metric's value beats another."""
+    return value > than if METRICS[metric].direction == "maximise" else value < than
 
 
 def pearson(predicted: np.ndarray, true: np.ndarray) -> Score:
@@ -94,14 +147,124 @@ def pearson(predicted: np.ndarray, true: np.ndarray) -> Score:
     return Score(float(np.clip(deviation_predicted @ deviation_true, -1.0, 1.0)), len(true))
 
 
+def ccc(predicted: np.ndarray, true: np.ndarray) -> Score:
+    """Concordance correlation coefficient of two vectors (n,), in float64 (Lin, 1989).
+
+    2 cov(p, t) / (var p + var t + (mean p - mean t)^2) with variances over n. A constant prediction has a CCC, 0; nan
+    without two labelled clips, with a prediction that is not finite, or where both are the same constant.
+    """
+    predicted, true = _labelled(predicted, true)
+    if len(true) < 2 or not np.isfinite(predicted).all():
+        return Score(math.nan, len(true))
+    covariance = np.mean((predicted - predicted.mean()) * (true - true.mean()))
+    spread = predicted.var() + true.var() + (predicted.mean() - true.mean()) ** 2
+    return Score(float(2 * covariance / spread) if spread > 0 else math.nan, len(true))
+
+
 def mse(predicted: np.ndarray, true: np.ndarray) -> Score:
     """Mean squared error of two vectors (n,), in float64; clips whose label is NaN are left out and not counted."""
     predicted, true = _labelled(predicted, true)
     return Score(float(np.mean((predicted - true) ** 2)) if len(true) else math.nan, len(true))
 
 
+def mae(predicted: np.ndarray, true: np.ndarray) -> Score:
+    """Mean absolute error of two vectors (n,), in float64; clips whose label is NaN are left out and not counted."""
+    predicted, true = _labelled(predicted, true)
+    return Score(float(np.mean(np.abs(predicted - true))) if len(true) else math.nan, len(true))
+
+
+def binary_accuracy(predicted: np.ndarray, true: np.ndarray) -> Score:
+    """Share of clips predicted on the right side of zero, zero itself counting as positive (CMU-MOSI's two classes).
+
+    Parameters
+    ----------
+    predicted, true : (n,). A prediction that is NaN is wrong; a label that is NaN is left out.
+    """
+    predicted, true = _labelled(predicted, true)
+    right = np.isfinite(predicted) & ((predicted >= 0) == (true >= 0))
+    return Score(float(right.mean()) if len(true) else math.nan, len(true))
+
+
+def recalls(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
+    """Of each class, the share of its clips that were predicted to be of it; n is the number of its clips.
+
+    Parameters
+    ----------
+    predicted : (n, classes) scores, of which the highest is the answer. A row with a NaN answers no class.
+    true : (n, classes), 1 for the clip's class and 0 for the others; rows of NaN are left out.
+    """
+    answer, truth, n_classes = _answers(predicted, true)
+    return [
+        Score(float(np.mean(answer[truth == k] == k)) if (truth == k).any() else math.nan, int((truth == k).sum()))
+        for k in range(n_classes)
+    ]
+
+
+def accuracy(predicted: np.ndarray, true: np.ndarray) -> Score:
+    """Share of clips whose class has the highest score; arrays as in `recalls`."""
+    answer, truth, _ = _answers(predicted, true)
+    return Score(float(np.mean(answer == truth)) if len(truth) else math.nan, len(truth))
+
+
+def top3(predicted: np.ndarray, true: np.ndarray) -> Score:
+    """Share of clips whose class is among the three with the highest scores; arrays as in `recalls`."""
+    labelled = ~np.isnan(true).any(axis=1)
+    scores, truth = np.asarray(predicted)[labelled], np.argmax(true[labelled], axis=1)
+    own = np.take_along_axis(scores, truth[:, None], axis=1)
+    rank = (scores > own).sum(axis=1)
+    right = (rank < 3) & np.isfinite(scores).all(axis=1)
+    return Score(float(right.mean()) if len(truth) else math.nan, len(truth))
+
+
+def f1_scores(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
+    """F1 of each class, 2 TP / (2 TP + FP + FN); nan for one neither there nor predicted; arrays as in `recalls`."""
+    answer, truth, n_classes = _answers(predicted, true)
+    scores = []
+    for k in range(n_classes):
+        hits = int(((answer == k) & (truth == k)).sum())
+        total = int((answer == k).sum() + (truth == k).sum())
+        scores.append(Score(2 * hits / total if total else math.nan, int((truth == k).sum())))
+    return scores
+
+
+def average_precisions(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
+    """Each label's average precision, as scikit-learn defines it; nan for a label without a positive clip.
+
+    Parameters
+    ----------
+    predicted, true : (n, labels); in `true` 1, 0, or NaN where it is not known. n counts the known ones.
+    """
+    from sklearn.metrics import average_precision_score
+
+    scores = []
+    for column, truth in zip(np.asarray(predicted, np.float64).T, np.asarray(true, np.float64).T, strict=True):
+        column, truth = _labelled(column, truth)
+        usable = bool((truth == 1).any()) and bool(np.isfinite(column).all())
+        scores.append(Score(float(average_precision_score(truth, column)) if usable else math.nan, len(truth)))
+    return scores
+
+
+def _each(metric: Callable[[np.ndarray, np.ndarray], Score]) -> Callable[[np.ndarray, np.ndarray], list[Score]]:
+    return lambda predicted, true: [metric(*columns) for columns in zip(predicted.T, true.T, strict=True)]
+
+
+METRICS: dict[str, Metric] = {
+    "pearson": Metric("Pearson", "maximise", _each(pearson)),
+    "ccc": Metric("CCC", "maximise", _each(ccc)),
+    "mse": Metric("MSE", "minimise", _each(mse)),
+    "mae": Metric("MAE", "minimise", _each(mae)),
+    "binary_accuracy": Metric("binary accuracy", "maximise", _each(binary_accuracy)),
+    "uar": Metric("UAR", "maximise", recalls, skips_undefined=True),
+    "accuracy": Metric("accuracy", "maximise", together=accuracy),
+    "macro_f1": Metric("macro F1", "maximise", f1_scores, skips_undefined=True),
+    "top3": Metric("top-3 accuracy", "maximise", together=top3),
+    "map": Metric("mAP", "maximise", average_precisions, skips_undefined=True),
+}
+"""Every metric a task card may name."""
+
+
 def evaluate(task: Task, predicted: np.ndarray, true: np.ndarray) -> Scores:
-    """All metrics of all targets, whichever of them the task's card names for choosing the best epoch.
+    """The metrics of a task: those its card names and those all tasks of its kind have.
 
     Targets whose Pearson is undefined are named, with the reason, in a warning of the logger "viper".
 
@@ -114,21 +277,34 @@ def evaluate(task: Task, predicted: np.ndarray, true: np.ndarray) -> Scores:
     ValueError : the arrays do not have that shape.
     """
     predicted, true = check_shapes(task, predicted, true)
-    columns = list(zip(task.targets, predicted.T, true.T, strict=True))
-    scores = Scores(
-        targets={
-            "pearson": {target: pearson(*column) for target, *column in columns},
-            "mse": {target: mse(*column) for target, *column in columns},
-        },
-        n_clips=int((~np.isnan(true)).any(axis=1).sum()),
-    )
+    n_clips = int((~np.isnan(true)).any(axis=1).sum())
+    targets: dict[str, dict[str, Score]] = {}
+    together: dict[str, Score] = {}
+    for name in dict.fromkeys((*task.metrics, *DEFAULT_METRICS[task.kind])):
+        metric = METRICS[name]
+        if metric.per_target is not None:
+            targets[name] = dict(zip(task.targets, metric.per_target(predicted, true), strict=True))
+        if metric.together is not None:
+            together[name] = metric.together(predicted, true)
+        else:
+            together[name] = Score(_mean(targets[name], metric.skips_undefined), n_clips)
+    if "pearson" in targets:
+        _warn_of_undefined(task, predicted, true)
+    return Scores(targets, together, n_clips)
+
+
+def _mean(scores: dict[str, Score], skips_undefined: bool) -> float:
+    values = [score.value for score in scores.values() if not (skips_undefined and math.isnan(score.value))]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _warn_of_undefined(task: Task, predicted: np.ndarray, true: np.ndarray) -> None:
     undefined: dict[str, list[str]] = {}
-    for target, *column in columns:
+    for target, *column in zip(task.targets, predicted.T, true.T, strict=True):
         if reason := _why_undefined(*_labelled(*column)):
             undefined.setdefault(reason, []).append(target)
     for reason, names in undefined.items():
         logger.warning("no Pearson for %s: %s", ", ".join(names), reason)
-    return scores
 
 
 def check_shapes(task: Task, predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,6 +323,14 @@ def _labelled(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.n
         raise ValueError(f"predicted {predicted.shape} and true {true.shape} must be vectors of one length")
     labelled = ~np.isnan(true)
     return predicted[labelled], true[labelled]
+
+
+def _answers(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """(n,) predicted and true class of the labelled clips, -1 where a score is not finite, and how many classes."""
+    labelled = ~np.isnan(true).any(axis=1)
+    scores, truth = np.asarray(predicted)[labelled], np.argmax(true[labelled], axis=1)
+    answer = np.where(np.isfinite(scores).all(axis=1), np.argmax(scores, axis=1), -1)
+    return answer, truth, true.shape[1]
 
 
 def _why_undefined(predicted: np.ndarray, true: np.ndarray) -> str:

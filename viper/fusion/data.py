@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from viper.errors import NothingDoneError
+from viper.fusion.groups import GroupNormalization
 from viper.fusion.packed import Features, StoredFeatures, open_features, scan
 from viper.manifest import Manifest
 from viper.store import Feature, FeatureStore
@@ -37,12 +38,20 @@ class FusionData(Dataset[Example]):
     ----------
     stores : modality -> store. A clip that has no file in one of them lacks that modality.
     manifest : the rows; their order is the order of the examples.
+    groups : standardises features within groups of clips; None: they are left as they are.
     pack : keep the features in memory-mapped packs (`viper.fusion.packed`), made when the first of them is needed.
         False reads the files and writes nothing: for a single pass over the clips.
     """
 
-    def __init__(self, stores: Mapping[str, FeatureStore], manifest: Manifest, pack: bool = True) -> None:
+    def __init__(
+        self,
+        stores: Mapping[str, FeatureStore],
+        manifest: Manifest,
+        groups: GroupNormalization | None = None,
+        pack: bool = True,
+    ) -> None:
         self.stores = dict(stores)
+        self.groups = groups
         self.clips = manifest.clips
         self.labels = manifest.labels
         self._pack = pack
@@ -68,7 +77,11 @@ class FusionData(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         found = {name: features[index] for name, features in self._features.items()}
-        return Example({name: feature for name, feature in found.items() if feature is not None}, self.labels[index])
+        present = {name: feature for name, feature in found.items() if feature is not None}
+        if self.groups is not None:
+            clip = self.clips[index]
+            present = {name: self.groups(name, clip, feature) for name, feature in present.items()}
+        return Example(present, self.labels[index])
 
     def without_any(self) -> list[str]:
         """Clips that have a file in none of the stores."""

@@ -223,10 +223,3 @@ class LatentPerceiver(nn.Module):
         for layer in self.layers:
             latents = layer(latents)
         return self.answer(self.queries.unsqueeze(0), latents)
-
-
-def masked_mse(predictions: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error over the labels that are not NaN; 0 where all are."""
-    labelled = ~labels.isnan()
-    error = torch.where(labelled, predictions - labels, 0.0)
-    return error.square().sum() / labelled.sum().clamp(min=1)

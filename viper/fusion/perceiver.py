@@ -10,29 +10,30 @@ may differ, modalities may be missing, and padding, the order of modalities and 
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from viper.fusion.baselines import BODIES as BASELINES
 from viper.fusion.channels import ChannelsPerceiver, load_transformers_perceiver
+from viper.fusion.config import PRESETS, PerceiverFusionConfig, Preset
 from viper.fusion.layers import (
     Adapter,
     LatentPerceiver,
     Standardize,
     TimeEncoding,
     drop_channels,
-    masked_mse,
     random_keep,
 )
+from viper.fusion.losses import compute_loss
 
 __all__ = [
+    "BODIES",
     "PRESETS",
     "FusionOutput",
     "PerceiverFusion",
@@ -42,164 +43,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Sizes and regularisation of a model; every field is a key of `PerceiverFusionConfig` too."""
-
-    n_latents: int
-    d_latents: int  # channels of a latent
-    n_layers: int  # self-attention blocks over the latents
-    n_heads: int
-    widening: int  # hidden channels of an MLP, as a multiple of its width
-    dropout: float = 0.1  # of attention probabilities
-    # Probability, in training, of hiding a whole modality of a clip, or a single token. A clip keeps at least one of
-    # its modalities, and a modality at least one of its tokens.
-    modality_dropout: float = 0.1
-    token_dropout: float = 0.1
-    # Of a feature channel, throughout a clip. With wide features and few clips this is what keeps the adapters from
-    # learning the clips by heart.
-    feature_dropout: float = 0.3
-    n_time_bands: int = 16  # frequencies of the time encoding (tokens fusion)
-
-
-PRESETS: dict[str, Preset] = {
-    "tiny": Preset(n_latents=16, d_latents=64, n_layers=2, n_heads=4, widening=2),
-    "small": Preset(n_latents=32, d_latents=256, n_layers=6, n_heads=4, widening=2),
-    "base": Preset(n_latents=64, d_latents=512, n_layers=6, n_heads=8, widening=4),
-    # The published model, whose only regularisation in the network was attention dropout.
-    "paper": Preset(
-        n_latents=256,
-        d_latents=1280,
-        n_layers=26,
-        n_heads=8,
-        widening=1,
-        modality_dropout=0.0,
-        token_dropout=0.0,
-        feature_dropout=0.0,
-    ),
-}
-
-_SIZES = frozenset(field.name for field in fields(Preset))
-# What transformers itself writes into a config.json, or hands to a config while loading one.
-_BOOKKEEPING = frozenset(PretrainedConfig().to_dict()) | {
-    "_name_or_path",
-    "attn_implementation",
-    "experts_implementation",
-    "name_or_path",
-    "torch_dtype",
-    "use_cache",
-}
-
-
-class PerceiverFusionConfig(PretrainedConfig):
-    """Everything needed to build the model, and to know what it was made for.
-
-    Parameters
-    ----------
-    fusion : {"tokens", "channels"}
-    preset : str, optional
-        Name in `PRESETS` of the sizes used where none are given; "small" for tokens and "paper" for channels fusion
-        unless given.
-    modalities : mapping of str to mapping
-        Name -> ``{"width": channels of a token, "encoder": the feature store's encoder.json}``. The encoder is kept for
-        whoever loads the checkpoint and not read here.
-    task : mapping
-        The task card: ``{"name", "kind", "targets": [names], "range": [low, high] or None, ...}``. Only targets and
-        range are read here; the rest is kept for whoever loads the checkpoint.
-    modality_order : sequence of str, optional
-        Order of the modalities along the channels in channels fusion: JSON does not keep the order of a dict. As in
-        `modalities` unless given.
-    n_tokens : int, optional
-        Token count to which channels fusion brings every modality; None: that of the longest in the batch.
-    **kwargs
-        The fields of `Preset`, each overriding the preset's; and what transformers keeps in a config.json.
-
-    Raises
-    ------
-    ValueError
-        For an unknown key (named) or an impossible value. Loading a config.json does the same checks.
-    """
-
-    model_type = "viper_perceiver"
-
-    def __init__(
-        self,
-        fusion: str = "tokens",
-        preset: str | None = None,
-        modalities: Mapping[str, Mapping[str, Any]] | None = None,
-        task: Mapping[str, Any] | None = None,
-        modality_order: list[str] | None = None,
-        n_tokens: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        _refuse_unknown("the config", kwargs, _SIZES | _BOOKKEEPING)
-        if fusion not in ("tokens", "channels"):
-            raise ValueError(f"fusion is 'tokens' or 'channels', not {fusion!r}")
-        preset = preset or ("small" if fusion == "tokens" else "paper")
-        if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}: there are {', '.join(PRESETS)}")
-        given = {name: kwargs.pop(name) for name in _SIZES & kwargs.keys()}
-        self.fusion = fusion
-        self.preset = preset
-        self.modalities = {name: dict(spec) for name, spec in (modalities or {}).items()}
-        self.modality_order = list(modality_order or self.modalities)
-        self.task = dict(task or {"targets": []})
-        self.n_tokens = n_tokens
-        sizes = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
-        for name, value in asdict(sizes).items():
-            setattr(self, name, value)
-        _check_modalities(self.modalities, self.modality_order)
-        _check_task(self.task)
-        _check_sizes(sizes, n_tokens)
-        # The names that hub pages and pipelines show for the outputs.
-        kwargs["id2label"] = dict(enumerate(self.task["targets"]))
-        kwargs["label2id"] = {target: index for index, target in enumerate(self.task["targets"])}
-        super().__init__(**kwargs)
-
-    def perceiver_sizes(self) -> dict[str, Any]:
-        """Arguments of `LatentPerceiver` that do not depend on the fusion."""
-        names = ("n_latents", "d_latents", "n_layers", "n_heads", "widening", "dropout")
-        return {name: getattr(self, name) for name in names}
-
-
-def _refuse_unknown(where: str, given: Mapping[str, Any], known: frozenset[str] | set[str]) -> None:
-    if unknown := sorted(given.keys() - known):
-        raise ValueError(f"unknown key in {where}: {', '.join(unknown)}")
-
-
-def _check_modalities(modalities: Mapping[str, Mapping[str, Any]], order: list[str]) -> None:
-    for name, spec in modalities.items():
-        # Names become part of parameter names.
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict(), name):
-            raise ValueError(f"modality name {name!r}: use letters, digits, '_' and '-', and no attribute of a module")
-        _refuse_unknown(f"modality {name!r}", spec, {"width", "encoder"})
-        if not isinstance(spec.get("width"), int) or spec["width"] < 1:
-            raise ValueError(f"modality {name!r} needs a width of at least 1, not {spec.get('width')!r}")
-    if sorted(order) != sorted(modalities):
-        raise ValueError(f"modality_order {order} does not list the modalities {sorted(modalities)} once each")
-
-
-def _check_task(task: Mapping[str, Any]) -> None:
-    targets = task.get("targets")
-    if not isinstance(targets, list | tuple) or len(set(targets)) != len(targets):
-        raise ValueError(f"the task's targets are a list of different names, not {targets!r}")
-    if task.get("range") is not None:
-        low, high = task["range"]
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"the task's range is two numbers, low < high, not {task['range']}")
-
-
-def _check_sizes(sizes: Preset, n_tokens: int | None) -> None:
-    for name, value in {**asdict(sizes), "n_tokens": 1 if n_tokens is None else n_tokens}.items():
-        if name.endswith("dropout"):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is a probability below 1, not {value}")
-        elif value < (0 if name == "n_layers" else 1):
-            raise ValueError(f"{name} is too small: {value}")
-    if sizes.d_latents % sizes.n_heads:
-        raise ValueError(f"d_latents ({sizes.d_latents}) must be a multiple of n_heads ({sizes.n_heads})")
-
-
 @dataclass
 class FusionOutput(ModelOutput):
     """What the model answers.
@@ -207,9 +50,10 @@ class FusionOutput(ModelOutput):
     Attributes
     ----------
     loss : scalar tensor or None
-        Mean squared error over the labels that are not NaN; None without labels.
+        The config's loss over the labels that are not NaN; None without labels.
     logits : tensor (B, n_targets)
-        Predictions, within the task's range in tokens fusion. Named as transformers' Trainer expects.
+        Predictions: numbers of a regression, within the task's range but for channels and linear fusion; probabilities
+        of a classification. Named as transformers' Trainer expects.
     """
 
     loss: Tensor | None = None
@@ -245,6 +89,11 @@ class TokensPerceiver(nn.Module):
         return (answers * self.head.weight).sum(dim=-1) + self.head.bias
 
 
+BODIES: dict[str, type[nn.Module]] = {"tokens": TokensPerceiver, "channels": ChannelsPerceiver, **BASELINES}
+# Whose regressions are not squashed into the task's range: the published layout, and what is fitted in closed form.
+UNBOUNDED = ("channels", "linear")
+
+
 class PerceiverFusion(PreTrainedModel):
     """Predictions of a task's targets from any subset of the configured modalities.
 
@@ -259,7 +108,7 @@ class PerceiverFusion(PreTrainedModel):
         if not config.modalities or not config.task["targets"]:
             raise ValueError("a model needs at least one modality and one target")
         self.standardize = nn.ModuleDict({name: Standardize(spec["width"]) for name, spec in config.modalities.items()})
-        self.body = TokensPerceiver(config) if config.fusion == "tokens" else ChannelsPerceiver(config)
+        self.body = BODIES[config.fusion](config)
         self.post_init()
 
     @torch.no_grad()
@@ -278,6 +127,8 @@ class PerceiverFusion(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.GRU):
+            module.reset_parameters()
         elif isinstance(module, Standardize):
             nn.init.zeros_(module.mean)
             nn.init.ones_(module.std)
@@ -340,12 +191,24 @@ class PerceiverFusion(PreTrainedModel):
         tokens = {name: self.standardize[name](x, mask[name]) for name, x in tokens.items()}
         if self.training:
             tokens = {name: drop_channels(x, self.config.feature_dropout) for name, x in tokens.items()}
-        logits = self.body(tokens, mask, time).float()
-        value_range = self.config.task.get("range")
-        if value_range is not None and self.config.fusion == "tokens":
-            low, high = value_range
-            logits = low + (high - low) * torch.sigmoid(logits)
-        return FusionOutput(loss=None if labels is None else masked_mse(logits, labels), logits=logits)
+        raw = self.body(tokens, mask, time).float()
+        predictions = self._squash(raw)
+        loss = None
+        if labels is not None:
+            value_range, smoothing = self.config.task.get("range"), self.config.label_smoothing
+            loss = compute_loss(self.config.loss, raw, predictions, labels, value_range, smoothing)
+        return FusionOutput(loss=loss, logits=predictions)
+
+    def _squash(self, raw: Tensor) -> Tensor:
+        """Raw outputs to what the task's kind asks for: probabilities, or numbers within its range."""
+        if self.config.kind == "single_label":
+            return raw.softmax(dim=-1)
+        if self.config.kind == "multi_label":
+            return raw.sigmoid()
+        if self.config.task.get("range") is None or self.config.fusion in UNBOUNDED:
+            return raw
+        low, high = self.config.task["range"]
+        return low + (high - low) * raw.sigmoid()
 
     def _drop(self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Masks of training: with tokens and whole modalities hidden at random."""

@@ -8,10 +8,41 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from viper.errors import UserError
+from viper.fusion.checkpoint import check_stores
 from viper.fusion.data import NAMED_CLIPS, FusionData
+from viper.fusion.groups import GroupNormalization
 from viper.fusion.perceiver import PerceiverFusion
+from viper.manifest import Manifest
+from viper.store import FeatureStore
 
 log = logging.getLogger("viper")
+
+
+def data_for(
+    model: PerceiverFusion, stores: dict[str, FeatureStore], manifest: Manifest, split: str, labelled: bool = False
+) -> FusionData:
+    """A split's features as a model wants them; what it cannot read is a UserError.
+
+    Parameters
+    ----------
+    manifest : all rows. A model that standardises within groups needs the clips of a group in every split.
+    labelled : leave out the rows without any label; a split of no other rows is a UserError.
+    """
+    check_stores(model, stores)
+    rows = manifest.split(split)
+    if labelled:
+        rows = rows.labelled()
+        if not rows.clips:
+            raise UserError(f"{manifest.path}: no row of the split {split} has a label to compare with")
+    column = model.config.group_column
+    if column is None:
+        data = FusionData(stores, rows, pack=False)
+    else:
+        log.info("features are standardised within %s: a prediction depends on the other clips of its group", column)
+        data = FusionData(stores, rows, GroupNormalization(stores, manifest, column), pack=False)
+    data.report_missing(split)
+    return data
 
 
 @torch.inference_mode()

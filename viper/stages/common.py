@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from viper.engine import Summary
-from viper.evaluation.metrics import Scores
+from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.failures import FILE_NAME
 
 log = logging.getLogger("viper")
@@ -25,12 +25,17 @@ def finish(summary: Summary, output_folder: Path) -> int:
 
 
 def report_scores(scores: Scores, split: str) -> None:
-    """Says a split's Pearson and mean squared error, a line a target and one for their means."""
-    pearson, mse = scores.targets["pearson"], scores.targets["mse"]
-    for target in pearson:
-        log.info("  %-20s Pearson %6.3f   MSE %.4f", target, pearson[target].value, mse[target].value)
-    mean, error = scores.mean("pearson"), scores.mean("mse")
-    log.info("  %-20s Pearson %6.3f   MSE %.4f   (%d clips of %s)", "mean", mean.value, error.value, mean.n, split)
+    """Says a split's metrics, a line a target and one for all of them."""
+    for target in next(iter(scores.targets.values()), {}):
+        log.info("  %-20s %s", target, _cells({name: each[target] for name, each in scores.targets.items()}))
+    log.info("  %-20s %s   (%d clips of %s)", "mean", _cells(scores.together), scores.n_clips, split)
+
+
+def _cells(scores: dict[str, Score]) -> str:
+    digits = {"maximise": "6.3f", "minimise": ".4f"}
+    return "   ".join(
+        f"{METRICS[name].title} {score.value:{digits[METRICS[name].direction]}}" for name, score in scores.items()
+    )
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from viper.errors import UserError
 from viper.evaluation.confusion import build_report
 from viper.manifest import Manifest
 from viper.stages.common import log, report_scores
@@ -34,21 +33,15 @@ def run(config: ConfusionConfig) -> int:
     """Runs the stage; answers the exit code."""
     # Not above: importing torch takes seconds, and --help should not.
     from viper.encoders.base import choose_device
-    from viper.fusion.checkpoint import check_stores, load_checkpoint, task_of
-    from viper.fusion.data import FusionData
-    from viper.fusion.predict import predict
+    from viper.fusion.checkpoint import load_checkpoint, task_of
+    from viper.fusion.predict import data_for, predict
 
     model = load_checkpoint(config.model_path)
     task = task_of(model)
-    manifest = Manifest.load(config.csv_path, task).split(config.split).labelled()
-    if not manifest.clips:
-        raise UserError(f"{config.csv_path}: no row of the split {config.split} has a label to compare with")
-    stores = config.stores()
-    check_stores(model, stores)
-    data = FusionData(stores, manifest, pack=False)
-    data.report_missing(config.split)
+    manifest = Manifest.load(config.csv_path, task)
+    data = data_for(model, config.stores(), manifest, config.split, labelled=True)
     predictions = predict(model, data, config.batch_size, choose_device(config.device))
-    report = build_report(task, manifest.clips, predictions, manifest.labels)
+    report = build_report(task, data.clips, predictions, data.labels)
     files = report.write(config.output_path)
     report_scores(report.scores, config.split)
     log.info("confusion_matrix: %d files in %s", len(files), config.output_path)

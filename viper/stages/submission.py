@@ -33,19 +33,16 @@ def run(config: SubmissionConfig) -> int:
     """Runs the stage; answers the exit code."""
     # Not above: importing torch takes seconds, and --help should not.
     from viper.encoders.base import choose_device
-    from viper.fusion.checkpoint import check_stores, load_checkpoint, task_of
-    from viper.fusion.data import FusionData
-    from viper.fusion.predict import predict
+    from viper.fusion.checkpoint import load_checkpoint, task_of
+    from viper.fusion.predict import data_for, predict
 
     path = submission_path(config.output_path)
     model = load_checkpoint(config.model_path)
     task = task_of(model)
-    manifest = Manifest.load(config.csv_path, task).split(config.split)
+    manifest = Manifest.load(config.csv_path, task)
     stores = config.stores()
-    check_stores(model, stores)
-    data = FusionData(stores, manifest, pack=False)
-    data.report_missing(config.split)
+    data = data_for(model, stores, manifest, config.split)
     predictions = predict(model, data, config.batch_size, choose_device(config.device))
-    write_submission(path, task, manifest.file_ids, predictions)
+    write_submission(path, task, manifest.split(config.split).file_ids, predictions)
     log.info("submission_creation: %d clips of %s from %s -> %s", len(data), config.split, ", ".join(stores), path)
     return 0

@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import platform
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
+import numpy as np
 
-import viper
 from viper.errors import UserError
-from viper.files import remove, write_json, write_text
+from viper.files import read_json, remove, write_json
 from viper.manifest import Manifest
-from viper.stages.common import log, package_versions, report_scores
+from viper.stages import run_folder
+from viper.stages.common import log, report_scores
 from viper.stages.features import FeatureOptions
+from viper.stages.model_options import ModelOptions
+from viper.stages.run_folder import CONFIG_FILE, LOG_FILE, SEEDS_FILE, SUMMARY_FILE
 from viper.store import FeatureStore
-from viper.task import Task, load_task
+from viper.task import Task, load_task, parse_loss
 
 if TYPE_CHECKING:
     from viper.fusion.data import FusionData
-    from viper.fusion.train import Epoch
+    from viper.fusion.perceiver import PerceiverFusion
+    from viper.fusion.recorder import Epoch
+    from viper.fusion.state import TrainingState
 
-CONFIG_FILE = "config.yaml"
-SUMMARY_FILE = "summary.json"
-LOG_FILE = "train.log"
-RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "numpy", "safetensors")
-
-# What suits each preset of the tokens fusion; the published recipe is that of `channels`.
+# What suits each preset; the published recipe is that of `channels`.
 LEARNING_RATES = {"tiny": 2e-3, "small": 5e-4, "base": 2e-4, "paper": 1e-4}
 CHANNELS_LEARNING_RATE, CHANNELS_STEP_SIZE = 1e-5, 5
 
 
 @dataclass(kw_only=True)
-class TrainConfig(FeatureOptions):
+class TrainConfig(ModelOptions, FeatureOptions):
     """Train a Perceiver on any subset of modalities, with the validation split to choose the best epoch."""
 
     csv_path: Path
@@ -52,25 +48,45 @@ class TrainConfig(FeatureOptions):
     n_epochs: int = 30
     """Passes over the training split."""
     batch_size: int = 16
-    """Clips a step."""
+    """Clips a step, of all processes together."""
     learning_rate: float | None = None
-    """By default 1e-5 for channels; for tokens 2e-3 (tiny), 5e-4 (small), 2e-4 (base), 1e-4 (paper)."""
+    """By default 1e-5 for channels; for the others 2e-3 (tiny), 5e-4 (small), 2e-4 (base), 1e-4 (paper)."""
     step_size: int | None = None
-    """Halve the learning rate every so many epochs. By default 5 for channels; warm-up and cosine for tokens."""
+    """Halve the learning rate every so many epochs. By default 5 for channels; warm-up and cosine for the others."""
     weight_decay: float = 0.01
     """AdamW's, of matrices only."""
+    loss: str | None = None
+    """What is minimised: mse, l1, pearson, ccc, bce, ce, or a sum such as mse+0.5*ccc. By default the task's."""
+    label_smoothing: float = 0.0
+    """Share of a label that ce spreads over all classes, and bce moves to the middle of the range."""
+    ema: float = 0.0
+    """Decay, such as 0.99, of a running average of the weights, which is what is validated and saved then."""
+    max_grad_norm: float = 1.0
+    """Longer gradients are scaled down to this norm; 0 leaves them as they are."""
+    patience: int | None = None
+    """Stop after so many epochs without a better validation score. By default all epochs are run."""
+    normalize: Literal["train", "group"] = "train"
+    """Standardise features by the training split, or within groups of clips: no labels used, but the group's clips."""
+    group_column: str | None = None
+    """The manifest's column that names the group (subject, speaker), for --normalize group."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Of matrix products. auto: bf16 on a GPU that has it, else float32."""
+    compile: bool = False
+    """Compile the model first: minutes at the start, faster steps after."""
     log_steps: int = 50
     """Steps between two lines of training loss."""
+    report_to: list[str] = field(default_factory=list)
+    """Also log to these: tensorboard, wandb, or any other the Trainer knows."""
     seed: int = 0
     """Of the initial weights, the order of clips and dropout."""
-    fusion: Literal["tokens", "channels"] = "tokens"
-    """tokens: any subset, any number of tokens. channels: the published layout."""
-    preset: Literal["tiny", "small", "base", "paper"] | None = None
-    """Size of the model. By default small for tokens, paper for channels."""
+    n_seeds: int = 1
+    """Train so many times, with seeds from --seed on, each in its own seed_<n>/ of the run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train. Which of several GPUs is said by CUDA_VISIBLE_DEVICES."""
     keep: Literal["all", "best"] = "all"
     """Keep every epoch's checkpoint, or only the best ones and the last."""
+    resume: bool = False
+    """Go on with the run in the output folder after its last finished epoch; start it where there is none."""
     overwrite: bool = False
     """Replace a run that is already in the output folder."""
 
@@ -78,74 +94,244 @@ class TrainConfig(FeatureOptions):
 def run(config: TrainConfig) -> int:
     """Runs the stage; answers the exit code."""
     config = _resolved(config)
+    if not _is_first_process():
+        log.setLevel(logging.WARNING)
     task = load_task(config.task)
+    parse_loss(config.loss or task.loss, task)
     manifest = Manifest.load(config.csv_path, task)
     stores = config.stores()
     _check_modalities_agree(stores)
-    training = _labelled(manifest, "Train", stores)
-    validation = _labelled(manifest, "Val", stores)
-    folder = _new_run_folder(config)
-    with _log_file(config.output_log_file or folder / LOG_FILE):
-        write_text(folder / CONFIG_FILE, yaml.safe_dump(_describe(config, stores), sort_keys=False, allow_unicode=True))
-        log.info("modalities: %s", ", ".join(f"{name} ({store.width})" for name, store in stores.items()))
-        try:
-            best, by_metric = _train(config, task, training, validation, folder)
-        except KeyboardInterrupt:
-            kept = f"the epochs that were finished are in {folder}, and usable; --overwrite starts over"
-            raise KeyboardInterrupt(kept) from None
-        log.info("best by validation Pearson: epoch %d (%.4f); by MSE: epoch %d (%.5f)",
-                 by_metric["pearson"].number, by_metric["pearson"].scores.selection_value("pearson"),
-                 by_metric["mse"].number, by_metric["mse"].scores.selection_value("mse"))  # fmt: skip
-        report_scores(best.scores, "Val")
-        log.info("train_perceiver: %s/best -> perceiver_%d", folder, best.number)
-        write_json(
-            folder / SUMMARY_FILE,
-            {"best_epoch": {metric: epoch.number for metric, epoch in by_metric.items()}, **best.scores.to_dict()},
-        )
+    data = _Data.load(config, manifest, stores)
+    if config.n_seeds == 1:
+        _run_one(config, task, data)
+    else:
+        _run_seeds(config, task, data)
     return 0
 
 
-def _train(
-    config: TrainConfig, task: Task, training: FusionData, validation: FusionData, folder: Path
-) -> tuple[Epoch, dict[str, Epoch]]:
+@dataclass(frozen=True)
+class _Data:
+    """What every seed is trained on."""
+
+    manifest: Manifest
+    training: FusionData
+    validation: FusionData
+
+    @classmethod
+    def load(cls, config: TrainConfig, manifest: Manifest, stores: dict[str, FeatureStore]) -> _Data:
+        from viper.fusion.data import FusionData
+        from viper.fusion.groups import GroupNormalization
+
+        groups = None
+        if config.normalize == "group":
+            assert config.group_column is not None
+            groups = GroupNormalization(stores, manifest, config.group_column)
+        splits = []
+        for split in ("Train", "Val"):
+            rows = manifest.split(split).labelled()
+            if not rows.clips:
+                raise UserError(f"{manifest.path}: no row of the split {split} has a label")
+            splits.append(FusionData(stores, rows, groups))
+            splits[-1].report_missing(split)
+        return cls(manifest, *splits)
+
+
+def _run_seeds(config: TrainConfig, task: Task, data: _Data) -> None:
+    folder = config.output_checkpoint_folder
+    if (folder / CONFIG_FILE).exists() and not config.overwrite:
+        raise UserError(f"{folder}: holds a run of one seed; give another folder, or --overwrite to replace it")
+    if _is_first_process() and config.overwrite:
+        run_folder.clear(folder)
+    values: dict[str, list[float]] = {}
+    seeds = list(range(config.seed, config.seed + config.n_seeds))
+    for seed in seeds:
+        log.info("seed %d, of %d to %d", seed, seeds[0], seeds[-1])
+        one = dataclasses.replace(
+            config, seed=seed, n_seeds=1, output_checkpoint_folder=folder / f"seed_{seed}", output_log_file=None
+        )
+        for metric, value in _run_one(one, task, data).items():
+            values.setdefault(metric, []).append(value)
+    if not _is_first_process():
+        return
+    scores = {
+        metric: {"mean": float(np.mean(each)), "std": float(np.std(each, ddof=1)), "values": each}
+        for metric, each in values.items()
+    }
+    write_json(folder / SEEDS_FILE, {"seeds": seeds, "Val": scores})
+    for metric, score in scores.items():
+        log.info("%d seeds: Val %s %.4f ± %.4f", len(seeds), metric, score["mean"], score["std"])
+
+
+def _run_one(config: TrainConfig, task: Task, data: _Data) -> dict[str, float]:
+    """One seed; answers the best epoch's validation metrics. A finished run that is resumed is left as it is."""
+    folder = config.output_checkpoint_folder
+    summary = folder / SUMMARY_FILE
+    going_on = config.resume and (folder / CONFIG_FILE).exists()
+    description = run_folder.describe(config, data.training.stores, data.manifest)
+    if going_on:
+        run_folder.check_same(folder, description)
+        if summary.is_file():
+            log.info("%s: is finished", folder)
+            return _means(read_json(summary))
+    elif _is_first_process():
+        run_folder.start(folder, description, config.overwrite)
+    with run_folder.log_file(_log_path(config), append=going_on):
+        stores = data.training.stores
+        log.info("modalities: %s", ", ".join(f"{name} ({store.width})" for name, store in stores.items()))
+        try:
+            best, by_metric = _train(config, task, data, going_on)
+        except KeyboardInterrupt:
+            kept = (
+                f"the epochs that were finished are in {folder}, and usable; --resume goes on, --overwrite starts over"
+            )
+            raise KeyboardInterrupt(kept) from None
+        _report(config, best, by_metric)
+    result = {"best_epoch": {m: epoch.number for m, epoch in by_metric.items()}, **best.scores.to_dict()}
+    if config.normalize == "group":
+        result["standardised_within"] = config.group_column
+    if _is_first_process():
+        from viper.fusion.state import STATE_FILE
+
+        write_json(summary, result)
+        remove(folder / STATE_FILE)
+    return _means(result)
+
+
+def _report(config: TrainConfig, best: Epoch, by_metric: dict[str, Epoch]) -> None:
+    from viper.evaluation.metrics import METRICS
+
+    for metric, epoch in by_metric.items():
+        value = epoch.scores.selection_value(metric)
+        log.info("best by validation %s: epoch %d (%.4f)", METRICS[metric].title, epoch.number, value)
+    if config.normalize == "group":
+        log.info("features were standardised within %s: report these scores apart", config.group_column)
+    report_scores(best.scores, "Val")
+    log.info("train_perceiver: %s/best -> perceiver_%d", config.output_checkpoint_folder, best.number)
+
+
+def _means(summary: dict[str, Any]) -> dict[str, float]:
+    """Metric -> the value over all targets; an undefined one is nan."""
+    return {metric: float("nan") if s["value"] is None else s["value"] for metric, s in summary["mean"].items()}
+
+
+def _train(config: TrainConfig, task: Task, data: _Data, going_on: bool) -> tuple[Epoch, dict[str, Epoch]]:
     """Builds the model and trains it. transformers is imported here, and not above, so that --help is quick."""
     from transformers import set_seed
 
-    from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
+    from viper.fusion.state import STATE_FILE, TrainingState
     from viper.fusion.train import TrainOptions, train
 
+    folder, resumed = config.output_checkpoint_folder, None
+    if going_on and (folder / STATE_FILE).is_file():
+        resumed = TrainingState.load(folder)
+        log.info("going on after epoch %d", len(resumed.record["epochs"]))
     set_seed(config.seed)
+    model = _make_model(config, task, data.training, resumed)
+    if config.fusion == "linear":
+        return _fit(model, task, data, folder)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    log.info("%s fusion, preset %s: %.1f M parameters", config.fusion, config.preset, n_parameters / 1e6)
+    log.info("%d clips to train on, %d to validate", len(data.training), len(data.validation))
+    assert config.learning_rate is not None
+    options = TrainOptions(
+        n_epochs=config.n_epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        step_size=config.step_size,
+        weight_decay=config.weight_decay,
+        log_steps=config.log_steps,
+        seed=config.seed,
+        device=config.device,
+        keep=config.keep,
+        ema=config.ema,
+        max_grad_norm=config.max_grad_norm,
+        patience=config.patience,
+        bf16=_is_bf16(config),
+        compile=config.compile,
+        report_to=tuple(config.report_to),
+    )
+    return train(model, task, data.training, data.validation, folder, options, resumed)
+
+
+def _make_model(
+    config: TrainConfig, task: Task, training: FusionData, resumed: TrainingState | None
+) -> PerceiverFusion:
+    from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
+
     modalities = {
         name: {"width": store.width, "encoder": dataclasses.asdict(store.info)}
         for name, store in training.stores.items()
     }
-    n_tokens = training.max_tokens() if config.fusion == "channels" else None
-    model = PerceiverFusion(
-        PerceiverFusionConfig(
-            fusion=config.fusion, preset=config.preset, modalities=modalities, task=task.to_dict(), n_tokens=n_tokens
+    try:
+        settings = PerceiverFusionConfig(
+            fusion=config.fusion,
+            preset=config.preset,
+            modalities=modalities,
+            task=task.to_dict(),
+            n_tokens=training.max_tokens() if config.fusion == "channels" else None,
+            loss=parse_loss(config.loss or task.loss, task),
+            label_smoothing=config.label_smoothing,
+            group_column=config.group_column,
+            **config.sizes(),
         )
-    )
-    if config.fusion == "tokens":
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    model = PerceiverFusion(settings)
+    # The published layout was trained on features as they come. Statistics within groups are in the data already, and
+    # those of a resumed run are in its state.
+    if config.fusion != "channels" and config.normalize == "train" and resumed is None:
         model.set_normalization(training.statistics())
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    log.info("%s fusion, preset %s: %.1f M parameters", config.fusion, config.preset, n_parameters / 1e6)
-    log.info("%d clips to train on, %d to validate", len(training), len(validation))
-    assert config.learning_rate is not None
-    options = TrainOptions(
-        config.n_epochs, config.batch_size, config.learning_rate, config.step_size, config.weight_decay,
-        config.log_steps, config.seed, config.device, config.keep,
-    )  # fmt: skip
-    return train(model, task, training, validation, folder, options)
+    if config.fusion == "mlp" and resumed is None:
+        from viper.fusion.linear import set_pooling_statistics
+
+        set_pooling_statistics(model, training)
+    return model
+
+
+def _fit(model: PerceiverFusion, task: Task, data: _Data, folder: Path) -> tuple[Epoch, dict[str, Epoch]]:
+    """The linear fusion has a solver instead of epochs: its run has one."""
+    import torch
+
+    from viper.evaluation.metrics import evaluate
+    from viper.fusion.checkpoint import point_best, save_checkpoint
+    from viper.fusion.linear import BATCH_SIZE, fit_linear
+    from viper.fusion.predict import predict
+    from viper.fusion.recorder import Epoch, write_metrics
+
+    strength = fit_linear(model, task, data.training, data.validation)
+    log.info("L2 penalty chosen on the validation split: %g", strength)
+    predictions = predict(model, data.validation, BATCH_SIZE, torch.device("cpu"))
+    epoch = Epoch(1, float("nan"), evaluate(task, predictions, data.validation.labels))
+    if _is_first_process():
+        save_checkpoint(folder, 1, model)
+        point_best(folder, 1)
+        write_metrics(folder, [epoch])
+    return epoch, dict.fromkeys(epoch.scores.together, epoch)
+
+
+def _is_bf16(config: TrainConfig) -> bool:
+    import torch
+
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    return config.device in ("auto", "cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def _resolved(config: TrainConfig) -> TrainConfig:
     """The config with every default that depends on another option filled in; a wrong number is a UserError."""
-    for name in ("n_epochs", "batch_size", "log_steps"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
-    if config.step_size is not None and config.step_size < 1:
-        raise UserError(f"--step_size {config.step_size}: must be at least 1")
+    for name in ("n_epochs", "batch_size", "log_steps", "n_seeds", "step_size", "patience"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
+    if not 0 <= config.ema < 1:
+        raise UserError(f"--ema {config.ema}: must be at least 0 and below 1")
+    if (config.normalize == "group") != (config.group_column is not None):
+        raise UserError("--normalize group and --group_column COLUMN go together")
+    if config.resume and config.overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
     is_channels = config.fusion == "channels"
+    if is_channels and "bce" in (config.loss or ""):
+        raise UserError("--loss bce: channels fusion has no bounded output to take it of")
     preset = config.preset or ("paper" if is_channels else "small")
     learning_rate = CHANNELS_LEARNING_RATE if is_channels else LEARNING_RATES[preset]
     return dataclasses.replace(
@@ -156,68 +342,18 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     )
 
 
+def _log_path(config: TrainConfig) -> Path:
+    if not _is_first_process():
+        return Path(os.devnull)
+    return config.output_log_file or config.output_checkpoint_folder / LOG_FILE
+
+
+def _is_first_process() -> bool:
+    """Whether this is the one of several processes (torchrun, accelerate launch) that writes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def _check_modalities_agree(stores: dict[str, FeatureStore]) -> None:
     for name, store in stores.items():
         if store.info.modality in ("visual", "audio", "textual", "FAU") and store.info.modality != name:
             log.warning("%s: holds %s features, used here as %s", store.folder, store.info.modality, name)
-
-
-def _labelled(manifest: Manifest, split: str, stores: dict[str, FeatureStore]) -> FusionData:
-    from viper.fusion.data import FusionData
-
-    rows = manifest.split(split).labelled()
-    if not rows.clips:
-        raise UserError(f"{manifest.path}: no row of the split {split} has a label")
-    data = FusionData(stores, rows)
-    data.report_missing(split)
-    return data
-
-
-def _new_run_folder(config: TrainConfig) -> Path:
-    from viper.fusion.checkpoint import BEST, remove_other_checkpoints
-    from viper.fusion.train import METRICS_FILE
-
-    folder = config.output_checkpoint_folder
-    if (folder / CONFIG_FILE).exists():
-        if not config.overwrite:
-            raise UserError(f"{folder}: holds a run already; give another folder, or --overwrite to replace it")
-        # Only what a run consists of: whatever else somebody keeps in this folder stays.
-        remove_other_checkpoints(folder, keep=set())
-        for name in (CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, LOG_FILE, BEST):
-            remove(folder / name)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _describe(config: TrainConfig, stores: dict[str, FeatureStore]) -> dict[str, Any]:
-    """All that is needed to make the run again."""
-    options = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
-    versions = {
-        "viper": viper.__version__, "python": platform.python_version(), **package_versions(RECORDED_PACKAGES),
-    }  # fmt: skip
-    encoders = {name: dataclasses.asdict(store.info) for name, store in stores.items()}
-    return {"options": options, "encoders": encoders, "versions": versions, "git_revision": _git_revision()}
-
-
-def _git_revision() -> str | None:
-    """The revision of viper's checkout; None where it was installed without one."""
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(viper.__file__).parent, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()

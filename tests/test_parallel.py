@@ -1,0 +1,61 @@
+"""Training in two processes is training in one with the same batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from planted import Planted, plant, rows_of
+
+from viper.cli import run_command
+from viper.errors import UserError
+from viper.fusion.checkpoint import load_checkpoint
+
+# No dropout: each process draws its own. CCC is over the batch, so it shows whether the processes share theirs.
+TRAINING = ["--preset", "tiny", "--device", "cpu", "--n_epochs", "3", "--batch_size", "12", "--loss", "mse+ccc",
+            "--dropout", "0", "--modality_dropout", "0", "--token_dropout", "0", "--feature_dropout", "0"]  # fmt: skip
+
+
+def _arguments(planted: Planted, run: Path, *options: str) -> list[str]:
+    return ["--csv_path", str(planted.manifest), "--task", str(planted.card), *planted.inputs(),
+            "--output_checkpoint_folder", str(run), *TRAINING, *options]  # fmt: skip
+
+
+def _train_in_two(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+               "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]  # fmt: skip
+    command += ["-m", "viper.cli", "train_perceiver", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+
+
+def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+    planted = plant(tmp_path)
+    # A clip without a label of one target: the processes' shares of the batch have different numbers of labels.
+    lines = planted.manifest.read_text().splitlines()
+    lines[3] = ",".join([*lines[3].split(",")[:-1], ""])
+    planted.manifest.write_text("\n".join(lines) + "\n")
+    outcome = _train_in_two(_arguments(planted, tmp_path / "two"))
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    # One process speaks.
+    assert outcome.stderr.count("best by validation Pearson") == 1
+    assert run_command("train_perceiver", _arguments(planted, tmp_path / "one")) == 0
+    one, two = (rows_of(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    assert [row["n_clips"] for row in two] == ["24"] * 3
+    for name in ("training_loss", "pearson", "mse"):
+        np.testing.assert_allclose([float(r[name]) for r in two], [float(r[name]) for r in one], rtol=2e-4)
+    a, b = (load_checkpoint(tmp_path / name / "perceiver_3").state_dict() for name in ("one", "two"))
+    for name in a:
+        # Adam divides by tiny numbers where a gradient is nearly zero, so that rounding shows in a few weights.
+        torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=2e-3)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    with pytest.raises(UserError, match="--batch_size 12.*multiple of the 5 processes"):
+        run_command("train_perceiver", _arguments(plant(tmp_path), tmp_path / "run"))

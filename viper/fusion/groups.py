@@ -1,0 +1,69 @@
+"""Features standardised within groups of clips: a subject's, a speaker's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from viper.errors import UserError
+from viper.manifest import Manifest
+from viper.store import Feature, FeatureStore
+
+
+class GroupNormalization:
+    """Mean and standard deviation of every modality's channels within each group of a manifest's rows.
+
+    They are computed over the unmasked tokens of all clips of the group, in whatever split: no label is used, but a
+    clip's features then depend on the other clips of its group, which must be there at inference too.
+
+    Parameters
+    ----------
+    stores : modality -> store.
+    manifest : all rows, of every split.
+    column : the manifest's column that names the group.
+
+    Raises
+    ------
+    UserError : there is no such column, or a row names no group.
+    """
+
+    def __init__(self, stores: Mapping[str, FeatureStore], manifest: Manifest, column: str) -> None:
+        if column not in manifest.table.columns:
+            raise UserError(f"{manifest.path}: there is no column {column!r} to standardise within")
+        groups = manifest.table[column].astype(str).str.strip()
+        if (groups == "").any():
+            clip = groups.index[int(np.flatnonzero(groups == "")[0])]
+            raise UserError(
+                f"{manifest.path}: the clip {clip!r} has an empty {column}; features are standardised by it"
+            )
+        self._group_of: dict[str, str] = dict(zip(manifest.clips, groups, strict=True))
+        self._statistics = {name: self._of_store(store) for name, store in stores.items()}
+
+    def _of_store(self, store: FeatureStore) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        sums: dict[str, tuple[int, np.ndarray, np.ndarray]] = {}
+        for clip, group in self._group_of.items():
+            if clip in store:
+                feature = store.read(clip)
+                tokens = feature.tokens[feature.mask].astype(np.float64)
+                n, total, squares = sums.get(group, (0, np.zeros(store.width), np.zeros(store.width)))
+                sums[group] = (n + len(tokens), total + tokens.sum(axis=0), squares + np.square(tokens).sum(axis=0))
+        return {group: _mean_and_deviation(*moments) for group, moments in sums.items() if moments[0]}
+
+    def __call__(self, name: str, clip: str, feature: Feature) -> Feature:
+        """A clip's feature, standardised within its group; masked tokens stay zeros."""
+        statistics = self._statistics[name].get(self._group_of[clip])
+        if statistics is None:  # not one unmasked token in the whole group
+            return feature
+        mean, deviation = statistics
+        tokens = np.where(feature.mask[:, None], (feature.tokens - mean) / deviation, 0.0)
+        return dataclasses.replace(feature, tokens=tokens.astype(np.float32))
+
+
+def _mean_and_deviation(n: int, total: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean = total / n
+    deviation = np.sqrt(np.maximum(squares / n - mean**2, 0))
+    # As in viper.fusion.layers.Standardize: a constant channel would be divided by its rounding noise.
+    constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1.0)
+    return mean, np.where(constant, 1.0, deviation)

@@ -1,0 +1,150 @@
+"""What training minimises: one term, or a weighted sum of several, over the labels that are known.
+
+Shapes: predictions, raw outputs and labels are (B, targets); a label that is NaN is not known. Every term is computed
+on the clips of all processes together, so that training in several processes is training in one with the same batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Of a variance, so that a target that is constant in a batch has a gradient of zero instead of NaN.
+_EPSILON = 1e-8
+
+
+def compute_loss(
+    terms: Mapping[str, float],
+    raw: Tensor,
+    predictions: Tensor,
+    labels: Tensor,
+    value_range: tuple[float, float] | None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """A weighted sum of terms.
+
+    Parameters
+    ----------
+    terms : name in `TERMS` -> weight; see `viper.task.parse_loss`.
+    raw : the network's outputs before the squashing to the task's range: logits.
+    predictions : after it.
+    value_range : of the labels; bce needs it.
+    label_smoothing : share of a label that is spread evenly over all classes (ce), or moved to the middle of its range
+        (bce).
+
+    Returns
+    -------
+    Scalar; 0 where no label is known.
+    """
+    raw, predictions, labels = (_of_all_processes(x) for x in (raw, predictions, labels))
+    context = _Context(value_range, label_smoothing)
+    terms_of_batch = (weight * TERMS[name](raw, predictions, labels, context) for name, weight in terms.items())
+    return torch.stack(list(terms_of_batch)).sum()
+
+
+class _Context:
+    """What some terms need beside the outputs and the labels."""
+
+    def __init__(self, value_range: tuple[float, float] | None, label_smoothing: float) -> None:
+        self.value_range = value_range
+        self.label_smoothing = label_smoothing
+
+
+def _of_all_processes(x: Tensor) -> Tensor:
+    """The rows of all processes, in order of rank; gradients flow back to where a row came from.
+
+    DistributedDataParallel takes the mean of the processes' gradients. Each of the W processes has the gradient of the
+    same loss here, and all-gather's backward adds them up, so that this mean is the gradient of one process.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x
+    if torch.distributed.get_world_size() == 1:
+        return x
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(x.contiguous()))
+
+
+def _mean_over_labels(error: Tensor, labels: Tensor) -> Tensor:
+    """Mean of `error` where there is a label; 0 where there is none."""
+    labelled = ~labels.isnan()
+    # Selecting, not multiplying: 0 * NaN is NaN.
+    return torch.where(labelled, error, 0.0).sum() / labelled.sum().clamp(min=1)
+
+
+def _known(labels: Tensor, instead: Tensor) -> Tensor:
+    """Labels with what is unknown replaced, so that neither the error nor its gradient is NaN there."""
+    return torch.where(labels.isnan(), instead.detach(), labels)
+
+
+def mse(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
+    """Mean squared error."""
+    return _mean_over_labels((predictions - _known(labels, predictions)).square(), labels)
+
+
+def l1(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
+    """Mean absolute error."""
+    return _mean_over_labels((predictions - _known(labels, predictions)).abs(), labels)
+
+
+def pearson(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
+    """1 - the mean over targets of Pearson's r within the batch."""
+    covariance, variance_p, variance_l, _, usable = _moments(predictions, labels)
+    r = covariance / ((variance_p + _EPSILON) * (variance_l + _EPSILON)).sqrt()
+    return _mean_of_usable(1 - r, usable)
+
+
+def ccc(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
+    """1 - the mean over targets of the concordance correlation coefficient within the batch."""
+    covariance, variance_p, variance_l, distance, usable = _moments(predictions, labels)
+    concordance = 2 * covariance / (variance_p + variance_l + distance.square() + _EPSILON)
+    return _mean_of_usable(1 - concordance, usable)
+
+
+def bce(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
+    """Binary cross-entropy of logits against labels brought from the task's range to [0, 1]; soft labels will do."""
+    assert context.value_range is not None, "viper.task.parse_loss lets no bce pass without a range"
+    low, high = context.value_range
+    share = (_known(labels, torch.full_like(labels, low)) - low) / (high - low)
+    share = share * (1 - context.label_smoothing) + 0.5 * context.label_smoothing
+    error = F.binary_cross_entropy_with_logits(raw, share, reduction="none")
+    return _mean_over_labels(error, labels)
+
+
+def ce(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
+    """Cross-entropy of logits against the class, given as 1 among 0s; a clip without a label is a row of NaN."""
+    labelled = ~labels.isnan().any(dim=1)
+    truth = torch.where(labelled.unsqueeze(1), labels, 1.0 / labels.shape[1])
+    error = F.cross_entropy(raw, truth, reduction="none", label_smoothing=context.label_smoothing)
+    return torch.where(labelled, error, 0.0).sum() / labelled.sum().clamp(min=1)
+
+
+TERMS: dict[str, Callable[[Tensor, Tensor, Tensor, _Context], Tensor]] = {
+    "mse": mse, "l1": l1, "pearson": pearson, "ccc": ccc, "bce": bce, "ce": ce,
+}  # fmt: skip
+
+
+def _moments(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Per target over the labelled clips: covariance, both variances, difference of means, and which targets count.
+
+    A target counts with two labelled clips at least, and labels that differ: a constant has no correlation to learn.
+    """
+    labelled = ~labels.isnan()
+    n = labelled.sum(dim=0).clamp(min=1)
+    truth = _known(labels, torch.zeros_like(labels))
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.where(labelled, x, 0.0).sum(dim=0) / n
+
+    mean_p, mean_l = mean(predictions), mean(truth)
+    off_p, off_l = predictions - mean_p, truth - mean_l
+    variance_l = mean(off_l.square())
+    usable = (labelled.sum(dim=0) > 1) & (variance_l > _EPSILON)
+    return mean(off_p * off_l), mean(off_p.square()), variance_l, mean_p - mean_l, usable
+
+
+def _mean_of_usable(loss: Tensor, usable: Tensor) -> Tensor:
+    return torch.where(usable, loss, 0.0).sum() / usable.sum().clamp(min=1)

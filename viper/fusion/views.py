@@ -1,0 +1,57 @@
+"""Predictions of one model with modalities hidden, several ways in one reading of the features."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from viper.fusion.data import FusionData
+from viper.fusion.perceiver import PerceiverFusion
+
+View = TypeVar("View", bound=Hashable)
+
+
+@torch.inference_mode()
+def predict_views(
+    model: PerceiverFusion, data: FusionData, views: Mapping[View, np.ndarray], batch_size: int, device: torch.device
+) -> dict[View, np.ndarray]:
+    """Predicts every clip once per view, reading its features once.
+
+    Parameters
+    ----------
+    views : name -> bool (clips, modalities), True where a clip's modality may be seen; clips as in `data`, modalities
+        in the order of `data.stores`.
+
+    Returns
+    -------
+    Name -> (clips, targets) float32, in the order of `data`.
+    """
+    network: torch.nn.Module = model
+    network.to(device).eval()
+    rows: dict[View, list[np.ndarray]] = {name: [] for name in views}
+    start = 0
+    for batch in DataLoader(data, batch_size=batch_size, collate_fn=data.collate):
+        inputs = {kind: {name: x.to(device) for name, x in batch[kind].items()} for kind in ("tokens", "mask", "time")}
+        n_clips = len(next(iter(inputs["mask"].values())))
+        for view, seen in views.items():
+            hidden = _hide(inputs, seen[start : start + n_clips])
+            rows[view].append(network(**hidden).logits.float().cpu().numpy())
+        start += n_clips
+    return {view: np.concatenate(parts) for view, parts in rows.items()}
+
+
+def _hide(inputs: dict[str, dict[str, torch.Tensor]], seen: np.ndarray) -> dict[str, dict[str, Any]]:
+    """A batch with its modalities masked where they may not be seen; one that no clip may see is left out."""
+    columns = dict(zip(inputs["mask"], torch.from_numpy(seen.T.copy()), strict=True))
+    # A batch has to have a modality, be it masked for every clip.
+    names = [name for name, column in columns.items() if column.any()] or list(columns)[:1]
+    masks = {name: inputs["mask"][name] & columns[name].to(inputs["mask"][name].device)[:, None] for name in names}
+    return {
+        "tokens": {name: inputs["tokens"][name] for name in names},
+        "mask": masks,
+        "time": {name: inputs["time"][name] for name in names},
+    }
