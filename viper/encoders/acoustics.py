@@ -133,15 +133,17 @@ def track_pitch(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     correlation, power = _autocorrelation(samples)
     first, last = round(SAMPLE_RATE / HIGHEST_PITCH), round(SAMPLE_RATE / LOWEST_PITCH)
     lags = np.arange(first, last + 1)
-    inner = correlation[:, first : last + 1]
-    is_peak = (inner >= correlation[:, first - 1 : last]) & (inner > correlation[:, first + 1 : last + 2])
-    score = np.where(is_peak, inner - OCTAVE_COST * np.log2(lags / first), -np.inf)
-    lag = lags[score.argmax(axis=1)]
-    before, at, after = (correlation[np.arange(len(lag)), lag + step] for step in (-1, 0, 1))
-    strength = np.where(is_peak.any(axis=1), at, 0.0)
-    # The top of the parabola through a peak and its neighbours lies between samples.
-    curvature = before - 2 * at + after
-    period = lag + np.clip(np.where(curvature < 0, (before - after) / (2 * np.minimum(curvature, -SILENCE)), 0), -0.5, 0.5)
+    before, at, after = (correlation[:, first + step : last + 1 + step] for step in (-1, 0, 1))
+    is_peak = (at >= before) & (at > after)
+    # A peak's top lies between samples: that of the parabola through it and its neighbours. Without it the multiple of
+    # a short period that happens to fall on a sample would win.
+    curvature = np.where(is_peak, np.minimum(before - 2 * at + after, -SILENCE), -1.0)
+    shift = np.clip((after - before) / (-2 * curvature), -0.5, 0.5)
+    top = at + shift * (after - before) / 4
+    score = np.where(is_peak, top - OCTAVE_COST * np.log2(lags / first), -np.inf)
+    rows, best = np.arange(len(score)), score.argmax(axis=1)
+    strength = np.where(is_peak.any(axis=1), top[rows, best], 0.0)
+    period = lags[best] + np.where(is_peak[rows, best], shift[rows, best], 0.0)
     level = decibels(power)
     voiced = (strength > VOICED_STRENGTH) & (level > level.max() - VOICED_RANGE)
     return np.where(voiced, 12 * np.log2(SAMPLE_RATE / period / PITCH_REFERENCE), np.nan), strength

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib.util
 from abc import abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar
