@@ -1,8 +1,8 @@
 """What speech tells besides its words, measured every 10 ms without weights: spectrum, loudness, pitch and voicing.
 
-The measures are those of the field's standard sets (Eyben et al., "The Geneva Minimalistic Acoustic Parameter Set", IEEE
-Transactions on Affective Computing 7(2), 2016). Sound is mono at 16 kHz; T frames stand 10 ms apart, frame t in the
-middle of its analysis window at t * 10 ms.
+The measures are those of the field's standard sets (Eyben et al., "The Geneva Minimalistic Acoustic Parameter Set",
+IEEE Transactions on Affective Computing 7(2), 2016). Sound is mono at 16 kHz; T frames stand 10 ms apart, the middle of
+frame t at t * 10 ms.
 """
 
 from __future__ import annotations

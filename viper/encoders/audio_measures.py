@@ -118,8 +118,9 @@ class AcousticEncoder(MeasuringEncoder):
 def contour_statistics(contours: np.ndarray, change: np.ndarray, voiced: np.ndarray) -> np.ndarray:
     """(8 C,) statistics of (T, C) contours and their absolute changes, of which `voiced` (T,) says which are voiced."""
     chosen = voiced if voiced.any() else np.ones_like(voiced)
-    parts = [part for rows in (np.ones_like(voiced), chosen)
-             for part in (contours[rows].mean(axis=0), contours[rows].std(axis=0), change[rows].mean(axis=0))]  # fmt: skip
+    parts: list[np.ndarray] = []
+    for rows in (np.ones_like(voiced), chosen):
+        parts += [contours[rows].mean(axis=0), contours[rows].std(axis=0), change[rows].mean(axis=0)]
     return np.concatenate([*parts, *np.percentile(contours, [20, 80], axis=0)])
 
 
@@ -133,8 +134,8 @@ def pitch_statistics(pitch: np.ndarray, usual: float) -> np.ndarray:
     """Nine statistics of a pitch contour (T,) in semitones, NaN where unvoiced.
 
     Mean, standard deviation, 10th, 50th and 90th percentile; mean absolute change and mean change from one voiced frame
-    to the next (semitones in 10 ms); share of voiced frames; voiced stretches a second. Without a voiced frame the first
-    and the percentiles are `usual`, the others 0.
+    to the next (semitones in 10 ms); share of voiced frames; voiced stretches a second. Without a voiced frame the
+    first and the percentiles are `usual`, the others 0.
     """
     voiced = ~np.isnan(pitch)
     if not voiced.any():
