@@ -46,7 +46,7 @@ features:                    # one entry a modality; leave out those you do not 
   visual:                    # extract_visual_features
     model_name: vit-base     # or hog, which needs no weights
   audio:                     # extract_audio_features
-    model_name: wavlm-base-plus-sv   # or logmel, which needs no weights
+    model_name: wavlm-base-plus-sv   # or logmel or acoustic, which need no weights
     n_fragments: 32
   textual:                   # extract_textual_features
     batch_size: 64           # with subtitles: `model_name: hashed` needs no weights
