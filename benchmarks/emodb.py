@@ -31,8 +31,8 @@ from viper.task import load_task
 
 # The sixth character of a file's name, by its German word; the first two are the speaker.
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "joy", "N": "neutral", "T": "sadness"}
-COMMON = ["--task", "emodb", "--batch_size", "16", "--keep", "best", "--device", "cpu"]
-NEURAL = ["--preset", "tiny", "--n_epochs", "20", "--ema", "0.99", "--label_smoothing", "0.1", "--weight_decay", "0.05"]
+COMMON = ["--task", "emodb", "--batch_size", "32", "--keep", "best", "--device", "cpu"]
+NEURAL = ["--preset", "tiny", "--n_epochs", "25", "--ema", "0.99", "--label_smoothing", "0.1", "--weight_decay", "0.05"]
 RECIPES = {
     "linear": [],
     "tokens": [*NEURAL, "--n_latents", "4", "--n_layers", "1", "--learning_rate", "2e-3"],
