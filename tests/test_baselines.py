@@ -14,7 +14,7 @@ from viper.errors import UserError
 from viper.evaluation.metrics import evaluate, pearson
 from viper.fusion.baselines import BODIES, mean_and_deviation
 from viper.fusion.checkpoint import load_checkpoint, save_checkpoint
-from viper.fusion.linear import STRENGTHS, fit_linear, set_pooling_statistics
+from viper.fusion.linear import STRENGTHS, fit_linear, fit_linear_member, set_pooling_statistics
 from viper.fusion.perceiver import PerceiverFusion
 from viper.fusion.predict import predict
 
@@ -234,3 +234,38 @@ def test_networks_learn_what_was_planted(regression: Planted, fusion: str, tmp_p
     save_checkpoint(tmp_path, 1, made)
     again = predict(load_checkpoint(tmp_path / "perceiver_1"), validation, 7, CPU)
     np.testing.assert_allclose(again, predictions, atol=1e-6)
+
+
+def test_a_linear_member_gives_its_share_of_the_answer(tmp_path: Path) -> None:
+    planted = plant(tmp_path, lacking={"audio": [3, 70]})
+    model = planted.model("tokens", linear_share=0.25)
+    strength = fit_linear_member(model, planted.task, planted.data("Train"), planted.data("Val"))
+    alone = planted.model("linear")
+    assert fit_linear(alone, planted.task, planted.data("Train"), planted.data("Val")) == strength
+    without = planted.model("tokens")
+    without.body.load_state_dict(model.body.state_dict())
+    data = planted.data("Val")
+    answers = [predict(each, data, 5, CPU) for each in (model, without, alone)]
+    np.testing.assert_allclose(answers[0], 0.75 * answers[1] + 0.25 * answers[2].clip(0, 1), atol=1e-6)
+    # It is in the checkpoint, and no gradient reaches it.
+    model.save_pretrained(tmp_path / "saved")
+    loaded = PerceiverFusion.from_pretrained(tmp_path / "saved").eval()
+    np.testing.assert_array_equal(predict(loaded, data, 5, CPU), answers[0])
+    assert loaded.linear is not None
+    batch = data.collate([data[0], data[1]])
+    loaded.train()(**batch).loss.backward()
+    assert all(parameter.grad is None for parameter in loaded.linear.parameters())
+    assert any(parameter.grad is not None for parameter in loaded.body.parameters())
+
+
+@pytest.mark.parametrize("kind", ["regression", "single_label", "multi_label"])
+def test_a_blend_depends_on_nothing_but_the_clip(tmp_path: Path, kind: str) -> None:
+    planted = plant(tmp_path, kind, lacking={"audio": [62], "visual": [63, 64]})
+    model = planted.model("tokens", linear_share=0.5)
+    fit_linear_member(model, planted.task, planted.data("Train"), planted.data("Val"))
+    alone, together = (predict(model, planted.data("Val"), size, CPU) for size in (1, 24))
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+    assert (together >= 0).all()
+    assert (together <= 1).all()
+    swapped = predict(model, planted.data("Val", "textual", "visual", "audio"), 24, CPU)
+    np.testing.assert_allclose(swapped, together, atol=1e-5)

@@ -91,6 +91,9 @@ class PerceiverFusionConfig(PretrainedConfig):
         labels.
     label_smoothing : float
         Of ce and bce, see `viper.fusion.losses.compute_loss`.
+    linear_share : float
+        Share of the answer that a linear model of pooled features gives, in [0, 1); 0: there is none. It is fitted by a
+        solver before the rest is trained (`viper.fusion.linear`): with few clips it errs little and elsewhere.
     group_column : str, optional
         The manifest's column within whose groups features are standardised before they come here. Kept for whoever
         loads the checkpoint.
@@ -115,6 +118,7 @@ class PerceiverFusionConfig(PretrainedConfig):
         n_tokens: int | None = None,
         loss: Mapping[str, float] | None = None,
         label_smoothing: float = 0.0,
+        linear_share: float = 0.0,
         group_column: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -133,6 +137,7 @@ class PerceiverFusionConfig(PretrainedConfig):
         self.n_tokens = n_tokens
         self.loss = dict(loss or _DEFAULT_LOSS.get(self.kind, {}))
         self.label_smoothing = label_smoothing
+        self.linear_share = linear_share
         self.group_column = group_column
         sizes = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
         for name, value in asdict(sizes).items():
@@ -142,6 +147,8 @@ class PerceiverFusionConfig(PretrainedConfig):
         _check_sizes(sizes, n_tokens)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is a share below 1, not {label_smoothing}")
+        if not 0 <= linear_share < 1:
+            raise ValueError(f"linear_share is a share below 1, not {linear_share}")
         # The names that hub pages and pipelines show for the outputs.
         kwargs["id2label"] = dict(enumerate(self.task["targets"]))
         kwargs["label2id"] = {target: index for index, target in enumerate(self.task["targets"])}

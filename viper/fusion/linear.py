@@ -52,6 +52,20 @@ def set_pooling_statistics(model: PerceiverFusion, training: FusionData) -> None
     pool.set(torch.from_numpy(_pooled(model, pool, training)))
 
 
+def fit_linear_member(model: PerceiverFusion, task: Task, training: FusionData, validation: FusionData) -> float:
+    """Fits the linear member of a model with a `linear_share`; arguments and answer as of `fit_linear`."""
+    assert model.linear is not None
+    config = type(model.config)(
+        fusion="linear", modalities=model.config.modalities, modality_order=model.config.modality_order,
+        task=model.config.task,
+    )  # fmt: skip
+    alone = PerceiverFusion(config)
+    alone.standardize.load_state_dict(model.standardize.state_dict())
+    strength = fit_linear(alone, task, training, validation)
+    model.linear.load_state_dict(alone.body.state_dict())
+    return strength
+
+
 def fit_linear(model: PerceiverFusion, task: Task, training: FusionData, validation: FusionData) -> float:
     """Fits a model of the linear fusion and leaves the result in its weights.
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from viper.fusion.baselines import BODIES as BASELINES
+from viper.fusion.baselines import PooledLinear
 from viper.fusion.channels import ChannelsPerceiver, load_transformers_perceiver
 from viper.fusion.config import PRESETS, PerceiverFusionConfig, Preset
 from viper.fusion.layers import (
@@ -109,6 +110,8 @@ class PerceiverFusion(PreTrainedModel):
             raise ValueError("a model needs at least one modality and one target")
         self.standardize = nn.ModuleDict({name: Standardize(spec["width"]) for name, spec in config.modalities.items()})
         self.body = BODIES[config.fusion](config)
+        # Fitted by a solver, so no gradient reaches it: see `viper.fusion.linear.fit_linear_member`.
+        self.linear = PooledLinear(config).requires_grad_(False) if config.linear_share else None
         self.post_init()
 
     @torch.no_grad()
@@ -196,8 +199,22 @@ class PerceiverFusion(PreTrainedModel):
         loss = None
         if labels is not None:
             value_range, smoothing = self.config.task.get("range"), self.config.label_smoothing
+            # Of the body alone: were the linear member in it, the body would learn only what that one gets wrong on the
+            # training clips, which it knows by heart.
             loss = compute_loss(self.config.loss, raw, predictions, labels, value_range, smoothing)
+        if self.linear is not None and not self.training:
+            linear = self._squash_linear(self.linear(tokens, mask, time).float())
+            predictions = torch.lerp(predictions, linear, self.config.linear_share)
         return FusionOutput(loss=loss, logits=predictions)
+
+    def _squash_linear(self, raw: Tensor) -> Tensor:
+        """The linear member's raw outputs to predictions; those of a regression are fitted as they are."""
+        if self.config.kind == "single_label":
+            return raw.softmax(dim=-1)
+        if self.config.kind == "multi_label":
+            return raw.sigmoid()
+        value_range = self.config.task.get("range")
+        return raw if value_range is None else raw.clamp(*value_range)
 
     def _squash(self, raw: Tensor) -> Tensor:
         """Raw outputs to what the task's kind asks for: probabilities, or numbers within its range."""

@@ -15,6 +15,8 @@ class ModelOptions:
     """tokens: any subset, any number of tokens. channels: the published layout. linear, mlp, gru: baselines."""
     preset: Literal["tiny", "small", "base", "paper"] | None = None
     """Size of the model. By default small, and paper for channels."""
+    linear_share: float | None = None
+    """Share of the answer given by a linear model of pooled features, fitted first. By default 0.5 for tokens, else 0."""
     n_latents: int | None = None
     """Latent vectors."""
     d_latents: int | None = None
@@ -38,5 +40,9 @@ class ModelOptions:
 
     def sizes(self) -> dict[str, Any]:
         """The sizes that were given."""
-        names = [field.name for field in dataclasses.fields(ModelOptions) if field.name not in ("fusion", "preset")]
+        names = [
+            field.name
+            for field in dataclasses.fields(ModelOptions)
+            if field.name not in ("fusion", "preset", "linear_share")
+        ]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # What suits each preset; the published recipe is that of `channels`.
 LEARNING_RATES = {"tiny": 2e-3, "small": 5e-4, "base": 2e-4, "paper": 1e-4}
 CHANNELS_LEARNING_RATE, CHANNELS_STEP_SIZE = 1e-5, 5
+TOKENS_LINEAR_SHARE = 0.5
 
 
 @dataclass(kw_only=True)
@@ -227,6 +228,11 @@ def _train(config: TrainConfig, task: Task, data: _Data, going_on: bool) -> tupl
         log.info("going on after epoch %d", len(resumed.record["epochs"]))
     set_seed(config.seed)
     model = _make_model(config, task, data.training, resumed)
+    if config.linear_share and resumed is None:
+        from viper.fusion.linear import fit_linear_member
+
+        strength = fit_linear_member(model, task, data.training, data.validation)
+        log.info("linear member: L2 penalty chosen on the validation split: %g", strength)
     if config.fusion == "linear":
         return _fit(model, task, data, folder)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -271,6 +277,7 @@ def _make_model(
             n_tokens=training.max_tokens() if config.fusion == "channels" else None,
             loss=parse_loss(config.loss or task.loss, task),
             label_smoothing=config.label_smoothing,
+            linear_share=config.linear_share or 0.0,
             group_column=config.group_column,
             **config.sizes(),
         )
@@ -327,16 +334,20 @@ def _resolved(config: TrainConfig) -> TrainConfig:
         raise UserError(f"--ema {config.ema}: must be at least 0 and below 1")
     if (config.normalize == "group") != (config.group_column is not None):
         raise UserError("--normalize group and --group_column COLUMN go together")
+    if config.linear_share and config.fusion == "linear":
+        raise UserError("--linear_share: --fusion linear is that linear model already")
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     is_channels = config.fusion == "channels"
     if is_channels and "bce" in (config.loss or ""):
         raise UserError("--loss bce: channels fusion has no bounded output to take it of")
     preset = config.preset or ("paper" if is_channels else "small")
+    linear_share = TOKENS_LINEAR_SHARE if config.fusion == "tokens" else 0.0
     learning_rate = CHANNELS_LEARNING_RATE if is_channels else LEARNING_RATES[preset]
     return dataclasses.replace(
         config,
         preset=preset,
+        linear_share=linear_share if config.linear_share is None else config.linear_share,
         learning_rate=learning_rate if config.learning_rate is None else config.learning_rate,
         step_size=CHANNELS_STEP_SIZE if is_channels and config.step_size is None else config.step_size,
     )
