@@ -1,7 +1,7 @@
 """Training speed and memory of our models, against transformers' Perceiver of the same size and against each other.
 
     python benchmarks/perceiver_speed.py --against transformers --batch_size 2
-    python benchmarks/perceiver_speed.py --against small --batch_size 16
+    python benchmarks/perceiver_speed.py --against small --batch_size 16 --accumulate 8
     python benchmarks/perceiver_speed.py --against transformers --batch_size 64 --device cuda
 
 --against transformers: `--preset` in `channels` fusion, and PerceiverModel with a PerceiverClassificationDecoder of the
@@ -9,13 +9,12 @@ same sizes and number of weights; in float32, in bf16 autocast where the process
 for it anywhere), and on a GPU ours compiled too. --against small: `small` in `tokens` fusion, `--preset` in `channels`.
 
 A step is forward, backward and AdamW (torch's fused one, for everybody) on random features of the published widths.
-Every measurement is a process of its own, so that its peak memory is its own, and the contenders take turns; medians are
+Every measurement is a process of its own, so that its peak memory is its own, and contenders take turns; medians are
 printed. The first two steps (compilation, allocation of the optimiser's state) are not timed.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import statistics
@@ -23,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -48,6 +47,9 @@ class Config:
     """Size in channels fusion."""
     batch_size: int = 2
     """Clips a step."""
+    accumulate: int = 1
+    """Parts in which a batch goes through channels and transformers, where memory does not hold it whole: `paper` keeps
+    about 1 GB a clip for the backward pass. The gradient, and AdamW once a step, are those of the whole batch."""
     n_tokens: int = 32
     """Tokens of every modality."""
     steps: int = 2
@@ -67,9 +69,12 @@ class Config:
 
 
 def contenders(config: Config, bf16: bool) -> list[str]:
-    """What is compared: `<model> <precision>[ compiled]`; the last is what the others are compared with."""
+    """What is compared: `<model> <precision>[ compiled]`; the last is what the others are compared with.
+
+    `tokens` is of preset small, `channels` and `transformers` are of --preset.
+    """
     if config.against == "small":
-        return ["small float32", f"{config.preset} float32"]
+        return ["tokens float32", "channels float32"]
     ours = ["channels float32", *(["channels bf16"] if bf16 else [])]
     if config.device == "cuda":
         ours += ["channels float32 compiled", "channels bf16 compiled"]
@@ -156,12 +161,12 @@ def measure(config: Config) -> dict[str, float]:
     if config.threads:
         torch.set_num_threads(config.threads)
     name, precision = config.contender.split()[:2]
+    n_parts = 1 if name == "tokens" else config.accumulate
+    config = replace(config, batch_size=config.batch_size // n_parts)
     if name == "transformers":
         model, loss_of = build_transformers(config)
-    elif config.against == "small":
-        model, loss_of = build_ours("tokens" if name == "small" else "channels", name, config)
     else:
-        model, loss_of = build_ours("channels", config.preset, config)
+        model, loss_of = build_ours(name, "small" if name == "tokens" else config.preset, config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     autocast = torch.autocast(config.device, torch.bfloat16, enabled=precision == "bf16")
 
@@ -171,16 +176,18 @@ def measure(config: Config) -> dict[str, float]:
         return time.perf_counter()
 
     def step() -> list[float]:
-        times = [now()]
-        with autocast:
-            loss = loss_of()
-        times.append(now())
-        loss.backward()
-        times.append(now())
+        forward = backward = 0.0
+        for _ in range(n_parts):
+            start = now()
+            with autocast:
+                loss = loss_of() / n_parts
+            middle = now()
+            loss.backward()
+            forward, backward = forward + middle - start, backward + now() - middle
+        start = now()
         optimizer.step()
         optimizer.zero_grad()
-        times.append(now())
-        return [after - before for before, after in itertools.pairwise(times)]
+        return [forward, backward, now() - start]
 
     for _ in range(UNTIMED_STEPS):
         step()
@@ -207,7 +214,7 @@ def peak_bytes(device: str) -> float:
 def measure_apart(config: Config, contender: str) -> dict[str, float]:
     """The same in a process of its own."""
     command = [sys.executable, __file__, "--contender", contender]
-    for name in ("against", "preset", "batch_size", "n_tokens", "steps", "seconds", "threads", "device"):
+    for name in ("preset", "batch_size", "accumulate", "n_tokens", "steps", "seconds", "threads", "device"):
         if getattr(config, name) is not None:
             command += [f"--{name}", str(getattr(config, name))]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1])
@@ -222,7 +229,9 @@ def describe(config: Config, bf16: bool) -> str:
         where = torch.cuda.get_device_name()
     return (
         f"{where} ({'with' if has_bf16(config.device) else 'without'} bf16 arithmetic), torch {torch.__version__};"
-        f" preset {config.preset}, batch {config.batch_size}, {config.n_tokens} tokens;"
+        f" channels of preset {config.preset}{', tokens of small' if config.against == 'small' else ''};"
+        f" batch {config.batch_size}{f' in {config.accumulate} parts' if config.accumulate > 1 else ''},"
+        f" {config.n_tokens} tokens;"
         f" median of {config.repeats} processes{'' if bf16 else ', bf16 not measured'}"
     )
 
@@ -233,6 +242,8 @@ def main() -> None:
     if config.contender:
         print(json.dumps(measure(config)))
         return
+    if config.batch_size % config.accumulate:
+        raise SystemExit(f"--batch_size {config.batch_size} cannot be split into {config.accumulate} equal parts")
     bf16 = has_bf16(config.device) if config.bf16 is None else config.bf16
     names = contenders(config, bf16)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
@@ -240,7 +251,7 @@ def main() -> None:
         for name in names:
             runs[name].append(measure_apart(config, name))
     print(describe(config, bf16), end="\n\n")
-    print(f"| | M weights | steps/s | s a step ({' + '.join(PARTS)}) | peak memory, GB | times {names[-1]} |")
+    print(f"| | M weights | steps/s | s a step ({' + '.join(PARTS)}) | peak memory, GB | speed / {names[-1]} |")
     print("|---|---|---|---|---|---|")
     medians = {
         name: {key: statistics.median(run[key] for run in runs[name]) for key in runs[name][0]} for name in names

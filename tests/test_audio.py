@@ -15,7 +15,8 @@ from clips import RATE, pictures, voice, write_sound
 from conftest import Run
 from transformers import AutoFeatureExtractor, Wav2Vec2Model, WavLMForXVector
 
-from viper.encoders.audio import LogMelEncoder, SpeechEncoder, WindowEncoder
+from viper.encoders.audio import SpeechEncoder, WindowEncoder
+from viper.encoders.audio_measures import AcousticEncoder, LogMelEncoder
 from viper.errors import UserError
 from viper.media.sampling import window_bounds
 from viper.media.sound import Sound
@@ -104,6 +105,13 @@ def test_a_feature_does_not_depend_on_its_batch(xvector: Path, batch_size: int) 
         assert_same(together.tokens, encode(encoder, clip)[0].tokens)
 
 
+def test_a_measured_feature_does_not_depend_on_its_batch() -> None:
+    for encoder in (LogMelEncoder(4), AcousticEncoder(4)):
+        clips = [sound(1.5, 1), sound(0.3, 2), sound(2.0, 3)]
+        for clip, together in zip(clips, encode(encoder, *clips), strict=True):
+            np.testing.assert_array_equal(together.tokens, encode(encoder, clip)[0].tokens)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 64])
 def test_every_window_goes_through_the_network_exactly_once(xvector: Path, batch_size: int) -> None:
     encoder = prepared(xvector, n_fragments=4)
@@ -126,9 +134,12 @@ def test_fragments_are_cut_to_the_seconds_asked_for_and_shorter_ones_are_not_pad
     assert_same(encode(encoder, long)[0].tokens, xvectors(xvector, cut))
 
 
-@pytest.mark.parametrize("name", ["xvector", "logmel"])
+WEIGHT_FREE = {"logmel": LogMelEncoder, "acoustic": AcousticEncoder}
+
+
+@pytest.mark.parametrize("name", ["xvector", "logmel", "acoustic"])
 def test_no_sound_is_as_many_masked_zeros_as_there_would_be_windows(xvector: Path, name: str) -> None:
-    encoder: WindowEncoder = LogMelEncoder(5) if name == "logmel" else prepared(xvector, n_fragments=5)
+    encoder: WindowEncoder = WEIGHT_FREE[name](5) if name in WEIGHT_FREE else prepared(xvector, n_fragments=5)
     width = encoder.info().width
     for content in (None, Sound(np.zeros(0, np.float32), RATE, 0.0)):
         absent, present = encode(encoder, content, sound(2.0))
@@ -140,10 +151,10 @@ def test_no_sound_is_as_many_masked_zeros_as_there_would_be_windows(xvector: Pat
     assert alone.tokens.shape == (5, width)
 
 
-@pytest.mark.parametrize("name", ["xvector", "wav2vec2", "logmel"])
+@pytest.mark.parametrize("name", ["xvector", "wav2vec2", "logmel", "acoustic"])
 def test_digital_silence_and_a_few_samples_give_finite_tokens(xvector: Path, wav2vec2: Path, name: str) -> None:
     folder = {"xvector": xvector, "wav2vec2": wav2vec2}.get(name)
-    encoder: WindowEncoder = LogMelEncoder(4) if folder is None else prepared(folder, n_fragments=4)
+    encoder: WindowEncoder = WEIGHT_FREE[name](4) if folder is None else prepared(folder, n_fragments=4)
     silent = Sound(np.zeros(RATE, np.float32), RATE, 0.0)
     tiny = Sound(voice(0.01)[:3], RATE, 0.0)  # fewer samples than windows
     brief = Sound(voice(0.05), RATE, 0.0)  # windows far shorter than the network's receptive field

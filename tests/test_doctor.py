@@ -23,10 +23,14 @@ def test_doctor_lists_every_encoder_and_what_it_lacks(tmp_path: Path) -> None:
     for entry in REGISTRY:
         line = next(line for line in lines if f" {entry.name} " in line and entry.modality in line)
         runs = line.replace(entry.summary, "").split()[-1]
-        if entry.is_weight_free:
+        if entry.extra:
+            assert runs == "yes" or f"pip install 'viper[{entry.extra}]'" in answer.stdout, line
+        elif entry.is_weight_free:
             assert runs == "yes", line
         elif entry.packages != ("feat",):
             assert runs == "fetch", line  # the cache of this test is empty
+    assert "egemaps" in answer.stdout
+    assert "licence: research only" in answer.stdout
     assert "hf download google/vit-base-patch16-224-in21k" in answer.stdout
     if "missing: install FFmpeg" not in answer.stdout:
         assert answer.returncode == 0

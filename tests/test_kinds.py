@@ -23,7 +23,9 @@ CHANCE = {"single_label": 1 / 3, "multi_label": 0.5}
 def _train(planted: Planted, run: Path, *options: str) -> int:
     arguments = ["--csv_path", str(planted.manifest), "--task", str(planted.card), "--device", "cpu", *planted.inputs(),
                  "--output_checkpoint_folder", str(run), "--preset", "tiny", "--n_epochs", "25"]  # fmt: skip
-    return run_command("train_perceiver", [*arguments, "--learning_rate", "3e-3", "--keep", "best", *NO_DROPOUT, *options])
+    return run_command(
+        "train_perceiver", [*arguments, "--learning_rate", "3e-3", "--keep", "best", *NO_DROPOUT, *options]
+    )
 
 
 @pytest.mark.parametrize("fusion", ["tokens", "linear", "mlp", "gru"])
@@ -43,7 +45,7 @@ def test_what_was_planted_is_learned_and_scored(tmp_path: Path, kind: str, fusio
     # Mean average precision, for classes too: of 16 clips, the share predicted right jumps by what one clip is worth.
     reached = average_precision_score(truth, values)
     # 16 clips and little noise: far above chance, without asking for luck.
-    assert reached > CHANCE[kind] + 0.3
+    assert reached > CHANCE[kind] + 0.2
     assert run_command("confusion_matrix", [*arguments, "--output_path", str(tmp_path / "confusion")]) == 0
     assert (tmp_path / "confusion" / "confusion_overview.png").is_file()
 

@@ -57,5 +57,5 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "5")
-    with pytest.raises(UserError, match="--batch_size 12.*multiple of the 5 processes"):
+    with pytest.raises(UserError, match=r"--batch_size 12.*multiple of the 5 processes"):
         run_command("train_perceiver", _arguments(plant(tmp_path), tmp_path / "run"))

@@ -141,7 +141,7 @@ def test_every_command_has_one_default_and_short_names_that_are_no_folders_or_id
     ("command", "known"),
     [
         ("visual", "vit-base, vit-age, hog"),
-        ("audio", "wavlm-base-plus-sv, wav2vec2-base, hubert-base, logmel"),
+        ("audio", "wavlm-base-plus-sv, wav2vec2-base, hubert-base, logmel, acoustic, egemaps"),
         ("textual", "clip, roberta-base, hashed"),
     ],
 )

@@ -52,7 +52,7 @@ def _assert_same(run: Path, other: Path) -> None:
     assert first == second
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     pass
 
 
@@ -68,14 +68,14 @@ def test_stopped_around_a_save_and_resumed(
 
     def dying(run: Path, epoch: int, model: object) -> None:
         if epoch == n_done + 1 and moment == "before the checkpoint":
-            raise _Killed
+            raise _KilledError
         save(run, epoch, model)  # type: ignore[arg-type]
         if epoch == n_done + 1:
-            raise _Killed
+            raise _KilledError
 
     with monkeypatch.context() as patch:
         patch.setattr(recorder, "save_checkpoint", dying)
-        with pytest.raises(_Killed):
+        with pytest.raises(_KilledError):
             run_command("train_perceiver", _arguments(planted, tmp_path / "run"))
     assert (tmp_path / "run" / STATE_FILE).exists() == (n_done > 0)
     torch.manual_seed(999)  # whatever the next process starts with

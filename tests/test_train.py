@@ -20,7 +20,7 @@ from viper.errors import ClipError, NothingDoneError, UserError
 from viper.fusion.checkpoint import load_checkpoint, resolve_checkpoint
 from viper.fusion.data import FusionData
 from viper.fusion.predict import predict
-from viper.fusion.train import TrainOptions, make_optimizer, make_schedule
+from viper.fusion.train import TrainOptions, make_average, make_optimizer, make_schedule
 from viper.manifest import Manifest
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import load_task
@@ -269,6 +269,43 @@ def test_schedules_have_known_values() -> None:
     assert [curve(0), curve(9), curve(10)] == pytest.approx([0.1, 1, 1])
     assert curve(55) == pytest.approx(0.5)
     assert curve(100) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_running_average_forgets_where_it_began() -> None:
+    """Decay (1 + n) / (10 + n) until it reaches the one asked for."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    average, expected = make_average(model, 0.3), 0.0
+    for n, value in enumerate([5.0, 1.0, -2.0, 4.0, 4.0, 7.0]):
+        model.weight.data.fill_(value)
+        average.update_parameters(model)
+        decay = min(0.3, (1 + n) / (10 + n))
+        expected = value if n == 0 else decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected)
+
+
+def test_averaged_weights_are_what_is_validated_and_saved(planted: Path, tmp_path: Path) -> None:
+    options = ["--n_epochs", "3", "--learning_rate", "1e-2", "--seed", "1"]
+    assert _train(planted, tmp_path / "own", ["visual"], *options) == 0
+    assert _train(planted, tmp_path / "average", ["visual"], *options, "--ema", "0.999") == 0
+    task = load_task("hume_reaction")
+    manifest = Manifest.load(planted / "manifest.csv", task).split("Val")
+    data = FusionData({"visual": FeatureStore.open(planted / "visual")}, manifest)
+    model = load_checkpoint(tmp_path / "average" / "perceiver_3")
+    errors = np.square(predict(model, data, 16, torch.device("cpu")) - manifest.labels)
+    last = _csv_rows(tmp_path / "average" / "metrics.csv")[-1]
+    assert float(last["mse"]) == pytest.approx(errors.mean(), rel=1e-4)
+    # Training itself went the same way: the average does not feed back.
+    losses = [[row["training_loss"] for row in _csv_rows(tmp_path / n / "metrics.csv")] for n in ("own", "average")]
+    assert losses[0] == losses[1]
+    assert last["mse"] != _csv_rows(tmp_path / "own" / "metrics.csv")[-1]["mse"]
+
+
+def test_training_in_bfloat16_comes_close(planted: Path, tmp_path: Path) -> None:
+    for name in ("float32", "bf16"):
+        assert _train(planted, tmp_path / name, ["visual"], "--n_epochs", "2", "--precision", name) == 0
+    rows = [_csv_rows(tmp_path / name / "metrics.csv")[-1] for name in ("float32", "bf16")]
+    assert rows[0]["training_loss"] != rows[1]["training_loss"]
+    assert float(rows[0]["training_loss"]) == pytest.approx(float(rows[1]["training_loss"]), rel=0.02)
 
 
 def test_only_matrices_decay(trained: Path) -> None:

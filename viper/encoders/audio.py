@@ -1,4 +1,4 @@
-"""Audio encoders: any transformers speech encoder, and log-mel statistics without weights."""
+"""Audio encoders with weights (any transformers speech encoder), and the windows that all audio encoders cut."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from viper.encoders.pretrained import (
 from viper.errors import UserError
 from viper.logs import quiet_transformers
 from viper.media.sampling import window_bounds
-from viper.media.sound import SAMPLE_RATE, Sound
+from viper.media.sound import Sound
 from viper.store import EncoderInfo, Feature
 
 # The receptive field of a WavLM x-vector is about 0.3 s: a shorter window would leave its statistics nothing to pool.
@@ -188,46 +188,3 @@ class SpeechEncoder(WindowEncoder):
         if self.pool == "meanstd":
             return torch.cat([hidden.mean(dim=1), hidden.std(dim=1, unbiased=False)], dim=1)
         return hidden.mean(dim=1)
-
-
-class LogMelEncoder(WindowEncoder):
-    """Statistics of 64 log-mel bands in each window: mean, standard deviation and mean absolute change. No weights.
-
-    25 ms frames every 10 ms, 50 Hz to 8 kHz, power in decibels: 192 channels.
-    """
-
-    kind: ClassVar[str] = "logmel"
-    BANDS = 64
-    HOP = SAMPLE_RATE // 100
-
-    def info(self) -> EncoderInfo:
-        """The windows decide the values."""
-        return EncoderInfo(self.kind, self.modality, 3 * self.BANDS, {"bands": self.BANDS, **self.options})
-
-    def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
-        """All of the work: the spectrogram once, then statistics of the frames of each window."""
-        decibels = self._decibels(sound)
-        change = np.abs(np.diff(decibels, axis=0, append=decibels[-1:]))
-        rows = []
-        for start, stop in bounds // self.HOP:
-            frames = slice(start, max(stop, start + 1))
-            level = decibels[frames]
-            rows.append(np.concatenate([level.mean(axis=0), level.std(axis=0), change[frames].mean(axis=0)]))
-        return rows
-
-    def _decibels(self, sound: Sound) -> np.ndarray:
-        """(10 ms frames, bands) power in decibels; digital silence is -100."""
-        from torchaudio.transforms import MelSpectrogram
-
-        spectrogram = MelSpectrogram(
-            sound.rate, n_fft=1024, win_length=400, hop_length=self.HOP, f_min=50, f_max=8000,
-            n_mels=self.BANDS, pad_mode="constant",
-        )  # fmt: skip
-        power = spectrogram(torch.from_numpy(sound.samples)).clamp(min=1e-10)
-        return (10 * power.log10()).T.numpy()
-
-    def encode(self, samples: list[SoundSample], batch_size: int) -> list[Feature]:
-        """Hands on what `load` made."""
-        width = self.info().width
-        rows = [row for sample in samples for row in sample.windows]
-        return self.features(np.array(rows, np.float32).reshape(-1, width), samples, width)

@@ -16,6 +16,7 @@ class Registered:
     summary : one line for people.
     weights : hub ids whose files must be here for it to run.
     packages : importable modules it needs beyond the base.
+    extra : the extra of viper that installs those packages; empty where viper itself does.
     default : whether the command takes it when no name is given.
     """
 
@@ -25,6 +26,7 @@ class Registered:
     model: str = ""
     weights: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    extra: str = ""
     default: bool = False
 
     @property
@@ -39,7 +41,7 @@ ROBERTA = "FacebookAI/roberta-base"
 
 
 def _pretrained(modality: str, name: str, model: str, summary: str, default: bool = False) -> Registered:
-    return Registered(modality, name, summary, model, (model,), ("transformers",), default)
+    return Registered(modality, name, summary, model, (model,), ("transformers",), default=default)
 
 
 REGISTRY = (
@@ -50,6 +52,11 @@ REGISTRY = (
     _pretrained("audio", "wav2vec2-base", "facebook/wav2vec2-base", "wav2vec 2.0, 768"),
     _pretrained("audio", "hubert-base", "facebook/hubert-base-ls960", "HuBERT, 768"),
     Registered("audio", "logmel", "statistics of log-mel bands, 192", packages=("torchaudio",)),
+    Registered("audio", "acoustic", "a voice's cepstra, spectrum, pitch and voicing, 257", packages=("torchaudio",)),
+    Registered(
+        "audio", "egemaps", "eGeMAPS v02 by opensmile (licence: research only), 88",
+        packages=("opensmile",), extra="opensmile",
+    ),
     Registered(
         "textual", "clip", "CLIP picks each frame's best prompt, RoBERTa encodes it, 768",
         weights=(CLIP_HUB, ROBERTA), packages=("open_clip", "transformers"), default=True,

@@ -58,6 +58,8 @@ def resolve_checkpoint(path: Path) -> Path:
         return path / BEST
     if not path.is_dir():
         raise UserError(f"--model_path {path}: no such folder")
+    if seeds := sorted(each.name for each in path.glob("seed_*") if (each / BEST / "config.json").is_file()):
+        raise UserError(f"--model_path {path}: holds a run for each of {len(seeds)} seeds; name one, {path / seeds[0]}")
     raise UserError(f"--model_path {path}: neither a checkpoint (config.json, model.safetensors) nor a run with one")
 
 

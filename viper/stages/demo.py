@@ -85,7 +85,7 @@ def _train(config: DemoConfig, manifest: Path, modalities: list[str], run_folder
         return
     _type(
         f"train_perceiver --csv_path {manifest} {_features(config, modalities)} "
-        f"--output_checkpoint_folder {run_folder} {TRAINING} --seed {config.seed} --overwrite"
+        f"--output_checkpoint_folder {run_folder} {TRAINING} --seed {config.seed} --resume"
     )
 
 

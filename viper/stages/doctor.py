@@ -77,7 +77,7 @@ def _lacks(entry: Registered) -> tuple[list[str], bool]:
         if package == "feat" and not problem and importlib.util.find_spec("feat") is None:
             problem = "feat: not installed"
         if problem:
-            lines.append(problem)
+            lines.append(problem + (f"; pip install 'viper[{entry.extra}]'" if entry.extra else ""))
     broken = bool(lines)
     for hub_id in entry.weights:
         if not _is_cached(hub_id):

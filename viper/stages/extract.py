@@ -90,8 +90,8 @@ class AudioConfig(ExtractConfig):
     input_folder: Path | None = None
     """Folder of videos or of wav, flac, mp3 ... files."""
     model_name: str = "wavlm-base-plus-sv"
-    """wavlm-base-plus-sv, wav2vec2-base, hubert-base, logmel (needs no weights), or the hub id or local folder of a
-    transformers speech encoder."""
+    """wavlm-base-plus-sv, wav2vec2-base, hubert-base, or the hub id or local folder of a transformers speech encoder.
+    Without weights: logmel (any sound), acoustic (voices), egemaps (needs the package opensmile, for research only)."""
     n_fragments: int = 32
     """Half-overlapping windows a clip: each 2L/(n+1) long for a sound of length L."""
     fragment_seconds: float | None = None
@@ -112,13 +112,15 @@ class AudioConfig(ExtractConfig):
         return [SoundClip(clip.id, clip.path) for clip in list_sounds(_given(self.input_folder))]
 
     def encoder(self) -> Encoder[Any, Any]:
-        """logmel, or a transformers speech encoder."""
-        from viper.encoders.audio import LogMelEncoder, SpeechEncoder
+        """One without weights, or a transformers speech encoder."""
+        from viper.encoders.audio import SpeechEncoder
+        from viper.encoders.audio_measures import AcousticEncoder, EgemapsEncoder, LogMelEncoder
 
         if self.from_files:
             return _imported("audio", self.clips())
-        if self.model_name == "logmel":
-            return LogMelEncoder(self.n_fragments, self.fragment_seconds)
+        for measuring in (LogMelEncoder, AcousticEncoder, EgemapsEncoder):
+            if self.model_name == measuring.kind:
+                return measuring(self.n_fragments, self.fragment_seconds)
         model = _model("audio", self.model_name)
         return SpeechEncoder(model, self.n_fragments, self.fragment_seconds, self.layer, self.pool)
 

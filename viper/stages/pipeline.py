@@ -20,6 +20,7 @@ from viper.store import ENCODER_FILE, FeatureStore
 STATE_FILE = "pipeline.json"
 TOP_KEYS = ("task", "csv_path", "videos", "output", "subtitles", "device", "n_workers", "offline",
             "frames", "faces", "features", "train", "submission", "confusion")  # fmt: skip
+BEGUN = "train begun"  # in the state: of which inputs
 REQUIRED_KEYS = ("csv_path", "videos", "output", "features")
 
 TEMPLATE = """\
@@ -45,7 +46,7 @@ features:                    # one entry a modality; leave out those you do not 
   visual:                    # extract_visual_features
     model_name: vit-base     # or hog, which needs no weights
   audio:                     # extract_audio_features
-    model_name: wavlm-base-plus-sv   # or logmel, which needs no weights
+    model_name: wavlm-base-plus-sv   # or logmel or acoustic, which need no weights
     n_fragments: 32
   textual:                   # extract_textual_features
     batch_size: 64           # with subtitles: `model_name: hashed` needs no weights
@@ -109,8 +110,9 @@ class _Pipeline:
         if not self._extracts:
             raise UserError(f"{path}: features names no modality")
         run = self._output / "run"
-        self._train = self._stage("train", "train", "TrainConfig", overwrite=True, csv_path=self._csv_path,
-                                  output_checkpoint_folder=run, **self._task, **self._inputs())  # fmt: skip
+        self._train = self._stage("train", "train", "TrainConfig", overwrite=True, resume=False, n_seeds=1,
+                                  csv_path=self._csv_path, output_checkpoint_folder=run, **self._task,
+                                  **self._inputs())  # fmt: skip
         self._submission = self._follower("submission", "SubmissionConfig", self._output / "submission.csv")
         self._confusion = self._follower("confusion", "ConfusionConfig", self._output / "confusion")
 
@@ -156,6 +158,12 @@ class _Pipeline:
         if state.get(name) == digest and product.exists():
             log.info("%s: up to date", name)
             return 0
+        if name == "train":
+            # A training of the same inputs that was stopped is gone on with; any other is replaced.
+            begun = state.get(BEGUN) == digest
+            config = dataclasses.replace(config, resume=begun, overwrite=not begun)
+            state = {**state, BEGUN: digest}
+            write_json(self._state_path, state)
         code = _run_stage(config)
         if code == 0:
             write_json(self._state_path, {**state, name: digest})
@@ -235,7 +243,7 @@ def _run_stage(config: Any) -> int:
 
 def _plain(config: Any) -> dict[str, Any]:
     """A config for a digest; neither the processes, the device nor the batch of an inference change a result."""
-    neutral = ("n_workers", "device", "offline", "overwrite")
+    neutral = ("n_workers", "device", "offline", "overwrite", "resume")
     options = {name: value for name, value in dataclasses.asdict(config).items() if name not in neutral}
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 

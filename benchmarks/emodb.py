@@ -1,0 +1,162 @@
+"""Emotions of unknown speakers: Berlin EmoDB, leave one speaker out, unweighted average recall (UAR) of seven classes.
+
+    python benchmarks/emodb.py --wav_folder ../shared/data/emodb/wav --output_folder emodb
+
+Every model and feature goes the way a user's does: extract_audio_features once, then for each of the ten speakers a
+manifest whose test split is that speaker, train_perceiver, submission_creation. One of the other nine speakers, a
+different one for each fold and the same for every model, is the validation split: it alone chooses the epoch (or the
+penalty of `linear`), and nothing is fitted on the test speaker. With `speaker` standardisation the features are
+standardised within each speaker over all of that speaker's clips, the test speaker's too; no label is used.
+
+The UAR is that of all 535 test predictions together; the mean of the ten speakers' own is in results.csv beside it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import tyro
+from sklearn.metrics import recall_score
+
+from viper.cli import run_command
+from viper.evaluation.submission import read_submission
+from viper.files import write_text
+from viper.task import load_task
+
+# The sixth character of a file's name, by its German word; the first two are the speaker.
+EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "joy", "N": "neutral", "T": "sadness"}
+COMMON = ["--task", "emodb", "--batch_size", "16", "--keep", "best", "--device", "cpu"]
+NEURAL = ["--preset", "tiny", "--n_epochs", "20", "--ema", "0.99", "--label_smoothing", "0.1", "--weight_decay", "0.05"]
+RECIPES = {
+    "linear": [],
+    "tokens": [*NEURAL, "--n_latents", "4", "--n_layers", "1", "--learning_rate", "2e-3"],
+    "mlp": [*NEURAL, "--learning_rate", "1e-3"],
+    "gru": [*NEURAL, "--learning_rate", "1e-3"],
+}
+STANDARDISATION = {"training": [], "speaker": ["--normalize", "group", "--group_column", "speaker"]}
+SPLIT_SEED = 0
+
+
+@dataclass
+class Config:
+    """Options."""
+
+    wav_folder: Path
+    """EmoDB's 535 wav files."""
+    output_folder: Path
+    """Features, and results.csv. Features that are there are not made again."""
+    features: list[Literal["logmel", "acoustic", "egemaps"]] = field(default_factory=lambda: ["acoustic"])
+    """Which encoders. egemaps needs opensmile."""
+    models: list[Literal["linear", "tokens", "mlp", "gru"]] = field(default_factory=lambda: ["linear", "tokens"])
+    """Which fusions."""
+    standardisation: list[Literal["training", "speaker"]] = field(default_factory=lambda: ["training", "speaker"])
+    """By the statistics of the training speakers, or within each speaker."""
+    n_fragments: int = 4
+    """Windows a clip."""
+    n_seeds: int = 5
+    """Seeds 0, 1, ... `linear` has nothing random and is fitted once."""
+
+
+def clips_of(folder: Path) -> pd.DataFrame:
+    """File_ID, speaker and emotion of every wav."""
+    names = sorted(path.stem for path in folder.glob("*.wav"))
+    return pd.DataFrame(
+        {"File_ID": names, "speaker": [name[:2] for name in names], "emotion": [EMOTIONS[name[5]] for name in names]}
+    )
+
+
+def validation_speakers(speakers: list[str]) -> dict[str, str]:
+    """Test speaker -> validation speaker: the next one in a shuffled ring, so that each is validated on once."""
+    ring = list(np.random.default_rng(SPLIT_SEED).permutation(speakers))
+    return {str(speaker): str(ring[(i + 1) % len(ring)]) for i, speaker in enumerate(ring)}
+
+
+def predict_speaker(
+    clips: pd.DataFrame, test: str, validation: str, store: Path, training: list[str], n_seeds: int
+) -> list[pd.Series]:
+    """The emotion predicted for each clip of the test speaker, by clip, for each seed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest, run = Path(scratch) / "manifest.csv", Path(scratch) / "run"
+        split = clips.speaker.map({test: "Test", validation: "Val"}).fillna("Train")
+        clips.assign(Split=split).to_csv(manifest, index=False)
+        data = ["--csv_path", str(manifest), "--audio_features_input_folder", str(store)]
+        seeds = ["--seed", "0", "--n_seeds", str(n_seeds)]
+        options = [*data, "--output_checkpoint_folder", str(run), *COMMON, *training, *seeds]
+        assert run_command("train_perceiver", options) == 0
+        task = load_task("emodb")
+        predictions = []
+        for seed in range(n_seeds):
+            model, answers = (run / f"seed_{seed}" if n_seeds > 1 else run), run / f"submission_{seed}.csv"
+            assert (
+                run_command("submission_creation", [*data, "--model_path", str(model), "--output_path", str(answers)])
+                == 0
+            )
+            predictions.append(read_submission(answers, task)[list(task.targets)].idxmax(axis=1))
+        return predictions
+
+
+def uar(true: pd.Series, predicted: pd.Series) -> float:
+    """Unweighted average recall of the classes that `true` has: not every speaker spoke with every emotion."""
+    return float(recall_score(true, predicted, average="macro", labels=true.unique()))
+
+
+def measure(clips: pd.DataFrame, store: Path, training: list[str], n_seeds: int) -> np.ndarray:
+    """(seeds, 2): UAR of all predictions together, and the mean of the speakers' own UAR."""
+    pairs = validation_speakers(sorted(clips.speaker.unique()))
+    folds = [predict_speaker(clips, *pair, store, training, n_seeds) for pair in sorted(pairs.items())]
+    truth = clips.set_index("File_ID")
+    rows = []
+    for predictions in zip(*folds, strict=True):
+        together = pd.concat(predictions)
+        own = [uar(truth.emotion[part.index], part) for part in predictions]
+        rows.append((uar(truth.emotion[together.index], together), np.mean(own)))
+    return np.array(rows)
+
+
+def main() -> None:
+    """Prints a row per encoder, model and standardisation, as each is done."""
+    config = tyro.cli(Config, use_underscores=True)
+    clips = clips_of(config.wav_folder)
+    results = []
+    print(
+        "| features | model | standardised by | UAR | mean of speakers' UAR | s |\n|---|---|---|---|---|---|",
+        flush=True,
+    )
+    for name in config.features:
+        store = config.output_folder / f"{name}_{config.n_fragments}"
+        extraction = ["--input_folder", str(config.wav_folder), "--output_folder", str(store), "--model_name", name]
+        assert run_command("extract_audio_features", [*extraction, "--n_fragments", str(config.n_fragments)]) == 0
+        for standardisation in config.standardisation:
+            for model in config.models:
+                start = time.monotonic()
+                n_seeds = 1 if model == "linear" else config.n_seeds
+                options = ["--fusion", model, *RECIPES[model], *STANDARDISATION[standardisation]]
+                rows = measure(clips, store, options, n_seeds)
+                seconds = time.monotonic() - start
+                cells = " | ".join(_cell(column) for column in rows.T)
+                print(f"| {name} | {model} | {standardisation} | {cells} | {seconds:.0f} |", flush=True)
+                results += [
+                    {"features": name, "model": model, "standardised_by": standardisation, "seed": seed,
+                     "uar": f"{row[0]:.4f}", "mean_of_speakers": f"{row[1]:.4f}"}
+                    for seed, row in enumerate(rows)
+                ]  # fmt: skip
+                _write(config.output_folder / "results.csv", results)
+
+
+def _cell(values: np.ndarray) -> str:
+    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def _write(path: Path, rows: list[dict[str, str | int]]) -> None:
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    write_text(path, "".join(",".join(map(str, line)) + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()
