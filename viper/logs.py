@@ -41,3 +41,15 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Holds back viper's warnings, where the same thing is done many times over and its outcome shows elsewhere."""
+    logger = logging.getLogger("viper")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -17,6 +17,7 @@ from viper.fusion.baselines import PooledLinear, PooledMLP, Pooling
 from viper.fusion.data import FusionData
 from viper.fusion.perceiver import PerceiverFusion
 from viper.fusion.predict import predict
+from viper.logs import without_warnings
 from viper.task import Task
 
 # Strongest first, so that of equally good strengths the strongest is taken. The penalty is strength * |w|^2, beside the
@@ -94,7 +95,8 @@ def fit_linear(model: PerceiverFusion, task: Task, training: FusionData, validat
     best: tuple[float, float, LinearMap] | None = None
     for strength in STRENGTHS:
         fitted = fit(strength)
-        scores = evaluate(task, answer(fitted(x_validation)), validation.labels)
+        with without_warnings():
+            scores = evaluate(task, answer(fitted(x_validation)), validation.labels)
         value = scores.selection_value(task.metrics[0])
         if best is None or is_better(task.metrics[0], value, best[0]):
             best = value, strength, fitted
@@ -111,7 +113,8 @@ def _pooled(model: PerceiverFusion, pool: Pooling, data: FusionData) -> np.ndarr
     rows: list[np.ndarray] = []
     hook = pool.register_forward_hook(lambda module, inputs, output: rows.append(output.double().cpu().numpy()))
     try:
-        predict(model, data, BATCH_SIZE, torch.device("cpu"))
+        with without_warnings():  # training has said which clips lack features
+            predict(model, data, BATCH_SIZE, torch.device("cpu"))
     finally:
         hook.remove()
     return np.concatenate(rows)

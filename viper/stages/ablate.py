@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viper.files import write_json, write_text
+from viper.logs import without_warnings
 from viper.manifest import Manifest
 from viper.stages.common import log
 from viper.stages.features import FeatureOptions
@@ -63,7 +64,8 @@ def run(config: AblateConfig) -> int:
     subsets = subsets_of(list(stores), config.every_subset)
     views = {subset: np.tile([name in subset for name in stores], (len(data.clips), 1)) for subset in subsets}
     predictions = predict_views(model, data, views, config.batch_size, choose_device(config.device))
-    scores = {subset: evaluate(task, predictions[subset], data.labels) for subset in subsets}
+    with without_warnings():
+        scores = {subset: evaluate(task, predictions[subset], data.labels) for subset in subsets}
     lacking = {name: [clip for clip in data.clips if clip not in store] for name, store in stores.items()}
     _write(config, task, stores, scores, lacking)
     _print(task, scores)

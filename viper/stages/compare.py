@@ -14,6 +14,7 @@ import tyro
 
 from viper.errors import NothingDoneError, UserError
 from viper.files import write_json, write_text
+from viper.logs import without_warnings
 from viper.manifest import Manifest
 from viper.stages.common import log
 from viper.stages.features import FeatureOptions
@@ -194,7 +195,8 @@ def _score(
                 masks[f"{split}, one missing"] = seen[split]
             predictions = predict_views(fusion, data, masks, BATCH_SIZE, choose_device(config.device))
             for view, predicted in predictions.items():
-                scores = evaluate(task, predicted, data.labels)
+                with without_warnings():
+                    scores = evaluate(task, predicted, data.labels)
                 for metric, value in _values(scores).items():
                     views.setdefault(view, {}).setdefault(metric, []).append(value)
     n_parameters = sum(parameter.numel() for parameter in fusion.parameters())
