@@ -4,8 +4,9 @@
 
 Every model and feature goes the way a user's does: extract_audio_features once, then for each of the ten speakers a
 manifest whose test split is that speaker, train_perceiver, submission_creation. One of the other nine speakers, a
-different one for each fold and the same for every model, is the validation split: it alone chooses the epoch (or the
-penalty of `linear`), and nothing is fitted on the test speaker. With `speaker` standardisation the features are
+different one for each fold and the same for every model, is the validation split: it alone chooses the epoch (--epoch
+best; --epoch last takes that of the fixed schedule, where nothing is chosen) and the penalty of `linear`; nothing is
+fitted on the test speaker. With `speaker` standardisation the features are
 standardised within each speaker over all of that speaker's clips, the test speaker's too; no label is used.
 
 The UAR is that of all 535 test predictions together; the mean of the ten speakers' own is in results.csv beside it.
@@ -32,7 +33,19 @@ from viper.task import load_task
 # The sixth character of a file's name, by its German word; the first two are the speaker.
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "joy", "N": "neutral", "T": "sadness"}
 COMMON = ["--task", "emodb", "--batch_size", "32", "--keep", "best", "--device", "cpu"]
-NEURAL = ["--preset", "tiny", "--n_epochs", "25", "--ema", "0.99", "--label_smoothing", "0.1", "--weight_decay", "0.05"]
+N_EPOCHS = 25
+NEURAL = [
+    "--preset",
+    "tiny",
+    "--n_epochs",
+    str(N_EPOCHS),
+    "--ema",
+    "0.99",
+    "--label_smoothing",
+    "0.1",
+    "--weight_decay",
+    "0.05",
+]
 RECIPES = {
     "linear": [],
     "tokens": [*NEURAL, "--n_latents", "4", "--n_layers", "1", "--learning_rate", "2e-3"],
@@ -59,6 +72,8 @@ class Config:
     """By the statistics of the training speakers, or within each speaker."""
     n_fragments: int = 4
     """Windows a clip."""
+    epoch: Literal["best", "last"] = "last"
+    """Whose weights: the last epoch's, or the best on the validation speaker, whose some 50 clips choose by chance."""
     n_seeds: int = 5
     """Seeds 0, 1, ... `linear` has nothing random and is fitted once."""
 
@@ -78,7 +93,13 @@ def validation_speakers(speakers: list[str]) -> dict[str, str]:
 
 
 def predict_speaker(
-    clips: pd.DataFrame, test: str, validation: str, store: Path, training: list[str], n_seeds: int
+    clips: pd.DataFrame,
+    test: str,
+    validation: str,
+    store: Path,
+    training: list[str],
+    n_seeds: int,
+    checkpoint: str = "best",
 ) -> list[pd.Series]:
     """The emotion predicted for each clip of the test speaker, by clip, for each seed."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -92,7 +113,8 @@ def predict_speaker(
         task = load_task("emodb")
         predictions = []
         for seed in range(n_seeds):
-            model, answers = (run / f"seed_{seed}" if n_seeds > 1 else run), run / f"submission_{seed}.csv"
+            model = (run / f"seed_{seed}" if n_seeds > 1 else run) / checkpoint
+            answers = run / f"submission_{seed}.csv"
             assert (
                 run_command("submission_creation", [*data, "--model_path", str(model), "--output_path", str(answers)])
                 == 0
@@ -106,10 +128,12 @@ def uar(true: pd.Series, predicted: pd.Series) -> float:
     return float(recall_score(true, predicted, average="macro", labels=true.unique()))
 
 
-def measure(clips: pd.DataFrame, store: Path, training: list[str], n_seeds: int) -> np.ndarray:
+def measure(
+    clips: pd.DataFrame, store: Path, training: list[str], n_seeds: int, checkpoint: str = "best"
+) -> np.ndarray:
     """(seeds, 2): UAR of all predictions together, and the mean of the speakers' own UAR."""
     pairs = validation_speakers(sorted(clips.speaker.unique()))
-    folds = [predict_speaker(clips, *pair, store, training, n_seeds) for pair in sorted(pairs.items())]
+    folds = [predict_speaker(clips, *pair, store, training, n_seeds, checkpoint) for pair in sorted(pairs.items())]
     truth = clips.set_index("File_ID")
     rows = []
     for predictions in zip(*folds, strict=True):
@@ -137,7 +161,8 @@ def main() -> None:
                 start = time.monotonic()
                 n_seeds = 1 if model == "linear" else config.n_seeds
                 options = ["--fusion", model, *RECIPES[model], *STANDARDISATION[standardisation]]
-                rows = measure(clips, store, options, n_seeds)
+                chosen = f"perceiver_{N_EPOCHS}" if config.epoch == "last" and model != "linear" else "best"
+                rows = measure(clips, store, options, n_seeds, chosen)
                 seconds = time.monotonic() - start
                 cells = " | ".join(_cell(column) for column in rows.T)
                 print(f"| {name} | {model} | {standardisation} | {cells} | {seconds:.0f} |", flush=True)
