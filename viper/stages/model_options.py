@@ -16,7 +16,7 @@ class ModelOptions:
     preset: Literal["tiny", "small", "base", "paper"] | None = None
     """Size of the model. By default small, and paper for channels."""
     linear_share: float | None = None
-    """Share of the answer given by a linear model of pooled features, fitted first. By default 0.5 for tokens, else 0."""
+    """Share of the answer that a linear model of pooled features gives. By default 0.5 for tokens, and none else."""
     n_latents: int | None = None
     """Latent vectors."""
     d_latents: int | None = None
