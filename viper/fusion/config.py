@@ -28,10 +28,9 @@ class Preset:
     # Probability, in training, of hiding a whole modality of a clip, or a single token. A clip keeps at least one of
     # its modalities, and a modality at least one of its tokens.
     modality_dropout: float = 0.1
-    token_dropout: float = 0.1
-    # Of a feature channel, throughout a clip. With wide features and few clips this is what keeps the adapters from
-    # learning the clips by heart.
-    feature_dropout: float = 0.3
+    token_dropout: float = 0.3
+    # Of a feature channel, throughout a clip.
+    feature_dropout: float = 0.0
     n_time_bands: int = 16  # frequencies of the time encoding (tokens fusion)
 
 
@@ -48,7 +47,6 @@ PRESETS: dict[str, Preset] = {
         widening=1,
         modality_dropout=0.0,
         token_dropout=0.0,
-        feature_dropout=0.0,
     ),
 }
 

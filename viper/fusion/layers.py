@@ -78,16 +78,21 @@ class Standardize(nn.Module):
 
 
 class Adapter(nn.Module):
-    """A modality's way in: a linear map to the latent width, plus the modality's embedding."""
+    """A modality's way in: a map to the latent width with one hidden layer, plus the modality's embedding.
+
+    With a linear map, features of 150 clips are fused worse than by a GRU (docs/benchmarks.md): attention averages
+    tokens, and what is to be averaged is rarely the raw feature.
+    """
 
     def __init__(self, width: int, d_output: int) -> None:
         super().__init__()
-        self.project = nn.Linear(width, d_output, bias=False)
+        self.project = nn.Linear(width, d_output)
+        self.mix = nn.Linear(d_output, d_output, bias=False)
         self.embedding = nn.Parameter(torch.empty(d_output))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (B, K, width) to (B, K, d_output)."""
-        return self.project(tokens) + self.embedding
+        return self.mix(F.gelu(self.project(tokens))) + self.embedding
 
 
 class TimeEncoding(nn.Module):
