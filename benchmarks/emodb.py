@@ -34,23 +34,15 @@ from viper.task import load_task
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "joy", "N": "neutral", "T": "sadness"}
 COMMON = ["--task", "emodb", "--batch_size", "32", "--keep", "best", "--device", "cpu"]
 N_EPOCHS = 25
-NEURAL = [
-    "--preset",
-    "tiny",
-    "--n_epochs",
-    str(N_EPOCHS),
-    "--ema",
-    "0.99",
-    "--label_smoothing",
-    "0.1",
-    "--weight_decay",
-    "0.05",
-]
+NEURAL = f"--preset tiny --n_epochs {N_EPOCHS} --ema 0.99 --label_smoothing 0.1 --weight_decay 0.05".split()
+PERCEIVER = [*NEURAL, "--n_latents", "4", "--n_layers", "1", "--learning_rate", "2e-3"]
 RECIPES = {
-    "linear": [],
-    "tokens": [*NEURAL, "--n_latents", "4", "--n_layers", "1", "--learning_rate", "2e-3"],
-    "mlp": [*NEURAL, "--learning_rate", "1e-3"],
-    "gru": [*NEURAL, "--learning_rate", "1e-3"],
+    "linear": ["--fusion", "linear"],
+    # The share was chosen on the validation speakers.
+    "tokens": ["--fusion", "tokens", *PERCEIVER, "--linear_share", "0.8"],
+    "tokens-alone": ["--fusion", "tokens", *PERCEIVER, "--linear_share", "0"],
+    "mlp": ["--fusion", "mlp", *NEURAL, "--learning_rate", "1e-3"],
+    "gru": ["--fusion", "gru", *NEURAL, "--learning_rate", "1e-3"],
 }
 STANDARDISATION = {"training": [], "speaker": ["--normalize", "group", "--group_column", "speaker"]}
 SPLIT_SEED = 0
@@ -66,8 +58,10 @@ class Config:
     """Features, and results.csv. Features that are there are not made again."""
     features: list[Literal["logmel", "acoustic", "egemaps"]] = field(default_factory=lambda: ["acoustic"])
     """Which encoders. egemaps needs opensmile."""
-    models: list[Literal["linear", "tokens", "mlp", "gru"]] = field(default_factory=lambda: ["linear", "tokens"])
-    """Which fusions."""
+    models: list[Literal["linear", "tokens", "tokens-alone", "mlp", "gru"]] = field(
+        default_factory=lambda: ["linear", "tokens"]
+    )
+    """Which models: tokens with its linear member, and without."""
     standardisation: list[Literal["training", "speaker"]] = field(default_factory=lambda: ["training", "speaker"])
     """By the statistics of the training speakers, or within each speaker."""
     n_fragments: int = 4
@@ -160,7 +154,7 @@ def main() -> None:
             for model in config.models:
                 start = time.monotonic()
                 n_seeds = 1 if model == "linear" else config.n_seeds
-                options = ["--fusion", model, *RECIPES[model], *STANDARDISATION[standardisation]]
+                options = [*RECIPES[model], *STANDARDISATION[standardisation]]
                 chosen = f"perceiver_{N_EPOCHS}" if config.epoch == "last" and model != "linear" else "best"
                 rows = measure(clips, store, options, n_seeds, chosen)
                 seconds = time.monotonic() - start

@@ -5,6 +5,8 @@ modality embedding and placed in time by an encoding of their seconds, then conc
 read them, output queries (one per target) read the latents. Since attention is over a set with a key mask, token counts
 may differ, modalities may be missing, and padding, the order of modalities and the rest of the batch change nothing.
 
+With a `linear_share`, a linear model of pooled features, fitted by a solver, gives that share of the answer.
+
 ``fusion="channels"``: the published layout, see `viper.fusion.channels`.
 """
 

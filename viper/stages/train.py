@@ -98,7 +98,12 @@ def run(config: TrainConfig) -> int:
     if not _is_first_process():
         log.setLevel(logging.WARNING)
     task = load_task(config.task)
-    parse_loss(config.loss or task.loss, task)
+    if (
+        "bce" in parse_loss(config.loss or task.loss, task)
+        and task.kind == "regression"
+        and config.fusion == "channels"
+    ):
+        raise UserError("--loss bce: a regression by channels fusion has no bounded output to take it of")
     manifest = Manifest.load(config.csv_path, task)
     stores = config.stores()
     _check_modalities_agree(stores)
@@ -339,8 +344,6 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     is_channels = config.fusion == "channels"
-    if is_channels and "bce" in (config.loss or ""):
-        raise UserError("--loss bce: channels fusion has no bounded output to take it of")
     preset = config.preset or ("paper" if is_channels else "small")
     linear_share = TOKENS_LINEAR_SHARE if config.fusion == "tokens" else 0.0
     learning_rate = CHANNELS_LEARNING_RATE if is_channels else LEARNING_RATES[preset]
