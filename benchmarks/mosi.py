@@ -1,7 +1,7 @@
 """CMU-MOSI: words, sound and picture of an utterance, without and with the utterances around it in its video.
 
     python benchmarks/mosi.py --n_seeds 5
-    python benchmarks/mosi.py --training "--fusion linear"
+    python benchmarks/mosi.py --n_seeds 1 --training="--fusion linear"
 
 Neighbours are tokens of a modality of their own (text_context beside text ...), each at the time by which its position
 differs from the utterance's. The best epoch is chosen by a seeded share of the training videos, so that no video is in
