@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from viper.errors import UserError
+from viper.fusion.packed import Statistics, moments
 from viper.manifest import Manifest
 from viper.store import Feature, FeatureStore
 
@@ -41,15 +42,13 @@ class GroupNormalization:
         self._group_of: dict[str, str] = dict(zip(manifest.clips, groups, strict=True))
         self._statistics = {name: self._of_store(store) for name, store in stores.items()}
 
-    def _of_store(self, store: FeatureStore) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        sums: dict[str, tuple[int, np.ndarray, np.ndarray]] = {}
+    def _of_store(self, store: FeatureStore) -> dict[str, Statistics]:
+        clips: dict[str, list[str]] = {}
         for clip, group in self._group_of.items():
             if clip in store:
-                feature = store.read(clip)
-                tokens = feature.tokens[feature.mask].astype(np.float64)
-                n, total, squares = sums.get(group, (0, np.zeros(store.width), np.zeros(store.width)))
-                sums[group] = (n + len(tokens), total + tokens.sum(axis=0), squares + np.square(tokens).sum(axis=0))
-        return {group: _mean_and_deviation(*moments) for group, moments in sums.items() if moments[0]}
+                clips.setdefault(group, []).append(clip)
+        found = {group: moments(_present_tokens(store, members)) for group, members in clips.items()}
+        return {group: _divisible(*both) for group, both in found.items() if both is not None}
 
     def __call__(self, name: str, clip: str, feature: Feature) -> Feature:
         """A clip's feature, standardised within its group; masked tokens stay zeros."""
@@ -61,9 +60,13 @@ class GroupNormalization:
         return dataclasses.replace(feature, tokens=tokens.astype(np.float32))
 
 
-def _mean_and_deviation(n: int, total: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean = total / n
-    deviation = np.sqrt(np.maximum(squares / n - mean**2, 0))
+def _present_tokens(store: FeatureStore, clips: Sequence[str]) -> Iterator[np.ndarray]:
+    for clip in clips:
+        feature = store.read(clip)
+        yield feature.tokens[feature.mask]
+
+
+def _divisible(mean: np.ndarray, deviation: np.ndarray) -> Statistics:
     # As in viper.fusion.layers.Standardize: a constant channel would be divided by its rounding noise.
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1.0)
     return mean, np.where(constant, 1.0, deviation)
