@@ -388,3 +388,9 @@ def test_ids_that_match_no_file_are_an_error_not_a_model(tmp_path: Path) -> None
     (tmp_path / "manifest.csv").write_text(text)
     with pytest.raises(NothingDoneError, match="are the manifest's ids the files' names"):
         _train(tmp_path, tmp_path / "run", ["FAU"])
+
+
+def test_a_mistake_that_stops_training_at_once_leaves_nothing_in_the_way(planted: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--report_to nonsense"):
+        _train(planted, tmp_path / "run", ["FAU"], "--n_epochs", "1", "--report_to", "nonsense")
+    assert _train(planted, tmp_path / "run", ["FAU"], "--n_epochs", "1") == 0

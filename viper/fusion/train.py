@@ -96,20 +96,25 @@ def train(
         recorder = Recorder(model, task, run, options.keep, options.patience, arguments.should_save)
         optimizer = make_optimizer(model, options.learning_rate, options.weight_decay)
         steps_per_epoch = math.ceil(len(training) / options.batch_size)
-        trainer = _Trainer(
-            recorder,
-            run,
-            options.ema,
-            resumed,
-            model=model,
-            args=arguments,
-            data_collator=training.collate,
-            train_dataset=training,
-            eval_dataset=validation,
-            compute_metrics=recorder.compute_metrics,
-            optimizers=(optimizer, make_schedule(optimizer, options, steps_per_epoch)),
-            callbacks=[recorder, *([_Bar()] if sys.stderr.isatty() else [])],
-        )
+        try:
+            trainer = _Trainer(
+                recorder,
+                run,
+                options.ema,
+                resumed,
+                model=model,
+                args=arguments,
+                data_collator=training.collate,
+                train_dataset=training,
+                eval_dataset=validation,
+                compute_metrics=recorder.compute_metrics,
+                optimizers=(optimizer, make_schedule(optimizer, options, steps_per_epoch)),
+                callbacks=[recorder, *([_Bar()] if sys.stderr.isatty() else [])],
+            )
+        except (RuntimeError, ValueError) as error:
+            if options.report_to:
+                raise UserError(f"--report_to {' '.join(options.report_to)}: {error}") from None
+            raise
         # The Trainer's default prints raw dictionaries; the recorder says the same better.
         trainer.pop_callback(PrinterCallback)
         if resumed is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from viper.errors import UserError
+from viper.errors import ClipError, UserError
 from viper.files import read_json, remove, write_json
 from viper.manifest import Manifest
 from viper.stages import run_folder
@@ -181,17 +181,13 @@ def _run_one(config: TrainConfig, task: Task, data: _Data) -> dict[str, float]:
             return _means(read_json(summary))
     elif _is_first_process():
         run_folder.start(folder, description, config.overwrite)
-    with run_folder.log_file(_log_path(config), append=going_on):
-        stores = data.training.stores
-        log.info("modalities: %s", ", ".join(f"{name} ({store.width})" for name, store in stores.items()))
-        try:
-            best, by_metric = _train(config, task, data, going_on)
-        except KeyboardInterrupt:
-            kept = (
-                f"the epochs that were finished are in {folder}, and usable; --resume goes on, --overwrite starts over"
-            )
-            raise KeyboardInterrupt(kept) from None
-        _report(config, best, by_metric)
+    try:
+        best, by_metric = _train_and_report(config, task, data, going_on)
+    except (UserError, ClipError):
+        # What a user can mend is mended and tried again; a folder without an epoch must not stand in the way.
+        if _is_first_process() and not any(folder.glob("perceiver_*")):
+            run_folder.clear(folder)
+        raise
     result = {"best_epoch": {m: epoch.number for m, epoch in by_metric.items()}, **best.scores.to_dict()}
     if config.normalize == "group":
         result["standardised_within"] = config.group_column
@@ -201,6 +197,23 @@ def _run_one(config: TrainConfig, task: Task, data: _Data) -> dict[str, float]:
         write_json(summary, result)
         remove(folder / STATE_FILE)
     return _means(result)
+
+
+def _train_and_report(config: TrainConfig, task: Task, data: _Data, going_on: bool) -> tuple[Epoch, dict[str, Epoch]]:
+    """Trains, and says what came of it, in the run's log too."""
+    with run_folder.log_file(_log_path(config), append=going_on):
+        stores = data.training.stores
+        log.info("modalities: %s", ", ".join(f"{name} ({store.width})" for name, store in stores.items()))
+        try:
+            best, by_metric = _train(config, task, data, going_on)
+        except KeyboardInterrupt:
+            kept = (
+                f"the epochs that were finished are in {config.output_checkpoint_folder}, and usable; "
+                "--resume goes on, --overwrite starts over"
+            )
+            raise KeyboardInterrupt(kept) from None
+        _report(config, best, by_metric)
+    return best, by_metric
 
 
 def _report(config: TrainConfig, best: Epoch, by_metric: dict[str, Epoch]) -> None:
