@@ -20,6 +20,7 @@ from viper.stages.features import MODALITIES
 
 # The demo's own training.
 TRAINING = ["--preset", "tiny", "--n_epochs", "60", "--device", "cpu"]
+MODELS = ["tokens", "linear", "mlp", "gru", "perceiver-channels"]
 
 
 @dataclass
@@ -38,7 +39,10 @@ class Config:
 
 def compare(config: Config, modalities: list[str]) -> dict[str, dict[str, dict[str, float]]]:
     """Model -> view -> mean and std of its Pearson."""
-    folder = config.output_folder / ("all" if len(modalities) > 1 else modalities[0])
+    is_single = len(modalities) == 1
+    folder = config.output_folder / (modalities[0] if is_single else "all")
+    # Of one modality there is nothing to lay side by side along the channels.
+    models = MODELS[:-1] if is_single else MODELS
     features = [
         part
         for name in modalities
@@ -47,12 +51,12 @@ def compare(config: Config, modalities: list[str]) -> dict[str, dict[str, dict[s
     arguments = [
         "--csv_path", str(config.demo / "manifest.csv"), "--test_csv_path", str(config.demo / "test_labels.csv"),
         "--output_path", str(folder), *features, *TRAINING, "--n_seeds", str(config.n_seeds),
-        "--missing", str(config.missing if len(modalities) > 1 else 0.0),
+        "--missing", str(0.0 if is_single else config.missing), "--models", *models,
     ]  # fmt: skip
     assert run_command("compare", arguments) == 0
-    models = read_json(folder / "compare.json")["models"]
+    found = read_json(folder / "compare.json")["models"]
     return {
-        name: {view: scores["pearson"] for view, scores in model["scores"].items()} for name, model in models.items()
+        name: {view: scores["pearson"] for view, scores in model["scores"].items()} for name, model in found.items()
     }
 
 
@@ -64,8 +68,8 @@ def main() -> None:
         found = compare(config, modalities)
         for view in next(iter(found.values())):
             label = f"{'all' if len(modalities) > 1 else modalities[0]}: {view}"
-            rows[label] = [_cell(model[view]) for model in found.values()]
-    print("| Pearson | " + " | ".join(found) + " |\n|" + "---|" * (len(found) + 1))
+            rows[label] = [_cell(found[model][view]) if model in found else "" for model in MODELS]
+    print("| Pearson | " + " | ".join(MODELS) + " |\n|" + "---|" * (len(MODELS) + 1))
     for label, cells in rows.items():
         print(f"| {label} | " + " | ".join(cells) + " |")
 
