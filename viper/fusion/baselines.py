@@ -31,21 +31,28 @@ class Pooling(nn.Module):
     The statistics of the pooled vectors (`set`) make an absent modality's zeros mean "as in an average clip". A flag
     per modality says that it is absent; where no training clip lacks it, the flag never varies and weighs nothing.
 
+    Parameters
+    ----------
+    widths : modality -> channels of a token.
+    balanced : divide each modality's columns by the root of their number, so that all modalities vary as much as each
+        other. A penalty on the weights would otherwise leave wide modalities free and hold narrow ones back.
+
     Attributes
     ----------
     width : P, channels of the pooled vector: twice each modality's, and one.
     """
 
-    def __init__(self, widths: Mapping[str, int]) -> None:
+    def __init__(self, widths: Mapping[str, int], balanced: bool = False) -> None:
         super().__init__()
+        self.scale = {name: (2 * width) ** -0.5 if balanced else 1.0 for name, width in widths.items()}
         self.standardize = nn.ModuleDict({name: Standardize(2 * width) for name, width in widths.items()})
         self.widths = dict(widths)
         self.width = sum(2 * width + 1 for width in widths.values())
 
     def set(self, pooled: Tensor) -> None:
-        """Standardise with the statistics of these vectors (n, P) from now on; they must not be standardised yet."""
+        """Standardise with the statistics of these vectors (n, P) from now on; they are what `reset` left."""
         for name, columns in zip(self.widths, pooled.double().split(self._sizes(), dim=1), strict=True):
-            present = columns[columns[:, -1] == 0, :-1]
+            present = columns[columns[:, -1] == 0, :-1] / self.scale[name]
             if len(present):
                 spread = present.std(dim=0, correction=0)
                 cast(Standardize, self.standardize[name]).set(present.mean(dim=0).float(), spread.float())
@@ -64,7 +71,8 @@ class Pooling(nn.Module):
             if name in tokens:
                 present = mask[name].any(dim=1, keepdim=True)
                 pooled = mean_and_deviation(tokens[name], mask[name]).unsqueeze(1)
-                columns += [self.standardize[name](pooled, present).squeeze(1), (~present).to(some.dtype)]
+                standardized = self.standardize[name](pooled, present).squeeze(1)
+                columns += [self.scale[name] * standardized, (~present).to(some.dtype)]
             else:
                 columns += [some.new_zeros(len(some), 2 * width), some.new_ones(len(some), 1)]
         return torch.cat(columns, dim=1)
@@ -87,7 +95,7 @@ class PooledLinear(nn.Module):
 
     def __init__(self, config: PerceiverFusionConfig) -> None:
         super().__init__()
-        self.pool = Pooling(_widths(config))
+        self.pool = Pooling(_widths(config), balanced=True)
         self.head = nn.Linear(self.pool.width, len(config.task["targets"]))
 
     def forward(self, tokens: Mapping[str, Tensor], mask: Mapping[str, Tensor], time: Mapping[str, Tensor]) -> Tensor:
