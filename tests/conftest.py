@@ -33,6 +33,13 @@ class Outcome:
 Run = Callable[..., Outcome]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _listen_to_ctrl_c() -> None:
+    """A shell's background jobs ignore SIGINT, and what they start inherits that: tests of Ctrl-C would never end."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Any:
     """`run(command, *arguments)`: the viper command, in this process and without workers."""
