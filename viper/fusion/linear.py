@@ -14,6 +14,7 @@ import torch
 from viper.errors import UserError
 from viper.evaluation.metrics import evaluate, is_better
 from viper.fusion.baselines import PooledLinear, PooledMLP, Pooling
+from viper.fusion.config import PerceiverFusionConfig
 from viper.fusion.data import FusionData
 from viper.fusion.perceiver import PerceiverFusion
 from viper.fusion.predict import predict
@@ -56,7 +57,7 @@ def set_pooling_statistics(model: PerceiverFusion, training: FusionData) -> None
 def fit_linear_member(model: PerceiverFusion, task: Task, training: FusionData, validation: FusionData) -> float:
     """Fits the linear member of a model with a `linear_share`; arguments and answer as of `fit_linear`."""
     assert model.linear is not None
-    config = type(model.config)(
+    config = PerceiverFusionConfig(
         fusion="linear", modalities=model.config.modalities, modality_order=model.config.modality_order,
         task=model.config.task,
     )  # fmt: skip
