@@ -197,7 +197,7 @@ class PerceiverFusion(PreTrainedModel):
         if self.training:
             tokens = {name: drop_channels(x, self.config.feature_dropout) for name, x in tokens.items()}
         raw = self.body(tokens, mask, time).float()
-        predictions = self._squash(raw)
+        predictions = self._squash(raw, within_range=self.config.fusion not in UNBOUNDED)
         loss = None
         if labels is not None:
             value_range, smoothing = self.config.task.get("range"), self.config.label_smoothing
@@ -205,26 +205,20 @@ class PerceiverFusion(PreTrainedModel):
             # training clips, which it knows by heart.
             loss = compute_loss(self.config.loss, raw, predictions, labels, value_range, smoothing)
         if self.linear is not None and not self.training:
-            linear = self._squash_linear(self.linear(tokens, mask, time).float())
+            # A regression's linear member is fitted as it is, and may leave the range.
+            linear = self._squash(self.linear(tokens, mask, time).float(), within_range=False)
+            if self.config.task.get("range") is not None:
+                linear = linear.clamp(*self.config.task["range"])
             predictions = torch.lerp(predictions, linear, self.config.linear_share)
         return FusionOutput(loss=loss, logits=predictions)
 
-    def _squash_linear(self, raw: Tensor) -> Tensor:
-        """The linear member's raw outputs to predictions; those of a regression are fitted as they are."""
+    def _squash(self, raw: Tensor, within_range: bool) -> Tensor:
+        """Raw outputs to what the task's kind asks for: probabilities, or numbers, `within_range` or as they are."""
         if self.config.kind == "single_label":
             return raw.softmax(dim=-1)
         if self.config.kind == "multi_label":
             return raw.sigmoid()
-        value_range = self.config.task.get("range")
-        return raw if value_range is None else raw.clamp(*value_range)
-
-    def _squash(self, raw: Tensor) -> Tensor:
-        """Raw outputs to what the task's kind asks for: probabilities, or numbers within its range."""
-        if self.config.kind == "single_label":
-            return raw.softmax(dim=-1)
-        if self.config.kind == "multi_label":
-            return raw.sigmoid()
-        if self.config.task.get("range") is None or self.config.fusion in UNBOUNDED:
+        if self.config.task.get("range") is None or not within_range:
             return raw
         low, high = self.config.task["range"]
         return low + (high - low) * raw.sigmoid()
