@@ -172,7 +172,7 @@ def run_together(
         if not all(are_done):
             pending.append(_Work(item, tuple(i for i, is_done in enumerate(are_done) if not is_done)))
     steps = _steps(jobs, pending, options)
-    name = ", ".join(job.stage for job in jobs)
+    name = ", ".join(dict.fromkeys(job.stage for job in jobs))
     # Closed at once when the run is stopped, so that no worker goes on.
     with Progress(name, sum(len(work.jobs) for work in pending)) as progress, closing(steps):
         for number, item, error in steps:
@@ -270,7 +270,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Load:
-    """What a worker does: reads a clip once and loads it for every job that lacks it; saves it for those without device.
+    """What a worker does: reads a clip once and loads it for every job that lacks it; without a device, saves it too.
 
     Answers an outcome a job: a sample, None where it was saved, or an exception.
     """

@@ -286,12 +286,13 @@ def run_together(configs: Sequence[ExtractConfig]) -> list[int]:
     """Runs the stage for several modalities that read the same clips, each of which is read once; the exit codes."""
     options = configs[0].engine_options()
     clips = configs[0].clips()
-    jobs = [_job(config, clips if config is configs[0] else config.clips()) for config in configs]
+    jobs = [make_job(config, clips if config is configs[0] else config.clips()) for config in configs]
     summaries = engine.run_together(jobs, clips, [config.output_folder for config in configs], options)
     return [finish(summary, config.output_folder) for summary, config in zip(summaries, configs, strict=True)]
 
 
-def _job(config: ExtractConfig, clips: Sequence[Clip]) -> engine.Job[Clip, Any, Feature]:
+def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> engine.Job[Clip, Any, Feature]:
+    """What the engine is to do, with the encoder on its device and the store opened."""
     if config.offline:
         # Not above: importing torch takes seconds, and --help should not.
         from viper.encoders.pretrained import go_offline
