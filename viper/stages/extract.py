@@ -264,14 +264,14 @@ Content = Frames | Sound | list[Cue] | Table | None
 def run(config: ExtractConfig) -> int:
     """Runs the stage; answers the exit code."""
     # Not above: importing torch takes seconds, and --help should not.
-    from viper.encoders.base import choose_device
     from viper.encoders.pretrained import go_offline
+    from viper.encoders.runtime import choose_runtime
 
     if config.offline:
         go_offline()
     clips = config.clips()
     encoder = config.encoder()
-    encoder.prepare(choose_device(config.device))
+    encoder.prepare(choose_runtime(config.device))
     store = FeatureStore.create(config.output_folder, _with_provenance(encoder.info(), clips))
     batch_size = getattr(config, "batch_size")  # noqa: B009  every subclass has it, each with its own default
     job: engine.Job[Clip, Any, Feature] = engine.Job(

@@ -86,7 +86,7 @@ class _Crop:
 
     def __init__(self, config: CropImagesConfig) -> None:
         # Not above: importing torch takes seconds, and --help should not.
-        from viper.encoders.base import choose_device
+        from viper.encoders.runtime import choose_device
 
         self._config = config
         self._device = choose_device(config.device)
