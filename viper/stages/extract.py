@@ -35,6 +35,11 @@ class ExtractConfig(EngineFlags, ABC):
     """Where <clip>.safetensors and encoder.json are written."""
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the model: bf16 is quicker where the device has it, which auto finds out. Features stay the same to
+    a cosine of .999."""
+    compile: bool = False
+    """Compile the model first (torch.compile): it takes a minute, and then each batch is quicker on a GPU."""
     offline: bool = False
     """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
 
@@ -324,19 +329,17 @@ class _Encode:
     def __init__(self, encoder: Encoder[Any, Any], config: ExtractConfig) -> None:
         self.encoder = encoder
         self.batch_size: int = getattr(config, "batch_size")  # noqa: B009  each subclass has it, with its own default
-        self._device, self._offline = config.device, config.offline
+        self._runtime_options = (config.device, config.precision, config.compile)
         self._is_prepared = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_is_prepared": False}
 
     def prepare(self) -> None:
-        from viper.encoders.base import choose_device
-        from viper.encoders.pretrained import go_offline
+        # Not above: importing torch takes seconds, and --help should not.
+        from viper.encoders.runtime import choose_runtime
 
-        if self._offline:
-            go_offline()
-        self.encoder.prepare(choose_device(self._device))
+        self.encoder.prepare(choose_runtime(*self._runtime_options))
         self._is_prepared = True
 
     def __call__(self, samples: list[Any]) -> list[Feature]:

@@ -95,7 +95,7 @@ class _Crop:
     def __call__(self, samples: list[_Sample]) -> list[_Crops]:
         if self._detector is None:
             # Not above: importing torch takes seconds, and --help should not.
-            from viper.encoders.base import choose_device
+            from viper.encoders.runtime import choose_device
 
             self._detector = FaceDetector(choose_device(self._config.device), self._config.min_face_size)
         images = [image for sample in samples for image in sample.frames.images]
