@@ -14,6 +14,7 @@ import numpy as np
 
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, fingerprint, read_json, visible_entries
+from viper.media.listing import by_clip
 
 FRAMES_FILE = "frames.json"
 FACES_FILE = "faces.json"
@@ -139,8 +140,12 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def list_frame_clips(folder: Path) -> list[FrameClip]:
-    """Every clip's folder of pictures in `folder`, in natural order; none at all is a UserError."""
-    clips = [FrameClip(entry.name, entry) for entry in visible_entries(folder) if entry.is_dir()]
+    """Every clip's folder of pictures in `folder`, in natural order.
+
+    Raises UserError when there are none, when two would be the same clip, and for a name that can be no id.
+    """
+    folders = by_clip(folder, (entry for entry in visible_entries(folder) if entry.is_dir()))
+    clips = [FrameClip(identifier, path) for identifier, path in folders.items()]
     if not clips:
         raise UserError(f"{folder}: no folders of frames in it; make them with get_frame or crop_images")
     return clips
