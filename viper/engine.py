@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from viper.errors import OutputError, UserError
 from viper.failures import Failure, FailureLog
+from viper.files import prepare_outputs
 from viper.workers import make_pool, resolve_workers, stop_pool, submit
 
 log = logging.getLogger("viper")
@@ -116,6 +117,7 @@ def run(
     """
     began = time.monotonic()
     summary = Summary(job.stage)
+    prepare_outputs(output_folder)
     failures = FailureLog(output_folder, job.stage)
     pending = []
     for item in items:
