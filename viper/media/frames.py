@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +14,17 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, fingerprint, read_json, visible_entries
+from viper.media.limits import MAX_PIXELS
 
 FRAMES_FILE = "frames.json"
 FACES_FILE = "faces.json"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# By their content, whatever they are called.
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 JPEG_QUALITY = 95
 # Pictures that came without a record of their times are taken to be numbered at the usual rate.
 ASSUMED_FPS = 25.0
@@ -111,15 +118,32 @@ def frame_name(index: int) -> str:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A picture as (H, W, 3) uint8 RGB; a damaged one is a ClipError naming the file."""
+    """A picture as (H, W, 3) uint8 RGB; a damaged one, and one of too many pixels, is a ClipError naming the file."""
+    name = f"{path.parent.name}/{path.name}"
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except OSError as error:
-        raise ClipError(f"{path.parent.name}/{path.name}: cannot be read ({error.strerror})") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        raise ClipError(f"{name}: cannot be read ({error.strerror})") from error
+    try:
+        # By its header, before anything is decoded: a file of some bytes can unfold to gigabytes.
+        if _declared_pixels(data) > MAX_PIXELS:
+            raise ClipError(f"{name}: declares more than {MAX_PIXELS:,} pixels; such pictures are not decoded")
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except (UnidentifiedImageError, cv2.error):
+        image = None
     if image is None:
-        raise ClipError(f"{path.parent.name}/{path.name}: is no picture that can be decoded; make the frames again")
+        raise ClipError(f"{name}: is no picture that can be decoded; make the frames again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _declared_pixels(data: bytes) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as header:
+                return header.width * header.height
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            return math.inf
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
