@@ -195,7 +195,7 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file; one that cannot be read is a UserError naming it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
 
 

@@ -39,7 +39,7 @@ def read_sound(path: Path, rate: int = SAMPLE_RATE) -> Sound | None:
     """
     mono = _Mono(path.name, rate)
     start: float | None = None
-    fault: FFmpegError | None = None
+    n_errors = 0
     with open_media(path) as container:
         if not container.streams.audio:
             return None
@@ -50,8 +50,8 @@ def read_sound(path: Path, rate: int = SAMPLE_RATE) -> Sound | None:
             for packet in container.demux(stream):
                 try:
                     frames = packet.decode()
-                except FFmpegError as error:
-                    fault = error
+                except FFmpegError:
+                    n_errors += 1
                     continue
                 for frame in frames:
                     if start is None:
@@ -59,10 +59,10 @@ def read_sound(path: Path, rate: int = SAMPLE_RATE) -> Sound | None:
                     mono.add(frame)
             mono.finish()
         except FFmpegError as error:
-            fault = error
+            n_errors += 1
             log.info("%s: its sound is cut short (%s); what came before is kept", path.name, error)
-    if not mono.n_samples and fault is not None:
-        raise ClipError(f"{path.name}: nothing of its sound could be decoded ({fault.strerror})")
+    if not mono.n_samples and n_errors:
+        raise ClipError(f"{path.name}: nothing of its sound could be decoded")
     return Sound(np.concatenate(mono.chunks), rate, start or 0.0) if mono.n_samples else None
 
 
@@ -87,8 +87,9 @@ class _Mono:
                     f"{lowest:,} to {highest:,} are read"
                 )
             self.finish()
-            # The channels stay apart here: FFmpeg's own mix to mono is louder than their mean.
-            self._resampler = AudioResampler(format="fltp", rate=self._rate)
+            # The channels stay apart here: FFmpeg's own mix to mono is louder than their mean. They are interleaved,
+            # since PyAV reads beyond the memory of a frame with more than eight planes.
+            self._resampler = AudioResampler(format="flt", rate=self._rate)
             self._kind = kind
         assert self._resampler is not None
         self._keep(self._resampler.resample(frame))
@@ -101,9 +102,10 @@ class _Mono:
 
     def _keep(self, parts: list[AudioFrame]) -> None:
         for part in parts:
-            channels = np.nan_to_num(part.to_ndarray(), nan=0.0, posinf=0.0, neginf=0.0)
-            self.chunks.append(channels.mean(axis=0, dtype=np.float32))
-            self.n_samples += channels.shape[1]
+            channels: np.ndarray = part.to_ndarray().reshape(-1, part.layout.nb_channels)
+            channels = np.nan_to_num(channels, nan=0.0, posinf=0.0, neginf=0.0)
+            self.chunks.append(channels.mean(axis=1, dtype=np.float32))
+            self.n_samples += len(channels)
         if self.n_samples > MAX_SOUND_SECONDS * self._rate:
             raise ClipError(
                 f"{self._name}: its sound is longer than {MAX_SOUND_SECONDS // 3600} hours; cut it to clips"

@@ -99,7 +99,8 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> VideoSt
         if not stream.disposition & av.stream.Disposition[_COVER]:
             _check(stream, path)
             return stream
-    raise ClipError(f"{path.name}: has no video, only {', '.join(stream.type for stream in container.streams)}")
+    others = ", ".join(stream.type for stream in container.streams) or "an empty list of streams"
+    raise ClipError(f"{path.name}: has no video, only {others}")
 
 
 def _check(stream: VideoStream, path: Path) -> None:
@@ -142,7 +143,7 @@ def _decode(path: Path, wanted: np.ndarray) -> VideoFrames:
                         "take fewer frames"
                     )
                 # The angle is a frame's side data: a phone may be turned between two clips joined into one file.
-                rotation = frame.rotation
+                rotation = _rotation(frame)
                 images.append(_upright(frame))
                 indices.append(count)
                 times.append(time)
@@ -201,7 +202,12 @@ class _Clock:
         return (count - 1) / (self._last - self._first)
 
 
+def _rotation(frame: VideoFrame) -> int:
+    # A matrix of zeros, which some writers leave, has no angle: FFmpeg says NaN, and PyAV makes it the smallest number.
+    return frame.rotation if abs(frame.rotation) <= 360 else 0
+
+
 def _upright(frame: VideoFrame) -> np.ndarray:
     image = frame.to_ndarray(format="rgb24")
     # FFmpeg's angle says how far the picture must be turned counter-clockwise, as np.rot90 turns.
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
+    return np.ascontiguousarray(np.rot90(image, round(_rotation(frame) / 90) % 4))
