@@ -134,6 +134,7 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
 
     command = COMMANDS[name]
     config = getattr(import_module(f"viper.stages.{command.module}"), command.config)
+    _own_options_first(config)
     return tyro.cli(
         config,
         prog=program or f"viper {name}",
@@ -141,6 +142,17 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
         use_underscores=True,
         compact_help=False,
     )
+
+
+def _own_options_first(config: Any) -> None:
+    """--help goes from what is special to a command to what it shares with others: the fields of its bases, last."""
+    depth = {
+        name: i
+        for i, base in reversed(list(enumerate(config.__mro__)))
+        for name in vars(base).get("__annotations__", ())
+    }
+    fields = config.__dataclass_fields__
+    config.__dataclass_fields__ = dict(sorted(fields.items(), key=lambda field: depth[field[0]]))
 
 
 def _say_error(message: str) -> None:

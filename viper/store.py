@@ -71,6 +71,7 @@ class EncoderInfo:
     model : how the user named the weights; another spelling of the same weights is the same encoder.
     source : the kind of input: "frames", "faces", "sound", "subtitles", "files".
     versions : of the packages that made the features, for the record.
+    precision : of the network's arithmetic, float32 or bf16, for the record; empty without a network.
     """
 
     encoder: str
@@ -80,6 +81,7 @@ class EncoderInfo:
     model: str = ""
     source: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    precision: str = ""
 
     def difference(self, other: EncoderInfo) -> str | None:
         """In words, why features of `other` may not join those of this one; None when they may."""

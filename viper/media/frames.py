@@ -48,6 +48,12 @@ class Frames:
     found: np.ndarray
     points: np.ndarray | None = None
 
+    def seen(self) -> Frames:
+        """Those in which a face was found, or not looked for."""
+        images = [image for image, found in zip(self.images, self.found, strict=True) if found]
+        points = None if self.points is None else self.points[self.found]
+        return Frames(images, self.times[self.found], np.ones(len(images), bool), points)
+
 
 @dataclass(frozen=True)
 class FrameClip:
