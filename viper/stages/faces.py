@@ -139,7 +139,7 @@ class _Save:
         self._config = config
 
     def __call__(self, clip: FrameClip, crops: _Crops) -> None:
-        with atomic_folder(self._config.output_folder / clip.id) as folder:
+        with atomic_folder(self._config.output_folder / clip.id, make_parent=False) as folder:
             for image, record in zip(crops.images, crops.records, strict=True):
                 frames.write_image(folder / frames.frame_name(record["index"]), image)
             write_json(
