@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +62,12 @@ class FrameClip:
     id: str
     folder: Path
 
-    @cached_property
+    @property
     def record(self) -> dict[str, Any]:
         """The content of faces.json or frames.json, or one made from the pictures' names where there is neither.
 
-        A record that cannot be read, and a folder with neither record nor pictures, are a ClipError.
+        Read each time: a run has many clips, and each would keep its own. A record that cannot be read, and a folder
+        with neither record nor pictures, are a ClipError.
         """
         for name in (FACES_FILE, FRAMES_FILE):
             if (self.folder / name).is_file():
