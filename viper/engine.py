@@ -21,6 +21,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from viper.errors import OutputError, UserError
 from viper.failures import Failure, FailureLog
+from viper.files import prepare_outputs
 from viper.progress import Progress
 from viper.shards import Shard
 from viper.workers import WorkerPool, attempt, resolve_workers
@@ -161,6 +162,8 @@ def run_together(
     began = time.monotonic()
     if options.shard:
         items = [item for item in items if options.shard.has(item.id)]
+    for folder in folders:
+        prepare_outputs(folder)
     logs = [FailureLog(folder, job.stage) for job, folder in zip(jobs, folders, strict=True)]
     summaries = [Summary(job.stage) for job in jobs]
     pending: list[_Work[ItemT]] = []

@@ -171,7 +171,7 @@ class FeatureStore:
         if feature.tokens.shape[1] != self.width:
             raise ClipError(f"a feature of width {feature.tokens.shape[1]} for a store of width {self.width}")
         tensors = {"tokens": feature.tokens, "mask": feature.mask, "time": feature.time}
-        with atomic_path(self.path(clip)) as temporary:
+        with atomic_path(self.path(clip), make_parent=False) as temporary:
             # Written by Python: safetensors' own writer does not say OSError when the disk is full.
             arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
             temporary.write_bytes(save(arrays, metadata={"source": source, "encoder": self.info.identity}))
