@@ -91,8 +91,7 @@ def attempt(path: Path, content: bytes, read: Callable[[Path], Any], error: type
     except error as refusal:
         message = str(refusal)
         assert path.name in message
-        assert len(message.splitlines()) == 1
-        message.encode()
+        assert message.isprintable()
         return None
     finally:
         if watch:
@@ -146,8 +145,7 @@ def test_an_id_is_a_name_in_any_folder_or_refused(folder: Path, spelled: str) ->
         clip = clip_id(spelled)
     except UserError as refusal:
         message = str(refusal)
-        assert len(message.splitlines()) == 1
-        message.encode()
+        assert message.isprintable()
         return
     assert clip_id(clip) == clip == unicodedata.normalize("NFC", clip)
     assert clip_id(f"[{clip}]") == clip_id(f'"[{spelled}]"') == clip
@@ -183,7 +181,7 @@ HEADER = "File_ID,Split,Fear\n"
 MANIFEST = (HEADER + "[1],Train,0.5\n[2],Val,\n[3],Test,1\n").encode()
 
 
-@fuzz(150)
+@fuzz(100)
 @given(st.binary(max_size=400) | odd_text.map(lambda text: (HEADER + text).encode()) | mutated(MANIFEST))
 def test_any_bytes_as_a_manifest(folder: Path, content: bytes) -> None:
     check_manifest(attempt(folder / "m.csv", content, loaded(TASK), UserError))
@@ -194,7 +192,7 @@ cells = (
 )
 
 
-@fuzz(150)
+@fuzz(60)
 @given(st.lists(st.lists(cells, min_size=1, max_size=4), max_size=6), st.booleans())
 def test_any_cells_as_a_manifest(folder: Path, rows: list[list[str]], regression: bool) -> None:
     task = TASK if regression else CLASSES
@@ -210,7 +208,7 @@ def usable(text: str) -> bool:
         return False
 
 
-@fuzz(30)
+@fuzz(20)
 @given(
     st.lists(
         st.tuples(odd_text.filter(usable), st.sampled_from(SPLITS), st.none() | st.floats(0, 1, width=32)),
@@ -259,7 +257,7 @@ def test_any_bytes_as_a_list_of_failures(folder: Path, content: bytes) -> None:
         assert not [row for row in read_failures(place) if (row.clip, row.stage) == ("new", "get_frame")]
 
 
-@fuzz(60)
+@fuzz(20)
 @given(
     st.lists(
         st.tuples(odd_text.filter(usable), odd_text), min_size=1, max_size=4, unique_by=lambda row: clip_id(row[0])
@@ -346,7 +344,7 @@ def check_feature(store: FeatureStore, content: bytes) -> None:
     cheap = store.problem("a")
     assert store.is_current("a", "source") <= (cheap is None)
     if feature is None:
-        assert len((problem or "").splitlines()) == 1
+        assert (problem or "\n").isprintable()
         return
     assert cheap is None
     assert feature.tokens.shape == (len(feature.mask), WIDTH) == (len(feature.time), WIDTH)
@@ -390,7 +388,7 @@ HONEST: dict[str, Any] = {
 names = st.sampled_from([*HONEST, "__metadata__", "other"])
 
 
-@fuzz(200)
+@fuzz(100)
 @given(
     st.dictionaries(names, entries | st.dictionaries(odd_text, odd_text, max_size=2), max_size=4),
     st.binary(min_size=34, max_size=34) | st.binary(max_size=60),

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from viper.errors import UserError, WorkerError
+from viper.errors import UserError, WorkerError, one_line
 from viper.files import natural_key, write_text
 
 FILE_NAME = "failures.csv"
 HEADER = ("clip", "stage", "error", "message")
-MAX_MESSAGE = 1000  # characters; some libraries' messages list a whole file
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Failure:
     def of(cls, clip: str, stage: str, error: Exception) -> Failure:
         """The row for an exception."""
         name = error.name if isinstance(error, WorkerError) else type(error).__name__
-        return cls(clip, stage, name, _one_line(str(error)) or name)
+        return cls(clip, stage, name, one_line(str(error)) or name)
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.clip}: {self.message}"
@@ -105,13 +104,6 @@ def _csv(rows: list[Failure]) -> str:
         guard = "'" if row.message.startswith(("=", "+", "-", "@")) else ""
         writer.writerow(astuple(replace(row, message=guard + row.message)))
     return buffer.getvalue()
-
-
-def _one_line(message: str) -> str:
-    """A message as one line of printable UTF-8: it may quote a file's name or content, with escape sequences in it."""
-    line = " ".join(message[: 2 * MAX_MESSAGE].split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
-    return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]} ..."
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

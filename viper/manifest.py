@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from viper.errors import UserError
+from viper.errors import UserError, one_line
 from viper.files import read_csv_rows
 from viper.task import Task
 
@@ -101,7 +101,9 @@ class Manifest:
         table = _read_csv(path)
         for column in (task.id_column, task.split_column, *task.label_columns):
             if column not in table.columns:
-                raise UserError(f"{path}: there is no column {column!r}; the file has {', '.join(table.columns)}")
+                raise UserError(
+                    f"{path}: there is no column {column!r}; the file has {one_line(', '.join(table.columns))}"
+                )
             if list(table.columns).count(column) > 1:
                 raise UserError(f"{path}: the column {column!r} stands there twice")
         if table.empty:

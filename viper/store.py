@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from viper.errors import ClipError, UserError
+from viper.errors import ClipError, UserError, one_line
 from viper.files import atomic_path, digest_of, natural_key, read_json, write_json
 
 SUFFIX = ".safetensors"
@@ -226,7 +226,7 @@ class FeatureStore:
                 self._check_header(file)
                 yield file
         except (SafetensorError, OSError) as error:
-            raise ClipError(" ".join(str(error).split())) from error
+            raise ClipError(one_line(str(error))) from error
 
     def _check_header(self, file: Any) -> None:
         shapes: dict[str, list[int]] = {}

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pandas.errors import ParserWarning
 
-from viper.errors import ClipError
+from viper.errors import ClipError, one_line
 
 FEATURE_SUFFIXES = (".pt", ".pth", ".npy", ".csv")
 
@@ -56,7 +56,7 @@ def read_table(path: Path) -> Table:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def _read_npy(path: Path) -> np.ndarray:

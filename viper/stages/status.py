@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from viper.errors import UserError
+from viper.errors import UserError, one_line
 from viper.failures import read_failures
 from viper.manifest import Manifest, canonical_split
 from viper.stages.features import FeatureOptions
@@ -193,10 +193,10 @@ def _print_clips(state: ModalityStatus) -> None:
         print(f"  {state.problem}")
     for kind, clips in (("missing", state.missing), ("extra", state.extra)):
         if clips:
-            print(f"  {kind:<9}{', '.join(_printable(clip) for clip in clips[:NAMED_CLIPS])}{_more(clips)}")
+            print(f"  {kind:<9}{', '.join(one_line(clip) for clip in clips[:NAMED_CLIPS])}{_more(clips)}")
     for kind, reasons in (("invalid", state.invalid), ("failed", state.failed)):
         for clip, reason in list(reasons.items())[:NAMED_CLIPS]:
-            print(f"  {kind:<9}{_printable(clip)}: {_printable(reason)}")
+            print(f"  {kind:<9}{one_line(clip)}: {one_line(reason)}")
         if len(reasons) > NAMED_CLIPS:
             print(f"  {kind:<9}{_more(reasons).strip()}")
 
@@ -204,8 +204,3 @@ def _print_clips(state: ModalityStatus) -> None:
 def _more(clips: Collection[str]) -> str:
     rest = len(clips) - NAMED_CLIPS
     return f" ... and {rest} more" if rest > 0 else ""
-
-
-def _printable(text: str) -> str:
-    """Text of a file's name, which may hold bytes that are no UTF-8 or would steer a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
