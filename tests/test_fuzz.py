@@ -140,6 +140,7 @@ odd_text = st.lists(st.text(max_size=20) | st.sampled_from(PIECES), max_size=12)
 @fuzz(200)
 @given(odd_text)
 @example("[ \u0301a]")
+@example("0\t")
 def test_an_id_is_a_name_in_any_folder_or_refused(folder: Path, spelled: str) -> None:
     try:
         clip = clip_id(spelled)

@@ -41,15 +41,15 @@ def clip_id(file_id: str) -> str:
     shown = _shown(file_id)
     if len(file_id) > _MAX_SPELLING:
         raise UserError(f"the id {shown} is longer than {MAX_ID_BYTES} bytes")
-    if re.search(r"[\x00-\x1f\x7f-\x9f]", file_id.strip(" \t")):
+    if re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", file_id):
         raise UserError(f"the id {shown} has a control character")
     identifier = unicodedata.normalize("NFC", file_id).strip()
     while len(identifier) >= 2 and identifier[0] + identifier[-1] in ("[]", '""', "''"):
         identifier = identifier[1:-1].strip()
     if not identifier:
         raise UserError("the id is empty")
-    if re.search(r"[/\\]", identifier) or identifier.startswith("."):
-        raise UserError(f"the id {shown} cannot name a file (a slash or a leading dot)")
+    if re.search(r"[/\\\t]", identifier) or identifier.startswith("."):
+        raise UserError(f"the id {shown} cannot name a file (a slash, a tab or a leading dot)")
     if unseen := _UNSEEN.search(identifier):
         raise UserError(f"the id {shown} has a character that is not seen, U+{ord(unseen[0]):04X}; take it out")
     try:
