@@ -457,9 +457,9 @@ def valid_npy() -> bytes:
     return buffer.getvalue()
 
 
-def valid_pt() -> bytes:
+def valid_pt(zipped: bool) -> bytes:
     buffer = io.BytesIO()
-    torch.save(torch.ones(2, WIDTH), buffer)
+    torch.save(torch.ones(2, WIDTH), buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
 
 
@@ -485,7 +485,7 @@ def test_any_bytes_as_an_array(folder: Path, content: bytes) -> None:
 
 
 @fuzz(100)
-@given(st.binary(max_size=100) | mutated(valid_pt()))
+@given(st.binary(max_size=100) | mutated(valid_pt(True)) | mutated(valid_pt(False)))
 @pytest.mark.filterwarnings("ignore")
 def test_any_bytes_as_a_tensor(folder: Path, content: bytes) -> None:
     check_table(folder / "a.pt", content)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 import os
+import pickle
 import socket
+import tarfile
 import time
 import unicodedata
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import numpy as np
 import pytest
 import torch
@@ -265,21 +270,39 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / name).rename(tmp_path / "bomb.npz")
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        torch.zeros(1).expand(10**7, 10**5),
-        torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**6, 10**6)),
-        torch.zeros(2, 3, dtype=torch.complex64),
-        torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.quint8),
-        torch.zeros(2, 3, device="meta"),
-    ],
-    ids=["one-number-many-times", "sparse", "complex", "quantised", "without-data"],
-)
-def test_a_tensor_that_is_not_plain_numbers(tmp_path: Path, tensor: torch.Tensor) -> None:
-    torch.save(tensor, tmp_path / "c.pt")
-    with pytest.raises(ClipError, match=r"^c\.pt: "):
-        read_table(tmp_path / "c.pt")
+TENSORS: dict[str, Callable[[], torch.Tensor]] = {
+    "one-number-many-times": lambda: torch.zeros(1).expand(10**7, 10**5),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "complex": lambda: torch.zeros(2, 3, dtype=torch.complex64),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.quint8),
+    "without-data": lambda: torch.zeros(2, 3, device="meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", TENSORS)
+def test_a_tensor_that_is_not_plain_numbers(tmp_path: Path, kind: str) -> None:
+    for zipped in (True, False):
+        torch.save(TENSORS[kind](), tmp_path / "c.pt", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ClipError, match=r"^c\.pt: "):
+            read_table(tmp_path / "c.pt")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_older_formats_that_can_run_code_are_refused_and_not_run(tmp_path: Path) -> None:
+    payload = pickle.dumps(checkpoints.Payload(tmp_path / "ran"))
+    with tarfile.open(tmp_path / "tar.pt", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("storages", "tensors", "pickle"):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(payload)
+            archive.addfile(entry, io.BytesIO(payload))
+    (tmp_path / "bare.pt").write_bytes(payload)
+    torch.save(checkpoints.Payload(tmp_path / "ran"), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("tar.pt", "bare.pt", "old.pt"):
+        with pytest.raises(ClipError, match=name) as error:
+            read_table(tmp_path / name)
+        assert "weights_only" not in str(error.value)  # torch's advice is to let it run
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_first_file_being_hostile_does_not_stop_an_import(tmp_path: Path, run: Run) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,17 @@ def test_missing_extra_and_what_is_left_of_killed_processes(store: FeatureStore)
     (store.folder / ".packed" / "Train").mkdir(parents=True)
     state = seen(store)
     assert (state.present, state.missing, state.extra, state.invalid) == (3, ["10"], ["elsewhere"], {})
+
+
+def test_a_name_that_only_looks_the_same_is_told_apart(tmp_path: Path, store: FeatureStore) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    store.write(decomposed, feature())
+    if composed in store:
+        pytest.skip("this file system takes both for one name")
+    state = look(store.folder, [composed, "10"], [composed, "10"])
+    assert list(state.invalid) == [composed]
+    assert "composed form" in state.invalid[composed]
+    assert (state.present, state.missing) == (1, [])
 
 
 def test_a_failure_counts_only_while_there_is_no_valid_feature(store: FeatureStore) -> None:

@@ -46,11 +46,11 @@ def read_table(path: Path) -> Table:
         if suffix == ".csv":
             return _read_csv(path)
         return _of_array(_read_npy(path) if suffix == ".npy" else _read_tensor(path))
-    except UnpicklingError as error:  # what weights_only refuses
-        raise ClipError(f"{path.name}: refused, it is damaged or holds more than a plain tensor") from error
     except ClipError as error:
         raise ClipError(f"{path.name}: {error}") from error
     except Exception as error:  # readers made for honest files raise anything of a damaged one
+        if isinstance(error, UnpicklingError) or "weights_only" in str(error):  # torch's advice is to let it run
+            raise ClipError(f"{path.name}: refused, it is damaged or holds more than a plain tensor") from error
         kind = "CSV" if suffix == ".csv" else "plain numbers"
         raise ClipError(f"{path.name}: cannot be read as {kind} ({_first_line(error)})") from error
 

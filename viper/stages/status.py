@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from viper.store import FeatureStore
 from viper.task import Task, load_task
 
 NAMED_CLIPS = 5  # of each kind, in the table
+OTHER_SPELLING = "its file's name is not in Unicode's composed form (NFC), so nothing finds it; rename it"
 # Files on a network file system are waited for, not worked for.
 THREADS = 16
 
@@ -111,6 +113,9 @@ def look(folder: Path, expected: Sequence[str], known: Collection[str], verify: 
     reasons = dict(zip(present, _problems(store, present, verify), strict=True))
     known = set(known)
     extra = [clip for clip in files if clip not in known]
+    # On its way from a Mac a file may have got a name that looks the same and is another.
+    alike = {unicodedata.normalize("NFC", clip) for clip in extra}
+    reasons |= {clip: OTHER_SPELLING for clip in expected if clip not in there and clip in alike}
     return _state(ModalityStatus(folder, store.info.encoder, extra=extra, problem=problem), expected, reasons, failures)
 
 
