@@ -30,6 +30,7 @@ log = logging.getLogger("viper")
 
 # Looking whether a clip is done is waiting for the disk, for a network's disk above all.
 LOOKING_THREADS = 16
+LOOKING_AHEAD = 1024
 SAVING_THREADS = 2
 
 
@@ -211,7 +212,9 @@ def _look(jobs: Sequence[Job[ItemT, Any, Any]], items: Sequence[ItemT], incremen
         yield from ([False] * len(jobs) for _ in items)
         return
     with ThreadPoolExecutor(LOOKING_THREADS) as threads:
-        yield from threads.map(lambda item: [job.is_done(item) for job in jobs], items)
+        for start in range(0, len(items), LOOKING_AHEAD):
+            part = items[start : start + LOOKING_AHEAD]
+            yield from threads.map(lambda item: [job.is_done(item) for job in jobs], part)
 
 
 def _steps(
