@@ -91,7 +91,7 @@ class EngineOptions:
     clip_timeout : seconds a worker may take to load a clip; 0: for ever.
     engine : "local", in this process and its workers; or "ray".
     ray_address : of a running Ray cluster; None: one is started here.
-    num_gpus : with Ray: encoders in all, each on a GPU of its own; 0: one on a processor.
+    num_gpus : with Ray: encoders in all, each on a GPU of its own; 0: on processors.
     """
 
     n_workers: int = -1
