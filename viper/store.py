@@ -181,7 +181,8 @@ class FeatureStore:
         try:
             return self._read(clip)
         except ClipError as error:
-            raise ClipError(f"{self.path(clip)}: not a valid feature ({error}); delete it and extract it again") from error
+            remedy = "delete it and extract it again"
+            raise ClipError(f"{self.path(clip)}: not a valid feature ({error}); {remedy}") from error
 
     def problem(self, clip: str, verify: bool = False) -> str | None:
         """Why the clip's file is not a valid feature of this store, in a few words; None when it is.
