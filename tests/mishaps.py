@@ -47,10 +47,25 @@ class Load:
     notes: Path
 
     def __call__(self, clip: Clip) -> Sample:
+        is_first = not any(self.notes.glob(f"{clip.id}.*"))
         (self.notes / f"{clip.id}.{os.getpid()}.{time.monotonic_ns()}").touch()
+        if clip.what == "killed once" and is_first:
+            os.kill(os.getpid(), signal.SIGKILL)
         if clip.what in _MISHAPS:
             _MISHAPS[clip.what]()
         return Sample(clip, os.getpid()) if clip.what != "unpicklable sample" else lambda: None  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Second:
+    """What one of several jobs makes of a content that was read once; one clip in particular displeases it."""
+
+    name: str
+
+    def __call__(self, sample: Sample) -> Sample:
+        if sample.clip.what == self.name:
+            raise ClipError(f"{self.name} cannot use it")
+        return sample
 
 
 def _raise(error: BaseException) -> Callable[[], None]:
@@ -61,6 +76,9 @@ def _raise(error: BaseException) -> Callable[[], None]:
 
 
 _MISHAPS: dict[str, Callable[[], Any]] = {
+    "slow": lambda: time.sleep(0.3),
+    # Inside C, with the interpreter's lock held: neither a signal's handler nor another thread would get to run.
+    "hang": lambda: ctypes.PyDLL(None).sleep(1000),
     "exit": lambda: os._exit(7),
     "segfault": lambda: ctypes.string_at(0),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),

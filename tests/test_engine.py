@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mishaps import Clip, Load, Sample, Save
+from mishaps import Clip, Load, Sample, Save, Second
 
-from viper import engine
+from viper import engine, progress
 from viper.engine import EngineOptions, Job, Summary
 from viper.errors import OutputError, UserError
 from viper.failures import Failure, read_failures
 from viper.files import write_text
+from viper.shards import Shard
 from viper.workers import FEW_ITEMS, resolve_workers
 
 WORKERS = [0, 2]
@@ -54,17 +55,18 @@ class Place:
                 time.sleep(1)
         return [f"encoded {sample.clip.id}" for sample in samples]
 
-    def device_job(self) -> Job[Clip, Sample, str]:
-        return Job("encode_it", Load(self.notes), Save(self.output), self.is_done, self.encode, lambda s: s.clip.size)
+    def device_job(self, batch_size: int = 2) -> Job[Clip, Sample, str]:
+        load, save = Load(self.notes), Save(self.output)
+        return Job("encode_it", load, save, self.is_done, self.encode, lambda s: s.clip.size, batch_size)
 
     def host_job(self) -> Job[Clip, Sample, Sample]:
         return Job("copy_it", Load(self.notes), Save(self.output), self.is_done)
 
-    def job(self, kind: str) -> Job[Clip, Any, Any]:
-        return self.device_job() if kind == "device" else self.host_job()
+    def job(self, kind: str, batch_size: int = 2) -> Job[Clip, Any, Any]:
+        return self.device_job(batch_size) if kind == "device" else self.host_job()
 
     def run(self, kind: str, clips: list[Clip], n_workers: int = 0, batch_size: int = 2, **options: Any) -> Summary:
-        return engine.run(self.job(kind), clips, self.output, EngineOptions(n_workers, batch_size, **options))
+        return engine.run(self.job(kind, batch_size), clips, self.output, EngineOptions(n_workers, **options))
 
     def is_done(self, clip: Clip) -> bool:
         return (self.output / f"{clip.id}.txt").is_file()
@@ -171,6 +173,7 @@ def test_exit_codes() -> None:
     assert Summary("s", done=1, failed=[failure]).exit_code == 3
     assert Summary("s", skipped=1, failed=[failure]).exit_code == 3
     assert Summary("s", failed=[failure]).exit_code == 1
+    assert str(Summary("s", 4, seconds=2.0, device_seconds=1.8)).endswith("(2.0 s, 2.0 clips/s, device busy 90%)")
     assert str(Summary("s", 6, 2, [failure], 3.0)) == "s: 6 done, 2 already there, 1 failed (3.0 s, 2.0 clips/s)"
 
 
@@ -183,7 +186,9 @@ def test_nothing_to_do(place: Place) -> None:
 def test_a_process_that_dies_costs_one_clip(place: Place, death: str) -> None:
     summary = place.run("host", clips(8, c3=death), 2)
     assert place.done() == {"c0", "c1", "c2", "c4", "c5", "c6", "c7"}
-    assert place.failures() == [("c3", "RuntimeError", "the process that loaded this clip crashed")]
+    how = {"segfault": "SIGSEGV", "kill": "SIGKILL, as when the memory is full", "exit": "exit code 7"}
+    message = f"the process that loaded this clip crashed ({how.get(death, 'exit code 1')})"
+    assert place.failures() == [("c3", "RuntimeError", message)]
     assert (summary.done, summary.exit_code) == (7, 3)
 
 
@@ -200,6 +205,104 @@ def test_a_process_that_dies_while_the_device_is_busy(place: Place) -> None:
     place.run("device", clips(12, c0="slow on device", c2="exit"), 2, batch_size=1)
     assert place.done() == {f"c{i}" for i in range(12)} - {"c2"}
     assert [clip for clip, _, _ in place.failures()] == ["c2"]
+
+
+def test_a_process_killed_for_the_memory_of_others_costs_nothing(place: Place) -> None:
+    summary = place.run("host", clips(6, c2="killed once"), 2)
+    assert (summary.done, summary.failed) == (6, [])
+    assert place.loaded().count("c2") == 2
+
+
+@pytest.mark.parametrize("kind", ["device", "host"])
+def test_a_clip_that_hangs_costs_its_time_and_nothing_else(place: Place, kind: str) -> None:
+    began = time.monotonic()
+    summary = place.run(kind, clips(8, c1="hang", c2="slow", c5="hang"), 2, clip_timeout=1.0)
+    assert place.done() == {f"c{i}" for i in range(8)} - {"c1", "c5"}
+    message = "loading it took longer than 1 s (--clip_timeout)"
+    assert place.failures() == [("c1", "ClipError", message), ("c5", "ClipError", message)]
+    assert summary.exit_code == 3
+    assert time.monotonic() - began < 30
+    assert place.loaded().count("c1") == 1  # not tried again
+    assert multiprocessing.active_children() == []
+
+
+def test_starting_a_process_is_not_the_clips_time(place: Place) -> None:
+    # A process imports for seconds before it is ready.
+    summary = place.run("host", clips(3, c0="slow", c1="slow", c2="slow"), 3, clip_timeout=0.9)
+    assert summary.failed == []
+
+
+def test_the_next_batch_is_loaded_while_one_is_on_the_device(place: Place) -> None:
+    waiting: list[int] = []
+
+    def encode(samples: list[Sample]) -> list[str]:
+        time.sleep(0.5)
+        waiting.append(len(place.loaded()) - 6 * (len(waiting) + 1))
+        return [sample.clip.id for sample in samples]
+
+    job = Job("encode_it", Load(place.notes), Save(place.output), place.is_done, encode, batch_size=6)
+    engine.run(job, clips(24), place.output, EngineOptions(2))
+    assert waiting[1] >= 6
+    assert waiting[-1] == 0
+
+
+def test_jobs_that_run_together_read_each_clip_once(tmp_path: Path) -> None:
+    def job(name: str, batch_size: int) -> tuple[Place, Job[Clip, Any, Any]]:
+        place = Place(tmp_path / name)
+        own = place.device_job(batch_size)
+        own.stage = name
+        own.read, own.load = Load(tmp_path / "notes"), Second(name)
+        return place, own
+
+    (tmp_path / "notes").mkdir()
+    (first, one), (second, two) = job("first", 2), job("second", 3)
+    given = clips(9, c1="first", c4="clip error", c6="second")
+    write_text(first.output / "c0.txt", "there")
+    for name in ("c0", "c2"):
+        write_text(second.output / f"{name}.txt", "there")
+    summaries = engine.run_together([one, two], given, [first.output, second.output], EngineOptions(2))
+    assert sorted(path.name.split(".")[0] for path in (tmp_path / "notes").iterdir()) == [f"c{i}" for i in range(1, 9)]
+    assert [(s.stage, s.done, s.skipped, len(s.failed)) for s in summaries] == [
+        ("first", 6, 1, 2), ("second", 5, 2, 2),
+    ]  # fmt: skip
+    assert first.done() == {f"c{i}" for i in range(9)} - {"c1", "c4"}
+    assert second.done() == {f"c{i}" for i in range(9)} - {"c4", "c6"}
+    assert [clip for clip, _, _ in first.failures()] == ["c1", "c4"]
+    assert [clip for clip, _, _ in second.failures()] == ["c4", "c6"]
+    assert first.batches[0] == ["c2", "c3"]
+    assert second.batches[0] == ["c1", "c3", "c5"]
+
+
+@pytest.mark.parametrize("n_workers", WORKERS)
+def test_shards_are_disjoint_and_complete(tmp_path: Path, n_workers: int) -> None:
+    given = clips(40)
+    parts = []
+    for number in (1, 2, 3):
+        place = Place(tmp_path / str(number))
+        place.run("host", given, n_workers, shard=Shard(number, 3))
+        parts.append(place.done())
+    assert set().union(*parts) == {clip.id for clip in given}
+    assert sum(map(len, parts)) == len(given)
+    assert min(map(len, parts)) > 5
+    # Neither the other clips nor their order has a say: each node may see another state of the folder.
+    again = Place(tmp_path / "again")
+    again.run("host", given[:4:-1], n_workers, shard=Shard(2, 3))
+    assert again.done() == parts[1] - {clip.id for clip in given[:5]}
+
+
+def test_how_a_shard_is_written() -> None:
+    assert Shard.parse("") is None
+    assert Shard.parse("3/16") == Shard(3, 16)
+    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2", "1 / 4"):
+        with pytest.raises(UserError, match=r"must be k/n"):
+            Shard.parse(text)
+    # A change of the digest would make jobs of two versions overlap.
+    assert [name for name in ("[00001]", "é😀", "c1", "c2", "c3") if Shard(1, 2).has(name)] == [
+        "[00001]",
+        "é😀",
+        "c1",
+        "c3",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -275,11 +378,11 @@ def test_clips_are_not_loaded_far_ahead(place: Place, n_workers: int) -> None:
         ahead.append(len(place.loaded()) - len(ahead))
         return [sample.clip.id for sample in samples]
 
-    job = Job("encode_it", Load(place.notes), Save(place.output), place.is_done, encode)
-    engine.run(job, clips(30), place.output, EngineOptions(n_workers, batch_size=1))
+    job = Job("encode_it", Load(place.notes), Save(place.output), place.is_done, encode, batch_size=1)
+    engine.run(job, clips(30), place.output, EngineOptions(n_workers))
     assert len(place.done()) == 30
     # Samples are large: what is loaded and not yet encoded must not grow with the number of clips.
-    assert max(ahead) <= max(1, 2 * n_workers)
+    assert max(ahead) <= 1 + 2 * n_workers
 
 
 def test_who_loads_and_who_saves(place: Place) -> None:
@@ -307,8 +410,7 @@ def test_wrong_options() -> None:
             EngineOptions(n_workers=n_workers)
     for batch_size in (0, -1):
         with pytest.raises(UserError, match="batch_size"):
-            EngineOptions(batch_size=batch_size)
-    EngineOptions(n_workers=0, batch_size=1)
+            Job("s", str, print, bool, batch_size=batch_size)
 
 
 def test_the_number_of_processes() -> None:
@@ -326,7 +428,7 @@ def test_a_log_gets_a_line_now_and_then(place: Place, monkeypatch: pytest.Monkey
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger, level = logging.getLogger("viper"), logging.getLogger("viper").level
-    monkeypatch.setattr(engine, "LOG_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LOG_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -1,19 +1,49 @@
-"""What the commands share: how a stage that maps over clips ends."""
+"""What the commands share: the options of a stage that maps over clips, and how it ends."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
-from viper.engine import Summary
+from viper.engine import EngineOptions, Summary
 from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.failures import FILE_NAME
+from viper.shards import Shard
 
 log = logging.getLogger("viper")
 # What stages say belongs in a run's train.log also when they are called from Python; only the command line prints it.
 log.setLevel(logging.INFO)
+
+
+@dataclass(kw_only=True)
+class EngineFlags:
+    """How a stage goes over its clips."""
+
+    n_workers: int = -1
+    """Processes that read and prepare clips; 0: none beside this one; -1: one a core."""
+    incremental: bool = True
+    """Leave clips alone whose output is there, valid and up to date."""
+    shard: str = ""
+    """Do only part k of n of the clips, written k/n, such as 3/16: for job arrays. A clip's id decides its part."""
+    clip_timeout: float = 600.0
+    """Seconds a process may take to read and prepare a clip; then the clip has failed. 0: no limit."""
+    engine: Literal["local", "ray"] = "local"
+    """local: on this machine; ray: on Ray Data, on one machine or on many (pip install 'viper[ray]')."""
+    ray_address: str | None = None
+    """A running Ray cluster's: auto, or host:port. Without it a Ray is started here."""
+    num_gpus: int = 0
+    """With Ray: how many GPUs the model runs on, each with a copy of it; 0: on processors."""
+
+    def engine_options(self) -> EngineOptions:
+        """These options for the engine; wrong ones are a UserError."""
+        return EngineOptions(
+            self.n_workers, self.incremental, Shard.parse(self.shard), self.clip_timeout,
+            self.engine, self.ray_address, self.num_gpus,
+        )  # fmt: skip
 
 
 def finish(summary: Summary, output_folder: Path) -> int:

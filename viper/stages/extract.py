@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from viper.media.frames import FrameClip, Frames, list_frame_clips
 from viper.media.listing import MediaClip, list_files, list_sounds, list_subtitles
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import Cue, read_cues
-from viper.stages.common import finish, log, package_versions
+from viper.stages.common import EngineFlags, finish, log, package_versions
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import load_task
 
@@ -28,19 +28,20 @@ RECORDED_PACKAGES = ("torch", "transformers", "open-clip-torch", "py-feat", "sci
 
 
 @dataclass(kw_only=True)
-class ExtractConfig(ABC):
+class ExtractConfig(EngineFlags, ABC):
     """The options every modality has."""
 
     output_folder: Path
     """Where <clip>.safetensors and encoder.json are written."""
-    n_workers: int = -1
-    """Processes that read and prepare clips; 0: none beside this one; -1: one a core."""
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the model: bf16 is quicker where the device has it, which auto finds out. Features stay the same to
+    a cosine of .999."""
+    compile: bool = False
+    """Compile the model first (torch.compile): it takes a minute, and then each batch is quicker on a GPU."""
     offline: bool = False
     """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
-    incremental: bool = True
-    """Leave clips alone whose features are there, valid and up to date."""
 
     @abstractmethod
     def clips(self) -> Sequence[Clip]:
@@ -49,6 +50,11 @@ class ExtractConfig(ABC):
     @abstractmethod
     def encoder(self) -> Encoder[Any, Any]:
         """The encoder the options name."""
+
+    @property
+    def pictures(self) -> Path | None:
+        """The folder whose pictures are read; None where no pictures are."""
+        return None
 
 
 @dataclass(kw_only=True)
@@ -67,6 +73,11 @@ class VisualConfig(ExtractConfig):
     """The class token, or the mean of all tokens."""
     from_files: Path | None = None
     """Instead: a folder of features made elsewhere, <clip>.pt, .npy or .csv, to bring into the store."""
+
+    @property
+    def pictures(self) -> Path | None:
+        """The input folder, but for features made elsewhere."""
+        return None if self.from_files else self.input_folder
 
     def clips(self) -> Sequence[Clip]:
         """Folders of frames, or foreign files."""
@@ -150,6 +161,11 @@ class TextualConfig(ExtractConfig):
     from_files: Path | None = None
     """Instead: a folder of features made elsewhere, <clip>.pt, .npy or .csv, to bring into the store."""
 
+    @property
+    def pictures(self) -> Path | None:
+        """The input folder, but for features made elsewhere and subtitles."""
+        return None if self.from_files or self.subtitles else self.input_folder
+
     def clips(self) -> Sequence[Clip]:
         """Folders of frames, subtitles, or foreign files."""
         if self.subtitles is None or self.from_files:
@@ -198,6 +214,11 @@ class FAUConfig(ExtractConfig):
     """Faces on the device at once, from any clips."""
     from_csv: Path | None = None
     """Instead: a folder of <clip>.csv made by OpenFace or shipped by the organisers, to bring into the store."""
+
+    @property
+    def pictures(self) -> Path | None:
+        """The input folder, but for features made elsewhere."""
+        return None if self.from_csv else self.input_folder
 
     def clips(self) -> Sequence[Clip]:
         """Folders of crops, or foreign files. Whole frames, by their record, are a UserError."""
@@ -263,44 +284,84 @@ Content = Frames | Sound | list[Cue] | Table | None
 
 def run(config: ExtractConfig) -> int:
     """Runs the stage; answers the exit code."""
-    # Not above: importing torch takes seconds, and --help should not.
-    from viper.encoders.pretrained import go_offline
-    from viper.encoders.runtime import choose_runtime
+    return run_together([config])[0]
 
+
+def run_together(configs: Sequence[ExtractConfig]) -> list[int]:
+    """Runs the stage for several modalities that read the same clips, each of which is read once; the exit codes."""
+    options = configs[0].engine_options()
+    clips = configs[0].clips()
+    jobs = [make_job(config, clips if config is configs[0] else config.clips()) for config in configs]
+    summaries = engine.run_together(jobs, clips, [config.output_folder for config in configs], options)
+    return [finish(summary, config.output_folder) for summary, config in zip(summaries, configs, strict=True)]
+
+
+def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> engine.Job[Clip, Any, Feature]:
+    """What the engine is to do, with the encoder on its device and the store opened."""
     if config.offline:
+        # Not above: importing torch takes seconds, and --help should not.
+        from viper.encoders.pretrained import go_offline
+
         go_offline()
-    clips = config.clips()
-    encoder = config.encoder()
-    encoder.prepare(choose_runtime(config.device))
+    encode = _Encode(config.encoder(), config)
+    encode.prepare()
+    encoder = encode.encoder
     store = FeatureStore.create(config.output_folder, _with_provenance(encoder.info(), clips))
-    batch_size = getattr(config, "batch_size")  # noqa: B009  every subclass has it, each with its own default
-    job: engine.Job[Clip, Any, Feature] = engine.Job(
+    return engine.Job(
         stage=f"extract_{encoder.modality}_features",
-        load=_Load(encoder.load),
-        encode=_Encode(encoder, batch_size),
-        save=lambda clip, feature: store.write(clip.id, feature, clip.source()),
-        is_done=lambda clip: store.is_current(clip.id, clip.source()),
+        read=_read,
+        load=encoder.load,
+        encode=encode,
+        save=_Save(store),
+        is_done=_IsDone(store),
         size=encoder.size,
+        batch_size=encode.batch_size,
     )
-    options = engine.EngineOptions(config.n_workers, batch_size, config.incremental)
-    return finish(engine.run(job, clips, config.output_folder, options), config.output_folder)
 
 
-@dataclass(frozen=True)
-class _Load:
-    load: Callable[[Any], Any]
-
-    def __call__(self, clip: Clip) -> Any:
-        return self.load(clip.read())
+def _read(clip: Clip) -> Content:
+    return clip.read()
 
 
-@dataclass(frozen=True)
 class _Encode:
-    encoder: Encoder[Any, Any]
-    batch_size: int
+    """The encoder on its device; a copy of this, in another process, loads the weights when it is first called."""
+
+    def __init__(self, encoder: Encoder[Any, Any], config: ExtractConfig) -> None:
+        self.encoder = encoder
+        self.batch_size: int = getattr(config, "batch_size")  # noqa: B009  each subclass has it, with its own default
+        self._runtime_options = (config.device, config.precision, config.compile)
+        self._is_prepared = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_is_prepared": False}
+
+    def prepare(self) -> None:
+        # Not above: importing torch takes seconds, and --help should not.
+        from viper.encoders.runtime import choose_runtime
+
+        self.encoder.prepare(choose_runtime(*self._runtime_options))
+        self._is_prepared = True
 
     def __call__(self, samples: list[Any]) -> list[Feature]:
+        if not self._is_prepared:
+            self.prepare()
         return self.encoder.encode(samples, self.batch_size)
+
+
+@dataclass(frozen=True)
+class _Save:
+    store: FeatureStore
+
+    def __call__(self, clip: Clip, feature: Feature) -> None:
+        self.store.write(clip.id, feature, clip.source())
+
+
+@dataclass(frozen=True)
+class _IsDone:
+    store: FeatureStore
+
+    def __call__(self, clip: Clip) -> bool:
+        return self.store.is_current(clip.id, clip.source())
 
 
 def _with_provenance(info: EncoderInfo, clips: Sequence[Clip]) -> EncoderInfo:

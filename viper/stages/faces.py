@@ -14,11 +14,11 @@ from viper.errors import UserError
 from viper.files import atomic_folder, write_json
 from viper.media import frames
 from viper.media.frames import FrameClip, Frames, list_frame_clips
-from viper.stages.common import finish, log
+from viper.stages.common import EngineFlags, finish, log
 
 
 @dataclass(kw_only=True)
-class CropImagesConfig:
+class CropImagesConfig(EngineFlags):
     """Cut the face of one person out of every frame (MTCNN), followed through the clip."""
 
     input_folder: Path
@@ -35,17 +35,14 @@ class CropImagesConfig:
     """Side of the square crops, in pixels."""
     no_face: Literal["whole", "skip"] = "whole"
     """A clip without any face: keep whole frames, marked as not found; or write none."""
-    n_workers: int = -1
-    """Processes that read pictures; 0: none beside this one; -1: one a core."""
     device: str = "auto"
     """Where the detector runs: auto, cpu, cuda, cuda:1, mps ..."""
-    incremental: bool = True
-    """Leave clips alone whose crops are there, complete and up to date."""
 
 
 @dataclass(frozen=True)
 class _Sample:
-    clip: FrameClip
+    clip: str
+    indices: list[int]
     frames: Frames
 
 
@@ -65,15 +62,20 @@ def run(config: CropImagesConfig) -> int:
         encode=_Crop(config),
         save=_Save(config),
         is_done=_IsDone(config),
-        size=lambda sample: len(sample.frames.images),
+        size=_size,
+        batch_size=config.batch_size,
     )
-    options = engine.EngineOptions(config.n_workers, config.batch_size, config.incremental)
+    options = config.engine_options()
     summary = engine.run(job, list_frame_clips(config.input_folder), config.output_folder, options)
     return finish(summary, config.output_folder)
 
 
 def _load(clip: FrameClip) -> _Sample:
-    return _Sample(clip, clip.read())
+    return _Sample(clip.id, [frame["index"] for frame in clip.record["frames"]], clip.read())
+
+
+def _size(sample: _Sample) -> int:
+    return len(sample.frames.images)
 
 
 def _options(config: CropImagesConfig) -> dict[str, Any]:
@@ -82,19 +84,21 @@ def _options(config: CropImagesConfig) -> dict[str, Any]:
 
 
 class _Crop:
-    """Detects, follows and cuts; the detector is made when the first clip needs it."""
+    """Detects, follows and cuts; the detector is made when the first clip needs it, and by each copy for itself."""
 
     def __init__(self, config: CropImagesConfig) -> None:
-        # Not above: importing torch takes seconds, and --help should not.
-        from viper.encoders.runtime import choose_device
-
         self._config = config
-        self._device = choose_device(config.device)
         self._detector: FaceDetector | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_detector": None}
 
     def __call__(self, samples: list[_Sample]) -> list[_Crops]:
         if self._detector is None:
-            self._detector = FaceDetector(self._device, self._config.min_face_size)
+            # Not above: importing torch takes seconds, and --help should not.
+            from viper.encoders.runtime import choose_device
+
+            self._detector = FaceDetector(choose_device(self._config.device), self._config.min_face_size)
         images = [image for sample in samples for image in sample.frames.images]
         detections = self._detector.detect(images, self._config.batch_size)
         crops = []
@@ -105,13 +109,12 @@ class _Crop:
 
     def _cut(self, sample: _Sample, boxes: list[FaceBox] | None) -> _Crops:
         if boxes is None:
-            log.info("crop_images: %s: no face in any frame (%s)", sample.clip.id, self._config.no_face)
+            log.info("crop_images: %s: no face in any frame (%s)", sample.clip, self._config.no_face)
             if self._config.no_face == "skip":
                 return _Crops([], [])
         records, images = [], []
         for number, image in enumerate(sample.frames.images):
-            index = sample.clip.record["frames"][number]["index"]
-            record = {"index": index, "time": float(sample.frames.times[number])}
+            record: dict[str, Any] = {"index": sample.indices[number], "time": float(sample.frames.times[number])}
             if boxes is None:
                 height, width = image.shape[:2]
                 images.append(image)
@@ -136,7 +139,7 @@ class _Save:
         self._config = config
 
     def __call__(self, clip: FrameClip, crops: _Crops) -> None:
-        with atomic_folder(self._config.output_folder / clip.id) as folder:
+        with atomic_folder(self._config.output_folder / clip.id, make_parent=False) as folder:
             for image, record in zip(crops.images, crops.records, strict=True):
                 frames.write_image(folder / frames.frame_name(record["index"]), image)
             write_json(

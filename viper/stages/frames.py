@@ -15,11 +15,11 @@ from viper.media import frames
 from viper.media.listing import MediaClip, list_videos
 from viper.media.sampling import uniform_indices
 from viper.media.video import VideoFrames, read_frames
-from viper.stages.common import finish
+from viper.stages.common import EngineFlags, finish
 
 
 @dataclass(kw_only=True)
-class GetFrameConfig:
+class GetFrameConfig(EngineFlags):
     """Take frames out of every video of a folder: n_frames of them, evenly spread from the first to the last."""
 
     input_folder: Path
@@ -28,10 +28,6 @@ class GetFrameConfig:
     """Where <clip>/frame_<index>.jpg and <clip>/frames.json are written."""
     n_frames: int = 32
     """Frames a clip. A clip that has fewer gives all it has."""
-    n_workers: int = -1
-    """Processes that decode side by side; 0: none beside this one; -1: one a core."""
-    incremental: bool = True
-    """Leave clips alone whose frames are there, complete and up to date."""
 
 
 def run(config: GetFrameConfig) -> int:
@@ -44,7 +40,7 @@ def run(config: GetFrameConfig) -> int:
         save=_Save(config.output_folder, config.n_frames),
         is_done=_IsDone(config.output_folder, config.n_frames),
     )
-    options = engine.EngineOptions(config.n_workers, incremental=config.incremental)
+    options = config.engine_options()
     summary = engine.run(job, list_videos(config.input_folder), config.output_folder, options)
     return finish(summary, config.output_folder)
 
@@ -71,7 +67,7 @@ class _Save:
 
     def __call__(self, clip: MediaClip, video: VideoFrames) -> None:
         height, width = video.images[0].shape[:2]
-        with atomic_folder(self.output_folder / clip.id) as folder:
+        with atomic_folder(self.output_folder / clip.id, make_parent=False) as folder:
             for index, image in zip(video.indices, video.images, strict=True):
                 frames.write_image(folder / frames.frame_name(index), image)
             write_json(

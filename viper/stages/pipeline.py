@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 import yaml
@@ -17,8 +18,12 @@ from viper.stages.common import log
 from viper.stages.features import MODALITIES
 from viper.store import ENCODER_FILE, FeatureStore
 
+if TYPE_CHECKING:
+    from viper.stages.extract import ExtractConfig
+
 STATE_FILE = "pipeline.json"
-TOP_KEYS = ("task", "csv_path", "videos", "output", "subtitles", "device", "n_workers", "offline",
+SHARED_KEYS = ("n_workers", "device", "offline", "clip_timeout", "engine", "ray_address", "num_gpus")
+TOP_KEYS = ("task", "csv_path", "videos", "output", "subtitles", *SHARED_KEYS,
             "frames", "faces", "features", "train", "submission", "confusion")  # fmt: skip
 BEGUN = "train begun"  # in the state: of which inputs
 REQUIRED_KEYS = ("csv_path", "videos", "output", "features")
@@ -35,6 +40,8 @@ output: work                 # frames, faces, features, run, submission.csv and 
 device: auto                 # auto, cpu, cuda, cuda:1, mps
 n_workers: -1                # processes that decode; -1: one a core
 offline: false               # true: never touch the network
+clip_timeout: 600            # seconds to read one clip, before it counts as failed
+engine: local                # or ray, with ray_address and num_gpus
 
 # Below, each section takes the options of the command it is named after, spelled as there (viper COMMAND --help).
 frames:                      # get_frame
@@ -98,14 +105,16 @@ class _Pipeline:
         self._card = _read(path)
         self._output = self._base / str(self._card["output"])
         self._state_path = self._output / STATE_FILE
-        self._shared = {key: self._card[key] for key in ("n_workers", "device", "offline") if key in self._card}
+        self._shared = {key: self._card[key] for key in SHARED_KEYS if key in self._card}
         frames, faces = self._output / "frames", self._output / "faces"
         self._frames = self._stage(
-            "frames", "frames", "GetFrameConfig", input_folder=self._videos, output_folder=frames
+            "frames", "frames", "GetFrameConfig", input_folder=self._videos, output_folder=frames, shard=""
         )
         self._faces = None
         if self._card.get("faces") is not False:
-            self._faces = self._stage("faces", "faces", "CropImagesConfig", input_folder=frames, output_folder=faces)
+            self._faces = self._stage(
+                "faces", "faces", "CropImagesConfig", input_folder=frames, output_folder=faces, shard=""
+            )
         self._extracts = {name: self._extract(name) for name in self._section("features")}
         if not self._extracts:
             raise UserError(f"{path}: features names no modality")
@@ -134,12 +143,11 @@ class _Pipeline:
         needs_frames = any("input_folder" in vars(c) and self._reads_frames(c) for c in self._extracts.values())
         stages = [self._frames, self._faces] if needs_frames else []
         worst = 0
-        for config in (*stages, *self._extracts.values()):
-            if config is not None:
-                code = _run_stage(config)
-                if code not in (0, 3):
-                    return code
-                worst = max(worst, code)
+        for configs in [*([config] for config in stages if config is not None), *self._groups()]:
+            codes = _run_stages(configs)
+            if not set(codes) <= {0, 3}:
+                return next(code for code in codes if code not in (0, 3))
+            worst = max(worst, *codes)
         trained = digest_of([self._input_digest(), _plain(self._train)])
         for name, config, product in (
             ("train", self._train, self._output / "run" / "summary.json"),
@@ -151,6 +159,15 @@ class _Pipeline:
                 if code:
                     return code
         return worst
+
+    def _groups(self) -> list[list[ExtractConfig]]:
+        """The modalities, those together that read the same pictures in the same way: each picture is decoded once."""
+        groups: dict[Any, list[ExtractConfig]] = {}
+        for name, config in self._extracts.items():
+            options = config.engine_options()
+            is_alone = config.pictures is None or options.engine != "local"
+            groups.setdefault(name if is_alone else (config.pictures, options), []).append(config)
+        return list(groups.values())
 
     def _once(self, name: str, digest: str, product: Path, config: Any) -> int:
         """Runs a stage unless its product is there and was made from the same inputs."""
@@ -212,7 +229,7 @@ class _Pipeline:
             raise UserError(
                 f"{self._path}: features.{name}: say which command makes it, `command:` one of {', '.join(MODALITIES)}"
             )
-        given: dict[str, Any] = {"output_folder": self._output / "features" / name}
+        given: dict[str, Any] = {"output_folder": self._output / "features" / name, "shard": ""}
         foreign = {"from_files", "from_csv"} & options.keys()
         if command == "audio" and not foreign:
             given["input_folder"] = self._videos
@@ -239,6 +256,12 @@ class _Pipeline:
 
 def _run_stage(config: Any) -> int:
     return int(importlib.import_module(type(config).__module__).run(config))
+
+
+def _run_stages(configs: Sequence[Any]) -> list[int]:
+    if len(configs) == 1:
+        return [_run_stage(configs[0])]
+    return list(importlib.import_module(type(configs[0]).__module__).run_together(configs))
 
 
 def _plain(config: Any) -> dict[str, Any]:
