@@ -4,23 +4,22 @@
     python benchmarks/extraction.py --output_folder scratch/extraction --clips ../shared/clips --device cuda
     python benchmarks/extraction.py --output_folder scratch/linear --linear
 
-Both sides get the same clips, and from the faces on the same frames and crops, and full-size networks with the same random
-weights (ViT-B/16, WavLM-base-plus-sv, CLIP ViT-B/32, RoBERTa-base; py-feat's network with a small backbone). Every
+Both sides get the same clips (from the faces on, the same frames and crops) and full-size networks with the same random
+weights: ViT-B/16, WavLM-base-plus-sv, CLIP ViT-B/32, RoBERTa-base; py-feat's network with a small backbone. Every
 measurement is a process of its own; sides take turns; of the repeats the fastest counts. Time begins when the models
 are loaded (start-up is listed apart: 25,000 clips do not feel it) and ends with the last file. Features of both sides
 must agree (cosine above .999), or there is no table.
 
-In forward: the share of that time inside networks. GFLOP/s: matrix products, convolutions and attention of the networks per
-second inside them, of the machine's own peak for a matrix product of ViT's, measured in the same run. Memory: the peak
-of the process with its workers. The whole is the sum of the stages, per clip.
+In forward: the share of that time inside networks. GFLOP/s: their matrix products, convolutions and attention per
+second inside them; of the peak: of a matrix product of ViT's alone, measured in the same run. Memory: the most that the
+process and its workers held. The whole is the sum of the stages, per clip.
 
---linear: the commands that need no weights on 250 to 2,000 tiny clips: seconds and memory must grow linearly and not at all.
+--linear: the commands that need no weights, on 250 to 2,000 tiny clips: time must grow linearly and memory not at all.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import statistics
 import sys
@@ -33,7 +32,7 @@ import numpy as np
 import psutil
 import tyro
 from full_size import copies, features_of, make_checkpoints, make_clips, matrix_peak, usable_clips
-from measuring import ForwardTime, clock, count_flops, run_measured
+from measuring import Forward, clock, run_measured
 
 STAGES = ("frames", "faces", "visual", "audio", "textual", "fau")
 SIDES = ("plain", "viper")
@@ -74,7 +73,7 @@ class Config:
     linear_clips: tuple[int, ...] = (250, 500, 1000, 2000)
     """Numbers of clips for --linear."""
     child: tuple[str, ...] = ()
-    """Used by the script itself: side, stage, input folder, output folder."""
+    """Used by the script itself: side, stage, input folder, output folder, and `count` to count arithmetic too."""
 
 
 def command_of(config: Config, stage: str, source: Path, output: Path) -> list[str]:
@@ -97,55 +96,57 @@ def command_of(config: Config, stage: str, source: Path, output: Path) -> list[s
 
 
 def child(config: Config) -> None:
-    """One side of one stage in this process, timed; then one clip more, to count its arithmetic. Prints JSON."""
+    """One side of one stage in this process, timed; then, if so wanted, one clip more, to count its arithmetic."""
     import torch
 
-    side, stage, source, target = config.child
+    side, stage, source, target, *counts = config.child
     output, device = Path(target), torch.device(config.device)
     run = run_plain if side == "plain" else run_viper
-    with ForwardTime(device) as forward:
-        answer = run(config, stage, Path(source), output, device)
+    with Forward(device) as forward:
+        answer = run(config, stage, Path(source), output, forward)
     # What is before the work: imports, models, and the width they answer with a first picture.
     start = time.time() - answer["seconds"] - psutil.Process().create_time()
-    print(json.dumps({**answer, "forward": forward.seconds, "start": start}), flush=True)
+    print(json.dumps({**answer, "forward": forward.total, "start": start}), flush=True)
+    if not counts:
+        return
     one = output.with_name(output.name + "_one")
     shutil.rmtree(one, ignore_errors=True)
     first = min(Path(source).iterdir())
     (one / "input").mkdir(parents=True)
     (shutil.copytree if first.is_dir() else shutil.copyfile)(first, one / "input" / first.name)
-    with count_flops() as counted:
-        run(config, stage, one / "input", one / "output", device)
-    print(json.dumps({"flops_a_clip": counted.get_total_flops()}))
+    with Forward(device, counts=True) as counted:
+        run(config, stage, one / "input", one / "output", counted)
+    print(json.dumps({"flops_a_clip": counted.total}))
 
 
-def run_plain(config: Config, stage: str, source: Path, output: Path, device: Any) -> dict[str, float]:
+def run_plain(config: Config, stage: str, source: Path, output: Path, forward: Forward) -> dict[str, float]:
     """The plain side; what it does before it begins with the clips is not timed."""
     import plain_extraction
+    import torch
 
-    began: list[float] = []
+    device = torch.device(config.device)
     clips = sorted(source.iterdir())
-    work = getattr(plain_extraction, stage)
-    work(clips, output, config.output_folder / "models", device, lambda: began.append(clock(device)))
-    return {"seconds": clock(device) - began[0], "n_clips": len(clips)}
+    getattr(plain_extraction, stage)(clips, output, config.output_folder / "models", device, forward.begin)
+    return {"seconds": clock(device) - forward.began, "n_clips": len(clips)}
 
 
-def run_viper(config: Config, stage: str, source: Path, output: Path, device: Any) -> dict[str, float]:
+def run_viper(config: Config, stage: str, source: Path, output: Path, forward: Forward) -> dict[str, float]:
     """The project's own command; the seconds are those of its summary, which begin when the models are loaded."""
+    from viper import engine
     from viper.cli import run_command
-    from viper.engine import Summary
 
-    summaries: list[Summary] = []
+    summaries: list[engine.Summary] = []
+    run_together = engine.run_together
 
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if isinstance(record.args, tuple):
-                summaries.extend(arg for arg in record.args if isinstance(arg, Summary))
+    def watched(*args: Any, **kwargs: Any) -> list[engine.Summary]:
+        forward.begin()
+        summaries.extend(run_together(*args, **kwargs))
+        return summaries
 
-    listener = Listener()
-    logging.getLogger("viper").addHandler(listener)
+    engine.run_together = watched
     name, *arguments = command_of(config, stage, source, output)
     code = run_command(name, arguments)
-    logging.getLogger("viper").removeHandler(listener)
+    engine.run_together = run_together
     if code != 0 or len(summaries) != 1:
         raise RuntimeError(f"{name} ended with {code} and {len(summaries)} summaries")
     return {"seconds": summaries[0].seconds, "n_clips": summaries[0].done}
@@ -159,6 +160,8 @@ def measure(config: Config, side: str, stage: str, source: Path, repeat: int) ->
                if key in ("output_folder", "device", "precision", "n_workers")]  # fmt: skip
     switch = "--compile" if config.compile else "--no-compile"
     arguments = [__file__, *options, switch, "--child", side, stage, str(source), str(output)]
+    if repeat == 0 and stage != "frames":
+        arguments.append("count")
     measured = run_measured(arguments, config.output_folder / "measured" / f"{stage}_{side}_{repeat}.log")
     answer = {key: value for line in measured.lines() for key, value in json.loads(line).items()}
     written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
@@ -224,7 +227,7 @@ def compare(config: Config) -> dict[str, Any]:
             for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
                 runs[side].append(measure(config, side, stage, inputs / sources[stage], repeat))
         peaks.append(matrix_peak(device))
-        rows[stage] = {side: min(runs[side], key=lambda run: run["seconds"]) for side in SIDES}
+        rows[stage] = {side: {**runs[side][0], **min(runs[side], key=lambda run: run["seconds"])} for side in SIDES}
         rows[stage]["agreement"] = agreement(config, stage)
         print(f"{stage}: {rows[stage]}", file=sys.stderr)
     return {"device": config.device, "n_clips": config.n_clips, "repeats": config.repeats, "matrix_gflops": max(peaks),
@@ -237,10 +240,10 @@ def table(report: dict[str, Any]) -> str:
     peak = report["matrix_gflops"]
     lines = [
         f"{report['n_clips']} clips ({report['clips']}), {report['device']}, {report['threads']} threads, torch "
-        f"{report['torch']}, the fastest of {report['repeats']}; {report['precision']} on the project's side, float32 on "
-        f"the plain one; matrix products at most {peak:.0f} GFLOP/s.",
+        f"{report['torch']}, the fastest of {report['repeats']}; precision {report['precision']} on the project's "
+        f"side, float32 on the plain one; matrix products at most {peak:.0f} GFLOP/s.",
         "",
-        "| stage | side | clips/s | speed | in forward | GFLOP/s there | of the peak | start-up, s | memory, MB | MB a clip |",
+        "| stage | side | clips/s | speed | in forward | GFLOP/s there | of peak | start-up, s | peak MB | MB a clip |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     totals = dict.fromkeys(SIDES, 0.0)

@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 POLL_SECONDS = 0.2
-aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,26 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-class ForwardTime:
-    """While in use, adds up the time that passes inside the outermost networks' forward calls."""
+class Forward:
+    """While in use, and once begun, adds up what passes inside the outermost networks' forward calls.
 
-    def __init__(self, device: torch.device) -> None:
-        self.seconds = 0.0
+    Parameters
+    ----------
+    device : to be waited for.
+    counts : floating-point operations (of matrix products, convolutions and attention) instead of seconds.
+    """
+
+    def __init__(self, device: torch.device, counts: bool = False) -> None:
+        self.total, self.began = 0.0, 0.0
         self._device, self._depth, self._start = device, 0, 0.0
+        self._counter = _Counter() if counts else None
 
-    def __enter__(self) -> ForwardTime:
-        # always_call: a forward that raises (out of memory) must not leave the depth behind.
+    def begin(self) -> None:
+        """Models are loaded: forgets what was before."""
+        self.total, self.began = 0.0, clock(self._device)
+
+    def __enter__(self) -> Forward:
+        # always_call: a forward that raises (out of memory) must not leave its depth behind.
         self._hooks = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
@@ -93,32 +104,67 @@ class ForwardTime:
             hook.remove()
 
     def _enter(self, *_: object) -> None:
-        if self._depth == 0:
-            self._start = clock(self._device)
         self._depth += 1
+        if self._depth == 1:
+            if self._counter:
+                self._counter.__enter__()
+            self._start = clock(self._device)
 
     def _leave(self, *_: object) -> None:
         self._depth -= 1
         if self._depth == 0:
-            self.seconds += clock(self._device) - self._start
+            if self._counter:
+                self._counter.__exit__(None, None, None)
+                self.total += self._counter.take()
+            else:
+                self.total += clock(self._device) - self._start
 
 
-def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Scores and their product with the values; shapes (batch, heads, tokens, channels)."""
-    batch, heads, n_queries, channels = query
-    return int(4 * batch * heads * n_queries * key[2] * channels)
+class _Counter(TorchDispatchMode):
+    """Floating-point operations by torch's own formulas, and by two for attention on a processor, which it lacks.
+
+    (torch's FlopCounterMode cannot be entered in a hook of a module.)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._total = 0
+
+    def take(self) -> int:
+        """How many since the last call."""
+        total, self._total = self._total, 0
+        return total
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        packet = func._overloadpacket
+        if packet not in flop_registry and packet not in _ATTENTION:
+            with self:
+                # In inference mode a linear layer comes as such, not as the product it is made of.
+                parts = func.decompose(*args, **kwargs)
+                if parts is not NotImplemented:
+                    return parts
+        result = func(*args, **kwargs)
+        if packet in _ATTENTION:
+            self._total += _ATTENTION[packet](*args)
+        elif packet in flop_registry:
+            self._total += flop_registry[packet](*args, **kwargs, out_val=result)
+        return result
 
 
-def _native_attention(query: Any, *_: Any, **__: Any) -> int:
-    """Projections of and attention among (batch, tokens, channels), in one operation."""
-    batch, tokens, channels = query
+def _attention(query: torch.Tensor, key: torch.Tensor, *_: Any) -> int:
+    """Scores and their product with the values, of (batch, heads, tokens, channels)."""
+    batch, heads, n_queries, channels = query.shape
+    return int(4 * batch * heads * n_queries * key.shape[2] * channels)
+
+
+def _projections_and_attention(query: torch.Tensor, *_: Any) -> int:
+    """Four projections of, and attention among, (batch, tokens, channels), which torch does in one operation."""
+    batch, tokens, channels = query.shape
     return int(8 * batch * tokens * channels**2 + 4 * batch * tokens**2 * channels)
 
 
-def count_flops() -> FlopCounterMode:
-    """Counts floating-point operations of matrix products, convolutions and attention in its `with` block."""
-    counted = {
-        aten._native_multi_head_attention: _native_attention,
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    }
-    return FlopCounterMode(display=False, custom_mapping=counted)
+_ATTENTION = {
+    torch.ops.aten._native_multi_head_attention: _projections_and_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}

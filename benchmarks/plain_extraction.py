@@ -1,9 +1,9 @@
 """The published algorithm, written plainly: what benchmarks/extraction.py compares the project's commands with.
 
-One process, one clip at a time, float32, nothing resumable; otherwise as one would write it with care: transformers' and
-torch's defaults (sdpa attention, all threads), models loaded once, prompts embedded once by CLIP, a clip's frames in one
-batch where the libraries make that easy (ViT, py-feat), one at a time where the published scripts do (MTCNN, CLIP,
-RoBERTa, windows of sound).
+One process, one clip at a time, float32, nothing resumable; otherwise as one would write it with care: the defaults of
+transformers and torch (sdpa attention, all threads), models loaded once, prompts embedded once by CLIP, a clip's frames
+in one batch where the libraries make that easy (ViT, py-feat), one at a time where the published scripts do (MTCNN,
+CLIP, RoBERTa, windows of sound).
 
 Every function takes clips (videos or folders of pictures) and an output folder. Models are loaded before `begin` is
 called, so that only work is timed.

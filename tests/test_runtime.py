@@ -217,7 +217,7 @@ def test_the_face_detector_goes_on_with_fewer_frames() -> None:
     cramped = Cramped(lambda batch: [[int(image[0, 0, 0])] for image in batch], 2, OUT_OF_MEMORY[0])
     detector._detect = cramped
     assert detector.detect(images, 5) == [[value] for value in range(5)]
-    assert cramped.sizes == [5, 2, 2, 1]
+    assert cramped.sizes == [4, 2, 2, 1]
 
 
 def test_frames_without_a_face_do_not_go_through_the_network(vit: Path) -> None:

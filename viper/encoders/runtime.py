@@ -111,9 +111,9 @@ class DeviceBatches:
     A batch that does not fit is halved, and no larger one is tried again; one item that does not fit alone raises.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, most_on_cpu: int = MOST_ON_CPU) -> None:
         self._runtime = runtime
-        self._most: int | None = MOST_ON_CPU if runtime.device.type == "cpu" else None
+        self._most: int | None = most_on_cpu if runtime.device.type == "cpu" else None
 
     @torch.inference_mode()
     def map(self, function: Callable[[ItemsT], ResultT], items: ItemsT, batch_size: int) -> list[ResultT]:
