@@ -155,4 +155,4 @@ def pictures_of(clip: Path) -> list[Path]:
 def save(tokens: Any, path: Path) -> None:
     """As the published scripts do."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(tokens.cpu(), path)
+    torch.save(tokens.cpu().clone(), path)  # a view would be saved with all that it is a view of
