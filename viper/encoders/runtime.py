@@ -32,8 +32,8 @@ class Runtime:
     ----------
     device : of weights and batches.
     precision : of matrix products and convolutions, torch.float32 or torch.bfloat16. Weights, sums of residual
-        branches, norms and softmax stay float32 (autocast): cast as a whole, a network drifts further from float32 and
-        is hardly faster.
+        branches, norms and softmax stay float32 (autocast): cast as a whole, ViT-B drifts twice as far from float32
+        (1 - cosine up to 7e-5 instead of 3e-5).
     compiled : whether networks go through torch.compile.
     """
 

@@ -100,8 +100,8 @@ class ImageEncoder(PictureEncoder):
         self._width = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers load pictures; the weights stay on the device's side.
-        return {**self.__dict__, "_network": None}
+        # Workers load pictures; what is on the device stays there, and a worker does not open the device.
+        return {**self.__dict__, "_network": None, "_mean": None, "_std": None}
 
     @cached_property
     def processor(self) -> Any:
