@@ -120,10 +120,10 @@ def make_clips(folder: Path, n_clips: int, seconds: float, fps: float = 30.0) ->
     return paths
 
 
-def usable_clips(folder: Path) -> list[Path]:
-    """The videos in `folder` that have pictures and sound and can be decoded to their end."""
+def usable_clips(folder: Path, names: Sequence[str] = ("*",)) -> list[Path]:
+    """The videos in `folder`, of such names, that have pictures and sound and can be decoded to their end."""
     usable = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted({path for name in names for path in folder.glob(name)}):
         try:
             with av.open(str(path)) as container:
                 if container.streams.video and container.streams.audio:
