@@ -116,6 +116,11 @@ def test_batches_span_clips_and_close_when_they_are_full(place: Place, n_workers
     assert place.done() == {clip.id for clip in given}
 
 
+def test_clips_with_nothing_to_encode_do_not_pile_up(place: Place) -> None:
+    place.run("device", [Clip(f"c{i}", size=0) for i in range(5)], batch_size=2)
+    assert place.batches == [["c0", "c1"], ["c2", "c3"], ["c4"]]
+
+
 def test_a_bad_sample_costs_only_its_own_clip(place: Place) -> None:
     given = clips(6, c1="bad on device")
     summary = place.run("device", given, batch_size=3)

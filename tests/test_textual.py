@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,24 @@ def test_a_feature_does_not_depend_on_its_batch(clip: Path, roberta: Path, batch
     for images, feature in zip(clips, together, strict=True):
         (alone,) = encoder.encode([encoder.load(in_memory(images))], 64)
         np.testing.assert_array_equal(feature.tokens, alone.tokens)
+
+
+@pytest.mark.parametrize("mode", [{}, {"interpolation": "bilinear"}, {"resize_mode": "squash"}])
+def test_the_network_is_given_what_open_clips_own_transform_makes(
+    tmp_path: Path, roberta: Path, mode: dict[str, str]
+) -> None:
+    """Within 1e-6, while one byte's step is 1/255 / std, at least 0.0039: no byte differs."""
+    folder = checkpoints.write_open_clip(tmp_path / "clip")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] |= mode
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    encoder = prepared(folder, roberta)
+    for height, width in ((48, 40), (30, 70), (480, 640)):
+        images = pictures(3, height=height, width=width)
+        inputs = encoder.inputs(torch.from_numpy(encoder.load(in_memory(images)).rows))
+        expected = torch.stack([transform(Image.fromarray(image)) for image in images])
+        torch.testing.assert_close(inputs, expected, rtol=0, atol=1e-6)
 
 
 def test_frames_without_a_face_are_masked(clip: Path, roberta: Path) -> None:

@@ -10,6 +10,7 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+import transformers
 from clips import in_memory, pictures, write_faces, write_frames
 from conftest import Run
 from transformers import AutoImageProcessor, AutoModel, ViTForImageClassification, ViTModel
@@ -86,6 +87,38 @@ def test_bytes_for_the_device_become_what_the_processor_makes(tmp_path: Path, op
     assert sample.rows.shape == (4, 3, checkpoints.SIDE, checkpoints.SIDE)
     expected = by_transformers(folder, images).last_hidden_state[:, 0].numpy()
     np.testing.assert_allclose(encoder.encode([sample], 64)[0].tokens, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("processor", "options"),
+    [
+        ("ViTImageProcessor", {"size": {"height": 32, "width": 32}}),
+        ("ViTImageProcessor", {"size": {"height": 32, "width": 32}, "resample": 3, "image_std": [0.2, 0.3, 0.4]}),
+        ("CLIPImageProcessor", {"size": {"shortest_edge": 32}, "crop_size": 32}),
+        ("BitImageProcessor", {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}),
+        ("DeiTImageProcessor", {"size": {"height": 36, "width": 36}, "crop_size": {"height": 32, "width": 32}}),
+        ("ConvNextImageProcessor", {"size": {"shortest_edge": 32}, "crop_pct": 0.8}),
+        ("SiglipImageProcessor", {"size": {"height": 32, "width": 32}}),
+    ],
+)
+def test_the_network_is_given_what_the_models_own_processor_makes(
+    tmp_path: Path, processor: str, options: dict[str, Any]
+) -> None:
+    """Bytes resized here, scaled and normalised on the device, against the processor's own pixel values.
+
+    The processors resize in bytes too. One byte's step is 1/255 / std, at least 0.0039: within 1e-6 no byte differs.
+    """
+    folder = checkpoints.write_vit(tmp_path / "vit")
+    getattr(transformers, processor)(**options).save_pretrained(folder)
+    encoder = prepared(folder)
+    for height, width in ((48, 40), (30, 70), (32, 32), (480, 640)):
+        images = pictures(3, height=height, width=width)
+        expected = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")["pixel_values"]
+        rows = encoder.load(in_memory(images)).rows
+        assert rows.dtype == np.uint8
+        inputs = encoder.inputs(torch.from_numpy(rows))
+        assert inputs.shape == expected.shape == (3, 3, 32, 32)
+        torch.testing.assert_close(inputs, expected, rtol=0, atol=1e-6)
 
 
 def test_feature_maps_are_averaged_and_the_middle_is_cut_out_as_the_processor_does(tmp_path: Path) -> None:

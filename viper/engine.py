@@ -334,7 +334,8 @@ class _Batch:
 
     def add(self, item: Any, sample: Any) -> None:
         self._clips.append((item, sample))
-        self._size += self._job.size(sample)
+        # Clips without anything to encode must not pile up for ever.
+        self._size += max(1, self._job.size(sample))
 
     def encode(self) -> Iterable[tuple[Any, Any]]:
         """(clip, result or exception) of all clips, which leave the batch."""

@@ -143,7 +143,7 @@ class SpeechEncoder(WindowEncoder):
         auto_class = AutoModelForAudioXVector if self._is_xvector else AutoModel
         network = load_transformers_model(auto_class, self.model)
         self._fingerprint = weights_fingerprint(network)
-        self._network = runtime.place(network)
+        self._network = runtime.place(_spared(network, runtime.device))
         self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
         silence = np.zeros(int(MIN_WINDOW_SECONDS * self.extractor.sampling_rate), np.float32)
         self._width = self._batches.map(self._forward, [silence], 1)[0].shape[1]
@@ -187,3 +187,43 @@ class SpeechEncoder(WindowEncoder):
         if self.pool == "meanstd":
             return torch.cat([hidden.mean(dim=1), hidden.std(dim=1, unbiased=False)], dim=1)
         return hidden.mean(dim=1)
+
+
+# A processor's cache holds what the convolutions make of so many samples (16 MB in the first layer); with four times as
+# many at once they take 1.3 to 1.8 times as long.
+_SAMPLES_AT_ONCE = 40_000
+
+
+class _InPieces(torch.nn.Module):
+    """Convolutions over sound, a few windows at a time. Windows do not see each other, so the answer is the same."""
+
+    def __init__(self, convolutions: torch.nn.Module) -> None:
+        super().__init__()
+        self.convolutions = convolutions
+
+    def forward(self, waves: torch.Tensor) -> torch.Tensor:
+        most = max(1, _SAMPLES_AT_ONCE // waves.shape[1])
+        return torch.cat([self.convolutions(piece) for piece in waves.split(most)])
+
+
+def _spared(network: Any, device: torch.device) -> Any:
+    """The network with two detours taken out that cost a batch its advantage; the values are the same."""
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+    base = network.base_model
+    if device.type == "cpu" and hasattr(base, "feature_extractor"):
+        base.feature_extractor = _InPieces(base.feature_extractor)
+    for module in base.modules():
+        if isinstance(module, WavLMAttention):
+            module.register_forward_pre_hook(_lay_out_by_time, with_kwargs=True)
+    return network
+
+
+def _lay_out_by_time(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Hidden states (B, T, C) stored as (T, B, C).
+
+    WavLM hands them to torch's attention in that order. A view of them as they come is not contiguous there, and torch
+    then multiplies every window with a copy of the weights of its own, at a third of the speed.
+    """
+    hidden, *others = args
+    return (hidden.transpose(0, 1).contiguous().transpose(0, 1), *others), options

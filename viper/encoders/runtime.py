@@ -32,8 +32,8 @@ class Runtime:
     ----------
     device : of weights and batches.
     precision : of matrix products and convolutions, torch.float32 or torch.bfloat16. Weights, sums of residual
-        branches, norms and softmax stay float32 (autocast): cast as a whole, a network drifts further from float32 and
-        is hardly faster.
+        branches, norms and softmax stay float32 (autocast): cast as a whole, ViT-B drifts twice as far from float32
+        (1 - cosine up to 7e-5 instead of 3e-5).
     compiled : whether networks go through torch.compile.
     """
 
@@ -111,9 +111,9 @@ class DeviceBatches:
     A batch that does not fit is halved, and no larger one is tried again; one item that does not fit alone raises.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, most_on_cpu: int = MOST_ON_CPU) -> None:
         self._runtime = runtime
-        self._most: int | None = MOST_ON_CPU if runtime.device.type == "cpu" else None
+        self._most: int | None = most_on_cpu if runtime.device.type == "cpu" else None
 
     @torch.inference_mode()
     def map(self, function: Callable[[ItemsT], ResultT], items: ItemsT, batch_size: int) -> list[ResultT]:

@@ -111,7 +111,7 @@ class PromptEncoder(PictureEncoder):
         self._clip: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_clip": None, "_prompt_directions": None}
+        return {**self.__dict__, "_clip": None, "_prompt_directions": None, "_mean": None, "_std": None}
 
     def prepare(self, runtime: Runtime) -> None:
         """Loads both models and embeds the prompts with each."""

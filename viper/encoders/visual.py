@@ -100,8 +100,8 @@ class ImageEncoder(PictureEncoder):
         self._width = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers load pictures; the weights stay on the device's side.
-        return {**self.__dict__, "_network": None}
+        # Workers load pictures; what is on the device stays there, and a worker does not open the device.
+        return {**self.__dict__, "_network": None, "_mean": None, "_std": None}
 
     @cached_property
     def processor(self) -> Any:
@@ -117,7 +117,10 @@ class ImageEncoder(PictureEncoder):
 
         network: Any = load_transformers_model(AutoModel, self.model)
         self._fingerprint = weights_fingerprint(network)
-        self._network = runtime.place(getattr(network, "vision_model", network))
+        network = getattr(network, "vision_model", network)
+        if self.layer == -1 and self.pool == "cls":
+            _leave_out_unread_tokens(network)
+        self._network = runtime.place(network)
         self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
         self._scale, self._mean, self._std = self._normalization(runtime.device)
         blank = self.rows(Frames([np.zeros((64, 64, 3), np.uint8)], np.zeros(1), np.ones(1, bool)))
@@ -162,6 +165,18 @@ class ImageEncoder(PictureEncoder):
         if hidden.ndim == 4:  # a convolutional network's (B, C, H, W)
             return hidden.float().mean(dim=(2, 3))
         return hidden[:, 0] if self.pool == "cls" else hidden.float().mean(dim=1)
+
+
+def _leave_out_unread_tokens(network: torch.nn.Module) -> None:
+    """Of a ViT of which only the class token is read: its last MLP is given no other, 6 % of the arithmetic of ViT-B.
+
+    The other rows of the answer are then of no use. Where transformers arranges a ViT otherwise it is left as it is.
+    """
+    from transformers import ViTModel
+
+    last = getattr(network, "layers", [None])[-1]
+    if isinstance(network, ViTModel) and hasattr(last, "mlp"):
+        last.mlp.register_forward_pre_hook(lambda module, inputs: (inputs[0][:, :1],))
 
 
 class HogEncoder(PictureEncoder):
