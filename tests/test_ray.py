@@ -148,14 +148,22 @@ class Place:
         return (self.output / f"{clip.id}.txt").is_file()
 
     def texts(self) -> dict[str, list[str]]:
-        return {path.stem: path.read_text().split() for path in self.output.glob("*.txt")}
+        return {path.stem: path.read_text().split() for path in self.output.glob("c*.txt")}
 
     def failures(self) -> list[tuple[str, str, str]]:
         return [(row.clip, row.error, row.message) for row in read_failures(self.output)]
 
 
+@pytest.fixture(scope="module")
+def connected(started: Nodes) -> Iterator[None]:
+    """A connection that several runs use: processes of the cluster live as long as it does."""
+    ray.init(address=started.address, log_to_driver=False, logging_level="CRITICAL")
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
-def place(tmp_path: Path, nodes: Nodes) -> Place:
+def place(tmp_path: Path, nodes: Nodes, connected: None) -> Place:
     return Place(tmp_path / "place", nodes.address)
 
 
@@ -205,6 +213,7 @@ def test_the_same_features_as_in_one_process(run: Run, nodes: Nodes, vit: Path, 
     second = run(*given, "--output_folder", there, *ray_options)
     assert "0 done, 5 already there, 1 failed" in second.said
     assert {path: path.stat().st_mtime_ns for path in there.glob("*.safetensors")} == before
+    assert not ray.is_initialized()
     # Nothing of Ray's own is said.
     assert [line for line in second.said.splitlines() if not line.startswith("extract_visual_features: ")] == []
 
@@ -244,15 +253,15 @@ def _kill_node_of(place: Place, nodes: Nodes, n_saved: int) -> str:
     """Waits for so many results, and kills the node that saved the last of them."""
     while len(texts := place.texts()) < n_saved:
         time.sleep(0.02)
-    node = max(texts, key=lambda clip: (place.output / f"{clip}.txt").stat().st_mtime_ns)
-    nodes.kill(texts[node][2])
-    return texts[node][2]
+    last = max(texts, key=lambda clip: (place.output / f"{clip}.txt").stat().st_mtime_ns)
+    nodes.kill(texts[last][2])
+    return texts[last][2]
 
 
 def test_a_node_that_is_killed_costs_nothing(place: Place, nodes: Nodes) -> None:
     given = clips(90, c40="clip error")
     killed: list[str] = []
-    killer = threading.Thread(target=lambda: killed.append(_kill_node_of(place, nodes, 15)))
+    killer = threading.Thread(target=lambda: killed.append(_kill_node_of(place, nodes, 15)), daemon=True)
     killer.start()
     answers = []
     job = Job("s", Load(place.root / "notes"), SaveWithNode(place.output), place.is_done, Encode(0.1), batch_size=3)
@@ -287,10 +296,13 @@ def test_what_stops_a_run(place: Place, what: str, encode: Any, error: type[Exce
     if what == "full disk" and not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full, a disk that is always full")
     with pytest.raises(error, match=message) as caught:
-        place.run(clips(60, c2=what), encode)
+        place.run(clips(60, c2=what), encode, clip_timeout=0)
     assert type(caught.value) is error
     assert place.failures() == []
-    assert not ray.is_initialized()
+    stopped_at = place.texts().keys()
+    time.sleep(1)
+    assert place.texts().keys() == stopped_at
+    assert len(stopped_at) < 55
 
 
 def test_without_ray(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
