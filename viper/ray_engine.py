@@ -40,6 +40,9 @@ Records = list[tuple[int, str]]  # of a log: level and message
 MOST_TOGETHER = 32
 LEAST_TOGETHER = 8  # where a task makes batches of them
 TASKS_A_CPU = 4  # at least, so that the CPUs end at about the same time
+# Shares of a processor. A loader takes one, and encoders go to nodes that have any, but take none from the loaders: when
+# nodes are lost, encoders would move to the processors that are left, and wait there for samples that nobody can load.
+LOADER_CPUS, ENCODER_CPUS = 0.99, 0.001
 # For so long nothing may be finished anywhere before a pass is given up, as when encoders wait for a GPU that is gone.
 STALLED_SECONDS = 900.0
 # What workers on other machines must know, too: above all, not to use the network.
@@ -146,7 +149,7 @@ def _answers(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOpti
         host.load if job.encode else host.load_and_save,
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=1,
+        num_cpus=LOADER_CPUS,
         compute=ray.data.TaskPoolStrategy(options.n_workers if options.n_workers > 0 else None),
         max_retries=how.retries,
     )
@@ -164,7 +167,7 @@ def _answers(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOpti
                 max_size=n_encoders,
                 max_tasks_in_flight_per_actor=how.in_flight,
             ),
-            num_cpus=1 if cluster.n_cpus > cluster.n_encoders else 0,
+            num_cpus=ENCODER_CPUS,
             num_gpus=cluster.gpus_each,
             max_restarts=-1,
             max_task_retries=how.retries,
@@ -306,7 +309,7 @@ def _rows(table: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _connected(options: EngineOptions) -> Iterator[None]:
-    """A connection to the cluster, or a cluster of this machine alone; of one that was there before, nothing changes."""
+    """A connection to the cluster, or a cluster of this machine; one that was there before is used and left as it is."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
