@@ -17,13 +17,14 @@ from transformers import AutoFeatureExtractor, Wav2Vec2Model, WavLMForXVector
 
 from viper.encoders.audio import SpeechEncoder, WindowEncoder
 from viper.encoders.audio_measures import AcousticEncoder, LogMelEncoder
+from viper.encoders.runtime import Runtime
 from viper.errors import UserError
 from viper.media.sampling import window_bounds
 from viper.media.sound import Sound
 from viper.store import Feature, FeatureStore
 from viper.synth.media import write_video, write_wav
 
-CPU = torch.device("cpu")
+CPU = Runtime(torch.device("cpu"))
 
 
 def sound(seconds: float, seed: int = 0, start: float = 0.0) -> Sound:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,39 @@ def test_only_what_is_missing_is_made_and_names_are_compared_whole(
     before = stamps(store)
     assert "1 done, 3 already there" in hog().said
     assert rewritten(store, before) == ["7.1"]
+
+
+def test_shards_make_together_what_one_run_makes(tmp_path: Path, hog: Callable[..., Outcome]) -> None:
+    made: list[str] = []
+    for number in range(1, 8):  # more shards than clips: some have nothing to do
+        assert hog("--shard", f"{number}/7").code == 0
+        made += set(FeatureStore.open(tmp_path / "new" / "out").clips()) - set(made)
+    assert sorted(made) == sorted(CLIPS)
+    outcome = hog()
+    assert "0 done, 4 already there" in outcome.said
+    outcome = hog("--shard", "8/7")
+    assert (outcome.code, outcome.said) == (
+        2,
+        "viper: error: --shard 8/7: must be k/n, such as 3/16, with k from 1 to n\n",
+    )
+
+
+def test_a_copy_of_the_job_gives_the_same_in_another_process(frames: Path, tmp_path: Path, vit: Path) -> None:
+    config = extract.VisualConfig(input_folder=frames, output_folder=tmp_path / "out", model_name=str(vit))
+    job = extract.make_job(config, clips := config.clips())
+    message = pickle.dumps(job)
+    assert len(message) < 100_000  # it goes without the weights
+    copy = pickle.loads(message)
+    assert job.read
+    assert job.encode
+    for clip in clips:
+        sample = job.load(job.read(clip))
+        (one,), (other,) = job.encode([sample]), copy.encode([sample])
+        assert np.array_equal(one.tokens, other.tokens)
+        assert np.abs(one.tokens).sum() > 0
+    assert not copy.is_done(clips[0])
+    copy.save(clips[0], one)
+    assert job.is_done(clips[0])
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "garbage", "header only", "another width"])

@@ -13,11 +13,12 @@ from clips import in_memory, pictures, write_faces, write_frames
 from conftest import Run
 
 from viper.encoders.fau import LandmarkEncoder, MultitaskEncoder, import_py_feat
+from viper.encoders.runtime import Runtime
 from viper.errors import UserError
 from viper.media.frames import Frames
 from viper.store import FeatureStore
 
-CPU = torch.device("cpu")
+CPU = Runtime(torch.device("cpu"))
 # Where in a token which number stands.
 MOUTH_Y, MOUTH_WIDTH, NOSE_TO_MOUTH, SLANT, TURN, ROLL = 3, 4, 5, 6, 7, 8
 TEXTURE = 9

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import errno
+import multiprocessing
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +19,10 @@ from viper.files import (
     digest_of,
     fingerprint,
     natural_key,
+    prepare_outputs,
     read_json,
+    sweep,
+    temporary_path,
     visible_entries,
     write_json,
     write_text,
@@ -189,3 +198,144 @@ def test_a_list_of_failures_that_someone_broke(tmp_path: Path) -> None:
     (tmp_path / "failures.csv").write_text("clip;stage\n1;get_frame\n")
     with pytest.raises(UserError, match=r"failures\.csv"):
         FailureLog(tmp_path, "get_frame")
+
+
+def test_an_error_names_the_file_that_was_to_be_not_the_temporary_one(tmp_path: Path) -> None:
+    def write(inside: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as of a write, which names no file
+
+    for make in (atomic_path, atomic_folder):
+        with pytest.raises(OSError, match="No space left") as error, make(tmp_path / "clip") as temporary:
+            write(temporary)
+        assert error.value.filename == str(tmp_path / "clip")
+    with pytest.raises(OSError, match="No such file") as error, atomic_folder(tmp_path / "clip") as temporary:
+        (temporary / "nowhere" / "x").write_text("")
+    assert error.value.filename == str(tmp_path / "clip")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("make", [atomic_path, atomic_folder])
+def test_a_folder_of_outputs_that_is_gone_is_not_made_again(tmp_path: Path, make: Callable[..., Any]) -> None:
+    with pytest.raises(FileNotFoundError) as error, make(tmp_path / "out" / "clip", make_parent=False) as temporary:
+        temporary.write_text("x")
+    assert error.value.filename == str(tmp_path / "out" / "clip")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("target", ["folder", "file", "nothing"])
+def test_a_link_is_replaced_and_what_it_points_to_left_alone(tmp_path: Path, target: str) -> None:
+    elsewhere, path = tmp_path / "elsewhere", tmp_path / "out" / "clip"
+    if target == "folder":
+        elsewhere.mkdir()
+        (elsewhere / "precious").touch()
+    elif target == "file":
+        elsewhere.touch()
+    path.parent.mkdir()
+    path.symlink_to(elsewhere)
+    with atomic_folder(path) as temporary:
+        (temporary / "new").touch()
+    assert not path.is_symlink()
+    assert (names(path), names(path.parent)) == (["new"], ["clip"])
+    assert target != "folder" or names(elsewhere) == ["precious"]
+    path = tmp_path / "out" / "file"
+    path.symlink_to(elsewhere)
+    if target == "folder":
+        path = path / "precious"  # a file below a link is below what it points to; only the name itself is replaced
+    with atomic_path(path) as written:
+        written.write_text("new")
+    assert path.read_text() == "new"
+    assert target != "file" or elsewhere.read_bytes() == b""
+
+
+def test_a_file_in_the_place_of_a_folder_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "clip").touch()
+    with atomic_folder(tmp_path / "clip") as temporary:
+        (temporary / "new").touch()
+    assert (names(tmp_path / "clip"), names(tmp_path)) == (["new"], ["clip"])
+
+
+def _write_again_and_again(path: Path, mark: str, until: float) -> None:
+    while time.time() < until:
+        with atomic_folder(path) as temporary:
+            for name in "abc":
+                (temporary / name).write_text(mark)
+
+
+def _look(path: Path) -> dict[str, str] | None:
+    """What is in a folder; None where there is none, or where it was replaced while being read."""
+    with contextlib.ExitStack() as stack:
+        try:
+            # Held open, for otherwise another folder may get its name and even its number meanwhile.
+            folder = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            content = {}
+            for name in os.listdir(folder):
+                with open(name, opener=lambda name, flags: os.open(name, flags, dir_fd=folder)) as file:
+                    content[name] = file.read()
+            return content if os.path.samestat(path.stat(), os.fstat(folder)) else None
+        except FileNotFoundError:
+            return None
+
+
+def test_two_processes_that_write_one_folder(tmp_path: Path) -> None:
+    """Nobody fails, and at no moment is there a folder with files of both or with files missing."""
+    path, until = tmp_path / "clip", time.time() + 0.7
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write_again_and_again, args=(path, mark, until)) for mark in "xyz"]
+    for writer in writers:
+        writer.start()
+    seen = [look for _ in iter(lambda: time.time() < until, False) if (look := _look(path))]
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert names(tmp_path) == ["clip"]
+    assert len(seen) > 10
+    assert all(look in ({"a": mark, "b": mark, "c": mark} for mark in "xyz") for look in [*seen, _look(path)])
+
+
+def _leave_temporaries(folder: Path) -> None:
+    temporary_path(folder, ".json").touch()
+    temporary_path(folder).mkdir()
+    link = temporary_path(folder)
+    link.symlink_to(folder / "precious")
+
+
+def test_what_a_dead_process_left_is_swept_away(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    process = multiprocessing.get_context("fork").Process(target=_leave_temporaries, args=(tmp_path,))
+    process.start()
+    process.join()
+    own = temporary_path(tmp_path, ".json")
+    own.touch()
+    foreign, older = tmp_path / ".tmp-0000abcd-12-345-0123456789ab", tmp_path / ".tmp-0123456789ab.csv"
+    foreign.mkdir()
+    older.touch()
+    for name in (".hidden", ".tmp-notes", "clip"):
+        (tmp_path / name).touch()
+    # The same number as this process, but another start: the machine gave the number again.
+    reused = own.name.split("-")
+    reused[3] = str(int(reused[3]) + 1)
+    (tmp_path / "-".join(reused)).touch()
+    assert sweep(tmp_path) == 4
+    kept = {own.name, foreign.name, older.name, ".hidden", ".tmp-notes", "clip", "precious"}
+    assert set(names(tmp_path)) == kept
+    assert names(tmp_path / "precious") == ["file"]
+    assert sweep(tmp_path) == 0
+    for path in (own, foreign, older, tmp_path / ".tmp-notes"):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    assert sweep(tmp_path) == 2  # a day is long enough for those of unknown processes; this one still runs
+    assert set(names(tmp_path)) == kept - {foreign.name, older.name}
+
+
+def test_a_run_makes_its_folder_and_sweeps_it(tmp_path: Path) -> None:
+    prepare_outputs(tmp_path / "new" / "out")
+    process = multiprocessing.get_context("fork").Process(target=_leave_temporaries, args=(tmp_path / "new" / "out",))
+    process.start()
+    process.join()
+    assert len(names(tmp_path / "new" / "out")) == 3
+    prepare_outputs(tmp_path / "new" / "out")
+    assert names(tmp_path / "new" / "out") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        prepare_outputs(tmp_path / "file" / "out")

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from viper.cli import run_command
 from viper.errors import UserError
+from viper.media import frames
 from viper.store import FeatureStore
 from viper.synth import make_dataset
 
@@ -107,6 +109,41 @@ def test_another_video_under_the_same_name_is_done_again(data: Path) -> None:
     assert "submission.csv" in changed
 
 
+def test_each_picture_is_decoded_once_for_all_modalities(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    read_image = frames.read_image
+
+    def counting(path: Path) -> np.ndarray:
+        read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(frames, "read_image", counting)
+    config = data / "together.yaml"
+    card = {**CARD, "output": "together", "subtitles": None, "submission": False, "confusion": False}
+    card["features"] = {"visual": {"model_name": "hog"}, "age": {"command": "visual", "model_name": "hog"},
+                        "FAU": {"model_name": "landmarks"}}  # fmt: skip
+    config.write_text(yaml.safe_dump(card))
+    assert run_command("pipeline", [str(config)]) == 0
+    pictures = {path for path in read if path.parts[-3] == "faces"}
+    assert len(pictures) == 8 * 3
+    assert sum(path.parts[-3] == "faces" for path in read) == len(pictures)
+    for name in ("visual", "FAU"):
+        alone = FeatureStore.open(data / "work" / "features" / name)
+        together = FeatureStore.open(data / "together" / "features" / name)
+        assert alone.clips() == together.clips()
+        for clip in alone.clips()[1:]:  # the first is another video's there, by the test before
+            assert np.array_equal(alone.read(clip).tokens, together.read(clip).tokens)
+
+    # One clip of one modality is missing: only that one is made, and the pictures of no other clip are looked at.
+    read.clear()
+    (data / "together" / "features" / "age" / "10003.safetensors").unlink()
+    before = _stamps(data / "together" / "features")
+    assert run_command("pipeline", [str(config)]) == 0
+    after = _stamps(data / "together" / "features")
+    assert {path for path in after if before.get(path) != after[path]} == {"age/10003.safetensors"}
+    assert {path.parts[-2] for path in read} == {"10003"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -118,6 +155,8 @@ def test_another_video_under_the_same_name_is_done_again(data: Path) -> None:
         ({"features": {}}, "the key 'features' is missing"),
         ({"train": {"n_epochs": "many"}}, "train.n_epochs: 'many' is no int"),
         ({"train": {"preset": "huge"}}, "train.preset: 'huge'"),
+        ({"frames": {"shard": "1/2"}}, "frames has no option 'shard'"),
+        ({"features": {"visual": {"model_name": "hog", "shard": "1/2"}}}, "features.visual has no option 'shard'"),
         ({"train": {"csv_path": "x"}}, "train has no option 'csv_path'"),
     ],
 )

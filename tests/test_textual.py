@@ -18,13 +18,14 @@ from PIL import Image
 from transformers import RobertaModel
 
 from viper.encoders.prompts import Prompts, load_prompts
+from viper.encoders.runtime import Runtime
 from viper.encoders.textual import PromptEncoder, SubtitleEncoder
 from viper.errors import UserError
 from viper.media.frames import read_image
 from viper.store import FeatureStore
 from viper.task import load_task
 
-CPU = torch.device("cpu")
+CPU = Runtime(torch.device("cpu"))
 SENTENCES = ("a face that laughs", "someone is afraid", "tears", "a person with a calm face who waits", "wow!", "x y z")
 PROMPTS = Prompts(SENTENCES, ("Amusement", "Fear", "Empathic-Pain", "neutral", "Surprise", "neutral"))
 

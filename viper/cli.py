@@ -47,6 +47,9 @@ COMMANDS = {
     "compare": Command("compare", "CompareConfig", BEYOND, "the Perceiver and the baselines, over seeds -> one table"),
     "tune": Command("tune", "TuneConfig", BEYOND, "options of train_perceiver, searched on the validation split"),
     "ensemble": Command("ensemble", "EnsembleConfig", BEYOND, "several submissions -> their (weighted) average"),
+    "status": Command(
+        "status", "StatusConfig", BEYOND, "which clips have their features; what is wrong with the others"
+    ),
     "doctor": Command("doctor", "DoctorConfig", BEYOND, "what is installed, which encoders can run here"),
     "demo": Command("demo", "DemoConfig", BEYOND, "the whole way on clips made here, with known answers"),
 }
@@ -134,6 +137,7 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
 
     command = COMMANDS[name]
     config = getattr(import_module(f"viper.stages.{command.module}"), command.config)
+    _own_options_first(config)
     return tyro.cli(
         config,
         prog=program or f"viper {name}",
@@ -141,6 +145,17 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
         use_underscores=True,
         compact_help=False,
     )
+
+
+def _own_options_first(config: Any) -> None:
+    """--help goes from what is special to a command to what it shares with others: the fields of its bases, last."""
+    depth = {
+        name: i
+        for i, base in reversed(list(enumerate(config.__mro__)))
+        for name in vars(base).get("__annotations__", ())
+    }
+    fields = config.__dataclass_fields__
+    config.__dataclass_fields__ = dict(sorted(fields.items(), key=lambda field: depth[field[0]]))
 
 
 def _say_error(message: str) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
+import functools
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,39 +21,155 @@ from typing import Any
 from viper.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
+# Temporaries of other machines (or of names older than this scheme) are left alone for so long: their process may live.
+FOREIGN_SECONDS = 24 * 3600.0
+
+_OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]{12}(\.\w+)?")
+# What a folder of files cannot replace in one step: a folder with files in it, a file, a link.
+_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a temporary name in the folder of `path`; on success it replaces `path`, otherwise nothing is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept because some writers (PyAV, matplotlib) choose the format by it.
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}{path.suffix}"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
+    """Gives a temporary name in the folder of `path`; on success it replaces `path`, otherwise nothing is left.
+
+    An OSError names `path`, not the temporary file. Without `make_parent` a missing folder is one: a folder of outputs
+    that vanishes during a run (a disk that is gone) must not be begun again as if nothing had been.
+    """
+    with _named(path):
+        if make_parent:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix is kept because some writers (PyAV, matplotlib) choose the format by it.
+        temporary = temporary_path(path.parent, path.suffix)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder of files that only make sense together. An older folder of that name is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}"
-    temporary.mkdir()
+def atomic_folder(path: Path, make_parent: bool = True) -> Iterator[Path]:
+    """The same for a folder of files that only make sense together. What had that name is replaced.
+
+    Of several processes that write one folder, the last to finish wins. A link of that name is replaced itself: what
+    it points to stays as it is.
+    """
+    with _named(path):
+        if make_parent:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(path.parent)
+        temporary.mkdir()
+        try:
+            yield temporary
+            _replace_folder(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    outdated = []
     try:
-        yield temporary
-        if path.exists():
-            # A folder cannot be replaced while it has files; the old one steps aside first, so no half folder is seen.
-            outdated = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}"
-            os.replace(path, outdated)
-            os.replace(temporary, path)
-            shutil.rmtree(outdated, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
+        while True:
+            try:
+                os.replace(new, path)
+                return
+            except OSError as error:
+                if error.errno not in _IN_THE_WAY:
+                    raise
+            # The old one steps aside, so that no half folder is seen. Another process may put its own there meanwhile,
+            # or may have moved this one away: then the loop goes round.
+            aside = temporary_path(path.parent)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, aside)
+                outdated.append(aside)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for aside in outdated:
+            with contextlib.suppress(OSError):
+                remove(aside)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Makes an OSError about a temporary file, or about no file at all (as of a full disk), one about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or TEMPORARY_PREFIX in str(error.filename):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def temporary_path(folder: Path, suffix: str = "") -> Path:
+    """A name in `folder` that no one else uses, and that says whose it is: `.tmp-<where>-<process>-<started>-<random>`.
+
+    `where` is the machine since it was started (and its container): process numbers mean something only there.
+    """
+    process = os.getpid()
+    owner = f"{_where()}-{process}-{_started(process) or 0}"
+    return folder / f"{TEMPORARY_PREFIX}{owner}-{uuid.uuid4().hex[:12]}{suffix}"
+
+
+def prepare_outputs(folder: Path) -> None:
+    """Makes the folder a run writes to, and removes what killed runs left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+
+
+def sweep(folder: Path) -> int:
+    """Removes the temporary files and folders that killed processes left directly in `folder`; answers how many.
+
+    One goes when its process ran on this machine and is no more; one of another machine, or of no known process, when
+    it is older than a day. What cannot be removed stays.
+    """
+    removed = 0
+    for entry in folder.iterdir():
+        if (owner := _OWNED.fullmatch(entry.name)) and _is_left_over(entry, owner):
+            with contextlib.suppress(OSError):
+                remove(entry)
+                removed += 1
+    return removed
+
+
+def _is_left_over(temporary: Path, owner: re.Match[str]) -> bool:
+    where, process, began = owner.group(1, 2, 3)
+    if where == _where():
+        # The number of a process is given again: one that began at another time is not the owner.
+        return _started(int(process)) != int(began)
+    try:
+        return time.time() - temporary.lstat().st_mtime > FOREIGN_SECONDS
+    except OSError:
+        return False
+
+
+@functools.cache
+def _where() -> str:
+    """A digest of the machine, its last start and the container this process runs in."""
+    marks = [platform.node()]
+    with contextlib.suppress(OSError):
+        marks += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.blake2b("\n".join(marks).encode(), digest_size=4).hexdigest()
+
+
+def _started(process: int) -> int | None:
+    """When a process began, in ticks since the machine's start; None: it runs no more. Without /proc 0: it runs."""
+    try:
+        # The fields after the command's name, which may hold anything: the state, ... and, 20th, the start.
+        fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else int(fields[19])
+    except (OSError, IndexError):
+        return None if Path("/proc/self/stat").exists() or not _runs(process) else 0
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is someone else's
+        return True
+    return True
 
 
 def remove(path: Path) -> None:
@@ -75,7 +195,7 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file; one that cannot be read is a UserError naming it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
 
 

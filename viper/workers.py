@@ -6,7 +6,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from viper import channel
 from viper.errors import ClipError, OutputError, UserError, WorkerError
 from viper.logs import start_logging
 
@@ -154,14 +153,14 @@ class WorkerPool:
             if not worker.is_ready or worker.number is not None:
                 continue
             while worker.number is None and (number := self._next()) is not None:
-                message = attempt(ForkingPickler.dumps, self._items[number])
+                message = attempt(channel.pack, self._items[number])
                 if isinstance(message, Exception):
                     self._finish(number, message)
                     continue
                 worker.number = number
                 worker.deadline = time.monotonic() + (self._timeout or math.inf)
                 with contextlib.suppress(OSError):  # it has died, which is found when its answer is waited for
-                    worker.connection.send_bytes(message)
+                    channel.send(worker.connection, message)
 
     def _next(self) -> int | None:
         if self._again:
@@ -173,7 +172,7 @@ class WorkerPool:
 
     def _take_in(self, worker: _Worker) -> None:
         try:
-            message = worker.connection.recv_bytes()
+            message = channel.receive(worker.connection)
         except (EOFError, OSError):
             self._bury(worker)
             return
@@ -183,7 +182,7 @@ class WorkerPool:
             return
         number, worker.number, worker.deadline = worker.number, None, math.inf
         assert number is not None
-        self._finish(number, attempt(pickle.loads, message))
+        self._finish(number, attempt(channel.unpack, message))
 
     def _finish(self, number: int, outcome: Any) -> None:
         self._tries.pop(number, None)
@@ -279,16 +278,16 @@ def _work(function: Callable[[Any], Any], connection: Connection) -> None:
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
     try:
-        connection.send_bytes(b"ready")
+        channel.send(connection, channel.pack("ready"))
         while True:
-            item = attempt(pickle.loads, connection.recv_bytes())
+            item = attempt(channel.unpack, channel.receive(connection))
             _is_working = True
             outcome = item if isinstance(item, Exception) else attempt(function, item)
-            message = attempt(ForkingPickler.dumps, outcome)
+            message = attempt(channel.pack, outcome)
             if isinstance(message, Exception):
-                message = ForkingPickler.dumps(message)
+                message = channel.pack(message)
             _is_working = False
-            connection.send_bytes(message)
+            channel.send(connection, message)
     except (EOFError, OSError):
         return  # the main process has closed its end
     except SystemExit:

@@ -18,6 +18,7 @@ from viper.encoders.pretrained import (
     load_transformers_model,
     local_or_hub,
 )
+from viper.encoders.runtime import DeviceBatches, Runtime
 from viper.errors import UserError
 from viper.logs import quiet_transformers
 from viper.media.sampling import window_bounds
@@ -130,7 +131,7 @@ class SpeechEncoder(WindowEncoder):
         with quiet_transformers(), explained(self.model):
             return AutoFeatureExtractor.from_pretrained(local_or_hub(self.model), local_files_only=is_offline())
 
-    def prepare(self, device: torch.device) -> None:
+    def prepare(self, runtime: Runtime) -> None:
         """Loads the weights, with the x-vector head where the checkpoint has one."""
         from transformers import AutoConfig, AutoModel, AutoModelForAudioXVector
 
@@ -142,15 +143,15 @@ class SpeechEncoder(WindowEncoder):
         auto_class = AutoModelForAudioXVector if self._is_xvector else AutoModel
         network = load_transformers_model(auto_class, self.model)
         self._fingerprint = weights_fingerprint(network)
-        self._device = device
-        self._network = network.to(device)
-        silence = torch.zeros(1, int(MIN_WINDOW_SECONDS * self.extractor.sampling_rate), device=device)
-        self._width = self._forward(silence).shape[1]
+        self._network = runtime.place(network)
+        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
+        silence = np.zeros(int(MIN_WINDOW_SECONDS * self.extractor.sampling_rate), np.float32)
+        self._width = self._batches.map(self._forward, [silence], 1)[0].shape[1]
 
     def info(self) -> EncoderInfo:
         """Weights, layer, pooling and windows decide the values."""
         options = {"weights": self._fingerprint, "layer": self.layer, "pool": self.pool, **self.options}
-        return EncoderInfo(self.kind, self.modality, self._width, options, self.model)
+        return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)
 
     def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
         """Each window as the model's feature extractor wants it; a very short one is repeated up to 0.4 s."""
@@ -165,7 +166,6 @@ class SpeechEncoder(WindowEncoder):
             np.asarray(row, np.float32) for row in self.extractor(windows, sampling_rate=sound.rate)["input_values"]
         ]
 
-    @torch.inference_mode()
     def encode(self, samples: list[SoundSample], batch_size: int) -> list[Feature]:
         """Windows of equal length, from any clips, go through together: none is padded, so none is changed."""
         windows = [window for sample in samples for window in sample.windows]
@@ -174,17 +174,16 @@ class SpeechEncoder(WindowEncoder):
         for position, window in enumerate(windows):
             by_length.setdefault(len(window), []).append(position)
         for positions in by_length.values():
-            for start in range(0, len(positions), batch_size):
-                chosen = positions[start : start + batch_size]
-                batch = torch.from_numpy(np.stack([windows[i] for i in chosen])).to(self._device)
-                tokens[chosen] = self._forward(batch).float().cpu().numpy()
+            parts = self._batches.map(self._forward, [windows[i] for i in positions], batch_size)
+            tokens[positions] = torch.cat(parts).float().cpu().numpy()
         return self.features(tokens, samples, self._width)
 
-    def _forward(self, waves: torch.Tensor) -> torch.Tensor:
+    def _forward(self, windows: list[np.ndarray]) -> torch.Tensor:
+        waves = self._batches.to_device(torch.from_numpy(np.stack(windows)))
         if self._is_xvector:
             return self._network(input_values=waves).embeddings
         output = self._network(input_values=waves, output_hidden_states=self.layer != -1)
-        hidden = choose_hidden(output, self.layer, self.model)
+        hidden = choose_hidden(output, self.layer, self.model).float()
         if self.pool == "meanstd":
             return torch.cat([hidden.mean(dim=1), hidden.std(dim=1, unbiased=False)], dim=1)
         return hidden.mean(dim=1)

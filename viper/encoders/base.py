@@ -1,17 +1,16 @@
-"""What every encoder is, and the device it runs on."""
+"""What every encoder is."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-import numpy as np
 import torch
 
 from viper.encoders.pretrained import is_read
-from viper.errors import UserError
+from viper.encoders.runtime import Runtime
 from viper.store import EncoderInfo, Feature
 
 ContentT = TypeVar("ContentT")
@@ -36,8 +35,8 @@ class Encoder(ABC, Generic[ContentT, SampleT]):
     modality: str
     reads: ClassVar[str]
 
-    def prepare(self, device: torch.device) -> None:
-        """Loads the weights onto the device. Weight-free encoders have nothing to do."""
+    def prepare(self, runtime: Runtime) -> None:
+        """Loads the weights onto the runtime's device. Weight-free encoders have nothing to do."""
 
     @abstractmethod
     def info(self) -> EncoderInfo:
@@ -56,20 +55,6 @@ class Encoder(ABC, Generic[ContentT, SampleT]):
         return 1
 
 
-def choose_device(name: str) -> torch.device:
-    """The device for "auto" (a GPU where there is one) or for a name torch knows; one that is not there: UserError."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: cannot be used here ({str(error).splitlines()[0]})") from error
-    return device
-
-
 def weights_fingerprint(module: torch.nn.Module) -> str:
     """A short digest of a module's weights: name, shape and first values of every tensor that makes a difference.
 
@@ -83,19 +68,6 @@ def weights_fingerprint(module: torch.nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten()[:64].float().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def in_batches(
-    function: Callable[[torch.Tensor], torch.Tensor], arrays: Sequence[Any], batch_size: int, device: torch.device
-) -> np.ndarray:
-    """Applies `function` to the arrays of all clips joined along their first axis, `batch_size` rows at a time.
-
-    Returns the joined result on the host, float32; of no arrays, an empty one.
-    """
-    if not arrays:
-        return np.zeros((0, 1), np.float32)
-    rows = torch.cat([torch.as_tensor(array) for array in arrays])
-    return torch.cat([function(batch.to(device)).float().cpu() for batch in rows.split(batch_size)]).numpy()
 
 
 def split_like(values: Any, samples: Sequence[Any]) -> Iterator[Any]:

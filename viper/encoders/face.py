@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,9 @@ class FaceDetector:
     def __init__(self, device: torch.device, min_face_size: int) -> None:
         from facenet_pytorch import MTCNN
 
+        from viper.encoders.runtime import DeviceBatches, Runtime
+
+        self._batches = DeviceBatches(Runtime(device))
         self._mtcnn: Any = MTCNN(keep_all=True, post_process=False, min_face_size=min_face_size, device=device)
 
     def detect(self, images: Sequence[np.ndarray], batch_size: int) -> list[list[Detection]]:
@@ -59,10 +63,9 @@ class FaceDetector:
         for position, image in enumerate(images):
             by_size.setdefault(image.shape, []).append(position)
         for positions in by_size.values():
-            for start in range(0, len(positions), batch_size):
-                batch = positions[start : start + batch_size]
-                for position, detections in zip(batch, self._detect([images[i] for i in batch]), strict=True):
-                    found[position] = detections
+            parts = self._batches.map(self._detect, [images[i] for i in positions], batch_size)
+            for position, detections in zip(positions, chain.from_iterable(parts), strict=True):
+                found[position] = detections
         return found
 
     def _detect(self, images: list[np.ndarray]) -> list[list[Detection]]:

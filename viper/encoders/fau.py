@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import torch
 
-from viper.encoders.base import in_batches, weights_fingerprint
+from viper.encoders.base import weights_fingerprint
 from viper.encoders.pretrained import explained
+from viper.encoders.runtime import DeviceBatches, Runtime
 from viper.encoders.visual import PictureEncoder, PictureSample
 from viper.errors import UserError
 from viper.media.frames import Frames
@@ -39,15 +40,20 @@ class MultitaskEncoder(PictureEncoder):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_network": None}
 
-    def prepare(self, device: torch.device) -> None:
-        """Loads the network. py-feat reads other files than .safetensors by unpickling, so they are refused."""
+    def prepare(self, runtime: Runtime) -> None:
+        """Loads the network. py-feat reads other files than .safetensors by unpickling, so they are refused.
+
+        It is not compiled: py-feat found the compiled network's action units off by up to .16 in bf16.
+        """
         if self.weights is not None and (self.weights.suffix != ".safetensors" or not self.weights.is_file()):
             raise UserError(f"--weights {self.weights}: must be a .safetensors file that is there")
         multitask = import_py_feat()
         name = str(self.weights) if self.weights else "py-feat/face_multitask_v2"
         with explained(name, "--weights FOLDER/NAME.safetensors"):
-            self._network = multitask(device=str(device), weights_path=self.weights and str(self.weights), amp=False)
-        self._device = device
+            self._network = multitask(
+                device=str(runtime.device), weights_path=self.weights and str(self.weights), amp=False
+            )
+        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
         self._model_name = name
         self._fingerprint = weights_fingerprint(self._network.model)
         self._names = [*self._network.au_names, *self._network.emotion_names]
@@ -55,17 +61,18 @@ class MultitaskEncoder(PictureEncoder):
     def info(self) -> EncoderInfo:
         """The weights decide the values; the channels' names are kept with them."""
         options = {"weights": self._fingerprint, "channels": self._names}
-        return EncoderInfo(self.kind, self.modality, len(self._names), options, self._model_name)
+        return EncoderInfo(
+            self.kind, self.modality, len(self._names), options, self._model_name, precision=self._precision
+        )
 
-    def load(self, content: Frames) -> PictureSample:
+    def rows(self, frames: Frames) -> np.ndarray:
         """Pictures of the size py-feat cuts faces to."""
-        rows = [_resized(image, self.CHIP).transpose(2, 0, 1) for image in content.images]
-        return PictureSample(np.array(rows), content.times, content.found)
+        return np.array([_resized(image, self.CHIP).transpose(2, 0, 1) for image in frames.images])
 
     def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
         """One token a frame."""
-        filled = [sample.rows for sample in samples if len(sample)]
-        return self.features(in_batches(self._forward, filled, batch_size, self._device), samples, len(self._names))
+        tokens = self._batches.rows(self._forward, [sample.rows for sample in samples], batch_size)
+        return self.features(tokens, samples, len(self._names))
 
     def _forward(self, chips: torch.Tensor) -> torch.Tensor:
         output = self._network(chips.float() / 255)
@@ -127,16 +134,20 @@ class LandmarkEncoder(PictureEncoder):
         return EncoderInfo(self.kind, self.modality, self.N_GEOMETRY + self.N_TEXTURE * len(_PARTS))
 
     def load(self, content: Frames) -> PictureSample:
-        """All of the work. Frames without points are zeros; they are masked."""
+        """Refuses pictures without points."""
         if content.points is None:
             raise UserError("landmarks are made from face crops: give the output of crop_images as --input_folder")
-        rows = np.zeros((len(content.images), self.info().width), np.float32)
-        for row, image, points, found in zip(rows, content.images, content.points, content.found, strict=True):
-            if found:
-                pixels = points * (image.shape[1], image.shape[0])
-                row[: self.N_GEOMETRY] = _geometry(pixels)
-                row[self.N_GEOMETRY :] = self._texture(image, pixels)
-        return PictureSample(rows, content.times, content.found)
+        return super().load(content)
+
+    def rows(self, frames: Frames) -> np.ndarray:
+        """All of the work."""
+        assert frames.points is not None
+        rows = np.zeros((len(frames.images), self.info().width), np.float32)
+        for row, image, points in zip(rows, frames.images, frames.points, strict=True):
+            pixels = points * (image.shape[1], image.shape[0])
+            row[: self.N_GEOMETRY] = _geometry(pixels)
+            row[self.N_GEOMETRY :] = self._texture(image, pixels)
+        return rows
 
     def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
         """Hands on what `load` made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from viper.encoders.base import Encoder, in_batches, split_like, weights_fingerprint
+from viper.encoders.base import Encoder, split_like, weights_fingerprint
 from viper.encoders.pretrained import (
     explained,
     is_offline,
@@ -21,6 +22,7 @@ from viper.encoders.pretrained import (
     local_or_hub,
 )
 from viper.encoders.prompts import Prompts
+from viper.encoders.runtime import DeviceBatches, Runtime
 from viper.encoders.visual import PictureEncoder, PictureSample
 from viper.errors import UserError
 from viper.files import digest_of
@@ -48,28 +50,34 @@ def _quiet_root_log() -> Iterator[None]:
 class SentenceModel:
     """A transformers text encoder; a sentence's embedding is its class (first) token in the last layer."""
 
-    def __init__(self, model: str, device: torch.device) -> None:
+    def __init__(self, model: str, runtime: Runtime) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         with quiet_transformers(), explained(model):
             self._tokenizer = AutoTokenizer.from_pretrained(local_or_hub(model), local_files_only=is_offline())
         network: Any = load_transformers_model(AutoModel, model)
         self.fingerprint = weights_fingerprint(network)
-        self._network, self._device = network.to(device), device
-        self.width = int(self._network.config.hidden_size)
+        self.width, self.precision = int(network.config.hidden_size), runtime.precision_name
+        # A tokenizer may not say its model's limit; position embeddings do, two of them taken by padding offsets.
+        self._limit = min(self._tokenizer.model_max_length, network.config.max_position_embeddings - 2)
+        self._network, self._batches = runtime.place(network), DeviceBatches(runtime)
 
-    @torch.inference_mode()
     def embed(self, sentences: Sequence[str], batch_size: int) -> np.ndarray:
         """(sentences, width) float32. Padding is masked, so a sentence's embedding does not depend on its batch."""
         rows = np.zeros((len(sentences), self.width), np.float32)
-        for start in range(0, len(sentences), batch_size):
-            batch = list(sentences[start : start + batch_size])
-            # A tokenizer may not say its model's limit; position embeddings do, two of them taken by padding offsets.
-            limit = min(self._tokenizer.model_max_length, self._network.config.max_position_embeddings - 2)
-            inputs = self._tokenizer(batch, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-            hidden = self._network(**inputs.to(self._device)).last_hidden_state
-            rows[start : start + len(batch)] = hidden[:, 0].float().cpu().numpy()
+        if not sentences:
+            return rows
+        ids = self._tokenizer(list(sentences), truncation=True, max_length=self._limit)["input_ids"]
+        # Sentences of similar length go through together, so that there is little padding.
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        parts = self._batches.map(self._forward, [ids[i] for i in order], batch_size)
+        rows[order] = torch.cat(parts).float().cpu().numpy()
         return rows
+
+    def _forward(self, ids: list[list[int]]) -> torch.Tensor:
+        inputs = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+        on_device = {name: self._batches.to_device(value) for name, value in inputs.items()}
+        return self._network(**on_device).last_hidden_state[:, 0]
 
 
 class PromptEncoder(PictureEncoder):
@@ -105,18 +113,25 @@ class PromptEncoder(PictureEncoder):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_clip": None, "_prompt_directions": None}
 
-    def prepare(self, device: torch.device) -> None:
+    def prepare(self, runtime: Runtime) -> None:
         """Loads both models and embeds the prompts with each."""
+        # Always float32: the feature is a choice. Where two prompts are nearly as good bf16 may choose the other, whose
+        # embedding is another sentence's; and what can be proved of bf16's error is far wider than the gap between the
+        # best prompts, so that recomputing close calls in float32 would recompute nearly all frames.
+        runtime = dataclasses.replace(runtime, precision=torch.float32)
         clip, tokenizer = self._load_clip()
-        self._clip, self._device = clip.to(device).eval().requires_grad_(False), device
         self._clip_fingerprint = weights_fingerprint(clip)
         self._preprocessing = dict(clip.visual.preprocess_cfg)
-        sentences = SentenceModel(self.text_model, device)
+        sentences = SentenceModel(self.text_model, dataclasses.replace(runtime, compiled=False))
         self._text_fingerprint, self._width = sentences.fingerprint, sentences.width
         self._prompt_tokens = sentences.embed(self.prompts.sentences, 64)
-        with torch.inference_mode():
-            tokens = tokenizer(list(self.prompts.sentences)).to(device)
-            self._prompt_directions = self._clip.encode_text(tokens, normalize=True).float()
+        self._batches = DeviceBatches(runtime)
+        mean, std = (torch.tensor(self._preprocessing[name], device=runtime.device) for name in ("mean", "std"))
+        self._mean, self._std = mean.view(3, 1, 1), std.view(3, 1, 1)
+        self._clip = clip.eval().requires_grad_(False).to(runtime.device)
+        self._clip.visual = runtime.place(clip.visual)
+        tokens = tokenizer(list(self.prompts.sentences))
+        self._prompt_directions = torch.cat(self._batches.map(self._embed_prompts, tokens, 64))
 
     def _load_clip(self) -> tuple[Any, Any]:
         """The image-text model and its tokenizer."""
@@ -161,15 +176,17 @@ class PromptEncoder(PictureEncoder):
             "text_weights": self._text_fingerprint,
             "prompts": digest_of(self.prompts.sentences),
         }
-        return EncoderInfo(self.kind, self.modality, self._width, options, f"{self.clip_model} + {self.text_model}")
+        model = f"{self.clip_model} + {self.text_model}"
+        return EncoderInfo(self.kind, self.modality, self._width, options, model, precision="float32")
 
-    def load(self, content: Frames) -> PictureSample:
+    def rows(self, frames: Frames) -> np.ndarray:
         """Resizes and crops as open_clip does; scaling and normalisation are left to the device."""
         from PIL import Image
 
         resize = self._geometry()
-        rows = [np.asarray(resize(Image.fromarray(image)), np.uint8).transpose(2, 0, 1) for image in content.images]
-        return PictureSample(np.array(rows), content.times, content.found)
+        return np.array(
+            [np.asarray(resize(Image.fromarray(image)), np.uint8).transpose(2, 0, 1) for image in frames.images]
+        )
 
     def _geometry(self) -> Any:
         """open_clip's own transform up to, and without, the conversion to numbers."""
@@ -181,19 +198,22 @@ class PromptEncoder(PictureEncoder):
 
     def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
         """One token a frame: the embedding of its best prompt."""
-        filled = [sample.rows for sample in samples if len(sample)]
-        best = self.best_prompts(filled, batch_size)
+        best = self.best_prompts([sample.rows for sample in samples], batch_size)
         return self.features(self._prompt_tokens[best], samples, self._width)
 
-    @torch.inference_mode()
     def best_prompts(self, pictures: list[np.ndarray], batch_size: int) -> np.ndarray:
         """(frames,) index of the prompt each frame is most similar to (cosine)."""
-        return in_batches(self._best, pictures, batch_size, self._device).reshape(-1).astype(np.int64)
+        return self._batches.rows(self._best, pictures, batch_size).reshape(-1).astype(np.int64)
+
+    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What open_clip's transform would give the network for these (n, 3, H, W) uint8, float32."""
+        return (pixels.float() / 255 - self._mean) / self._std
+
+    def _embed_prompts(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self._clip.encode_text(self._batches.to_device(tokens), normalize=True)
 
     def _best(self, pixels: torch.Tensor) -> torch.Tensor:
-        mean = torch.tensor(self._preprocessing["mean"], device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self._preprocessing["std"], device=pixels.device).view(3, 1, 1)
-        directions = self._clip.encode_image((pixels.float() / 255 - mean) / std, normalize=True).float()
+        directions = self._clip.encode_image(self.inputs(pixels), normalize=True)
         return (directions @ self._prompt_directions.T).argmax(dim=1, keepdim=True)
 
 
@@ -245,15 +265,17 @@ class SubtitleEncoder(CueEncoder):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sentences": None}
 
-    def prepare(self, device: torch.device) -> None:
+    def prepare(self, runtime: Runtime) -> None:
         """Loads the text encoder."""
-        self._sentences = SentenceModel(self.model, device)
+        self._sentences = SentenceModel(self.model, runtime)
 
     def info(self) -> EncoderInfo:
         """The weights decide the values."""
         assert self._sentences is not None
         options = {"weights": self._sentences.fingerprint}
-        return EncoderInfo(self.kind, self.modality, self._sentences.width, options, self.model)
+        return EncoderInfo(
+            self.kind, self.modality, self._sentences.width, options, self.model, precision=self._sentences.precision
+        )
 
     def encode(self, samples: list[CueSample], batch_size: int) -> list[Feature]:
         """One token a cue."""

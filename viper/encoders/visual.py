@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from viper.encoders.base import Encoder, in_batches, split_like, weights_fingerprint
+from viper.encoders.base import Encoder, split_like, weights_fingerprint
 from viper.encoders.pretrained import (
     choose_hidden,
     explained,
@@ -18,6 +19,7 @@ from viper.encoders.pretrained import (
     load_transformers_model,
     local_or_hub,
 )
+from viper.encoders.runtime import DeviceBatches, Runtime
 from viper.files import digest_of
 from viper.logs import quiet_transformers
 from viper.media.frames import Frames
@@ -30,9 +32,10 @@ _PROCESSOR_KEYS = ("do_resize", "size", "resample", "do_center_crop", "crop_size
 
 @dataclass(frozen=True)
 class PictureSample:
-    """One clip's pictures ready for the device, with the times and the mask of its frames.
+    """One clip's pictures ready for the device, with the times and the mask of its T frames.
 
-    `rows` is (T, 3, H, W) uint8 for a network, or (T, D) float32 where the host did all of the work.
+    `rows` is (n, 3, H, W) uint8 for a network, or (n, D) float32 where the host did all of the work: of the n frames
+    that are `found` only. The token of another frame is masked, whatever is in the picture.
     """
 
     rows: np.ndarray
@@ -40,7 +43,7 @@ class PictureSample:
     found: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.times)
+        return len(self.rows)
 
 
 class PictureEncoder(Encoder[Frames, PictureSample]):
@@ -50,16 +53,28 @@ class PictureEncoder(Encoder[Frames, PictureSample]):
     reads: ClassVar[str] = "frames"
 
     def size(self, sample: PictureSample) -> int:
-        """Frames."""
+        """Frames that are looked at."""
         return len(sample)
+
+    def load(self, content: Frames) -> PictureSample:
+        """Makes the pictures ready that a face was found in, or not looked for."""
+        seen = content.seen()
+        rows = self.rows(seen) if len(seen.images) else np.zeros((0, 1), np.float32)
+        return PictureSample(rows, content.times, content.found)
+
+    @abstractmethod
+    def rows(self, frames: Frames) -> np.ndarray:
+        """What `load` makes of at least one picture: see PictureSample."""
 
     @staticmethod
     def features(tokens: np.ndarray, samples: list[PictureSample], width: int) -> list[Feature]:
-        """Cuts the tokens of all samples' frames into one Feature a sample; a clip without frames is absent."""
-        return [
-            Feature.make(own, sample.found, sample.times) if len(sample) else Feature.absent(width)
-            for own, sample in zip(split_like(tokens, samples), samples, strict=True)
-        ]
+        """Puts the tokens of all samples' rows in the places of their frames; a clip without frames is absent."""
+        features = []
+        for own, sample in zip(split_like(tokens, samples), samples, strict=True):
+            placed = np.zeros((len(sample.times), width), np.float32)
+            placed[sample.found] = own
+            features.append(Feature.make(placed, sample.found, sample.times) if len(placed) else Feature.absent(width))
+        return features
 
     def on_host(self, samples: list[PictureSample]) -> list[Feature]:
         """The features of an encoder whose `load` did all of the work."""
@@ -96,24 +111,24 @@ class ImageEncoder(PictureEncoder):
         with quiet_transformers(), explained(self.model):
             return AutoImageProcessor.from_pretrained(local_or_hub(self.model), local_files_only=is_offline())
 
-    def prepare(self, device: torch.device) -> None:
+    def prepare(self, runtime: Runtime) -> None:
         """Loads the weights; the width is what the network answers for a black picture."""
         from transformers import AutoModel
 
         network: Any = load_transformers_model(AutoModel, self.model)
         self._fingerprint = weights_fingerprint(network)
-        self._device = device
-        self._network = getattr(network, "vision_model", network).to(device)
-        self._scale, self._mean, self._std = self._normalization()
-        blank = self.load(Frames([np.zeros((64, 64, 3), np.uint8)], np.zeros(1), np.ones(1, bool)))
-        self._width = self._forward(torch.as_tensor(blank.rows).to(device)).shape[1]
+        self._network = runtime.place(getattr(network, "vision_model", network))
+        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
+        self._scale, self._mean, self._std = self._normalization(runtime.device)
+        blank = self.rows(Frames([np.zeros((64, 64, 3), np.uint8)], np.zeros(1), np.ones(1, bool)))
+        self._width = self._batches.rows(self._forward, [blank], 1).shape[1]
 
-    def _normalization(self) -> tuple[float, torch.Tensor, torch.Tensor]:
+    def _normalization(self, device: torch.device) -> tuple[float, torch.Tensor, torch.Tensor]:
         processor = self.processor
         scale = processor.rescale_factor if processor.do_rescale else 1.0
         normalize = processor.do_normalize
-        mean = torch.tensor(processor.image_mean if normalize else [0.0] * 3, device=self._device)
-        std = torch.tensor(processor.image_std if normalize else [1.0] * 3, device=self._device)
+        mean = torch.tensor(processor.image_mean if normalize else [0.0] * 3, device=device)
+        std = torch.tensor(processor.image_std if normalize else [1.0] * 3, device=device)
         return scale, mean.view(3, 1, 1), std.view(3, 1, 1)
 
     def info(self) -> EncoderInfo:
@@ -122,32 +137,31 @@ class ImageEncoder(PictureEncoder):
         options = {
             "weights": self._fingerprint, "processor": digest_of(settings), "layer": self.layer, "pool": self.pool,
         }  # fmt: skip
-        return EncoderInfo(self.kind, self.modality, self._width, options, self.model)
+        return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)
 
-    def load(self, content: Frames) -> PictureSample:
+    def rows(self, frames: Frames) -> np.ndarray:
         """Resizes as the model's processor does, and stays with bytes: the rest is cheaper on the device."""
-        if not len(content.images):
-            return PictureSample(np.zeros((0, 3, 1, 1), np.uint8), content.times, content.found)
-        batch = self.processor(list(content.images), do_rescale=False, do_normalize=False, return_tensors="pt")
+        batch = self.processor(list(frames.images), do_rescale=False, do_normalize=False, return_tensors="pt")
         pixels = batch["pixel_values"]
         if pixels.dtype != torch.uint8:
             pixels = pixels.round().clamp(0, 255).to(torch.uint8)
-        return PictureSample(pixels.numpy(), content.times, content.found)
+        return pixels.numpy()
 
-    @torch.inference_mode()
     def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
         """One token a frame."""
-        filled = [sample.rows for sample in samples if len(sample)]
-        tokens = in_batches(self._forward, filled, batch_size, self._device)
+        tokens = self._batches.rows(self._forward, [sample.rows for sample in samples], batch_size)
         return self.features(tokens, samples, self._width)
 
+    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the processor would give the network for these (n, 3, H, W) uint8: scaled and normalised, float32."""
+        return (pixels.float() * self._scale - self._mean) / self._std
+
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        inputs = (pixels.float() * self._scale - self._mean) / self._std
-        output = self._network(pixel_values=inputs, output_hidden_states=self.layer != -1)
+        output = self._network(pixel_values=self.inputs(pixels), output_hidden_states=self.layer != -1)
         hidden = choose_hidden(output, self.layer, self.model)
         if hidden.ndim == 4:  # a convolutional network's (B, C, H, W)
-            return hidden.mean(dim=(2, 3))
-        return hidden[:, 0] if self.pool == "cls" else hidden.mean(dim=1)
+            return hidden.float().mean(dim=(2, 3))
+        return hidden[:, 0] if self.pool == "cls" else hidden.float().mean(dim=1)
 
 
 class HogEncoder(PictureEncoder):
@@ -168,17 +182,17 @@ class HogEncoder(PictureEncoder):
         width = blocks * blocks * self.BLOCK * self.BLOCK * self.ORIENTATIONS
         return EncoderInfo(self.kind, self.modality, width, {"side": self.SIDE, "cell": self.CELL, "block": self.BLOCK})
 
-    def load(self, content: Frames) -> PictureSample:
+    def rows(self, frames: Frames) -> np.ndarray:
         """All of the work: it needs no device."""
         from skimage.feature import hog
 
         rows = []
-        for image in content.images:
+        for image in frames.images:
             grey = cv2.resize(
                 cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (self.SIDE, self.SIDE), interpolation=cv2.INTER_AREA
             )
             rows.append(hog(grey, self.ORIENTATIONS, (self.CELL, self.CELL), (self.BLOCK, self.BLOCK)))
-        return PictureSample(np.array(rows, np.float32), content.times, content.found)
+        return np.array(rows, np.float32)
 
     def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
         """Hands on what `load` made."""

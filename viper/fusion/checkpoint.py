@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import uuid
 from pathlib import Path
 
 from viper.errors import UserError
-from viper.files import TEMPORARY_PREFIX, atomic_folder, remove
+from viper.files import atomic_folder, remove, temporary_path
 from viper.fusion.perceiver import PerceiverFusion
 from viper.logs import quiet_transformers
 from viper.store import EncoderInfo, FeatureStore
@@ -32,7 +31,7 @@ def save_checkpoint(run: Path, epoch: int, model: PerceiverFusion) -> None:
 def point_best(run: Path, epoch: int) -> None:
     """Makes `best` name an epoch's checkpoint: a link, or a copy where the file system has none."""
     target = checkpoint_folder(run, epoch)
-    temporary = run / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}"
+    temporary = temporary_path(run)
     try:
         temporary.symlink_to(target.name, target_is_directory=True)
     except OSError:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, fingerprint, read_json, visible_entries
+from viper.media.limits import MAX_PIXELS
+from viper.media.listing import by_clip
 
 FRAMES_FILE = "frames.json"
 FACES_FILE = "faces.json"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# By their content, whatever they are called.
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 JPEG_QUALITY = 95
 # Pictures that came without a record of their times are taken to be numbered at the usual rate.
 ASSUMED_FPS = 25.0
@@ -41,6 +48,12 @@ class Frames:
     found: np.ndarray
     points: np.ndarray | None = None
 
+    def seen(self) -> Frames:
+        """Those in which a face was found, or not looked for."""
+        images = [image for image, found in zip(self.images, self.found, strict=True) if found]
+        points = None if self.points is None else self.points[self.found]
+        return Frames(images, self.times[self.found], np.ones(len(images), bool), points)
+
 
 @dataclass(frozen=True)
 class FrameClip:
@@ -49,21 +62,16 @@ class FrameClip:
     id: str
     folder: Path
 
-    @cached_property
+    @property
     def record(self) -> dict[str, Any]:
         """The content of faces.json or frames.json, or one made from the pictures' names where there is neither.
 
-        A record that cannot be read, and a folder with neither record nor pictures, are a ClipError.
+        Read each time: a run has many clips, and each would keep its own. A record that cannot be read, and a folder
+        with neither record nor pictures, are a ClipError.
         """
         for name in (FACES_FILE, FRAMES_FILE):
             if (self.folder / name).is_file():
-                try:
-                    content = read_json(self.folder / name)
-                except UserError as error:
-                    raise ClipError(str(error)) from error
-                if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
-                    raise ClipError(f"{self.folder / name}: lists no frames; make it again")
-                return content
+                return _read_record(self.folder / name)
         frames = [{"index": i, "time": i / ASSUMED_FPS, "file": name} for i, name in _numbered(self.folder)]
         if not frames:
             raise ClipError(f"{self.id}: no pictures in its folder")
@@ -111,15 +119,36 @@ def frame_name(index: int) -> str:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A picture as (H, W, 3) uint8 RGB; a damaged one is a ClipError naming the file."""
+    """A picture as (H, W, 3) uint8 RGB; a damaged one, and one of too many pixels, is a ClipError naming the file."""
+    name = f"{path.parent.name}/{path.name}"
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except OSError as error:
-        raise ClipError(f"{path.parent.name}/{path.name}: cannot be read ({error.strerror})") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        raise ClipError(f"{name}: cannot be read ({error.strerror})") from error
+    # By its header, before anything is decoded: a file of some bytes can unfold to gigabytes.
+    declared = _declared_pixels(data)
+    if declared > MAX_PIXELS:
+        raise ClipError(f"{name}: declares more than {MAX_PIXELS:,} pixels; such pictures are not decoded")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if declared else None
+    except cv2.error:
+        image = None
     if image is None:
-        raise ClipError(f"{path.parent.name}/{path.name}: is no picture that can be decoded; make the frames again")
+        raise ClipError(f"{name}: is no picture that can be decoded; make the frames again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _declared_pixels(data: bytes) -> float:
+    """Width times height by the header; 0 for what is no picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as header:
+                return header.width * header.height
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            return math.inf
+        except Exception:  # of damaged files Pillow raises nearly anything
+            return 0
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -133,8 +162,12 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def list_frame_clips(folder: Path) -> list[FrameClip]:
-    """Every clip's folder of pictures in `folder`, in natural order; none at all is a UserError."""
-    clips = [FrameClip(entry.name, entry) for entry in visible_entries(folder) if entry.is_dir()]
+    """Every clip's folder of pictures in `folder`, in natural order.
+
+    Raises UserError when there are none, when two would be the same clip, and for a name that can be no id.
+    """
+    folders = by_clip(folder, (entry for entry in visible_entries(folder) if entry.is_dir()))
+    clips = [FrameClip(identifier, path) for identifier, path in folders.items()]
     if not clips:
         raise UserError(f"{folder}: no folders of frames in it; make them with get_frame or crop_images")
     return clips
@@ -149,6 +182,37 @@ def is_complete(folder: Path, record_name: str, expected: dict[str, Any]) -> boo
         return all((folder / frame_name(frame["index"])).stat().st_size > 0 for frame in record["frames"])
     except (UserError, OSError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+    except UserError as error:
+        raise ClipError(str(error)) from error
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not all(_is_frame(frame, path.name == FACES_FILE) for frame in frames):
+        raise ClipError(f"{path}: is no list of frames as viper writes it; make it again")
+    return content
+
+
+def _is_frame(entry: Any, of_face: bool) -> bool:
+    """Whether an entry of a record has all that is read from it. Names of files are not taken from a record."""
+    if not isinstance(entry, dict) or "file" in entry:
+        return False
+    index, found = entry.get("index"), entry.get("found")
+    if not isinstance(index, int) or index < 0 or not _are_numbers(entry.get("time"), ()):
+        return False
+    if not of_face or found is False:
+        return True
+    return found is True and _are_numbers(entry.get("crop"), (4,)) and _are_numbers(entry.get("landmarks"), (5, 2))
+
+
+def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:
+    try:
+        array = np.array(value, np.float64)
+    except (TypeError, ValueError):
+        return False
+    return array.shape == shape and bool(np.isfinite(array).all())
 
 
 def _numbered(folder: Path) -> list[tuple[int, str]]:

@@ -14,9 +14,22 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from viper.errors import ClipError
+from viper.media.limits import MAX_CLIP_PIXELS, MAX_PIXELS
 
 # What FFmpeg may call a picture that came with a sound file; it is no video.
 _COVER = "attached_pic"
+# FFmpeg's names of the formats that are read, whatever a file is called. Others are not tried: a playlist called .mp4
+# would have FFmpeg open the files and addresses it lists.
+_FORMATS = (
+    "mov", "matroska", "avi", "mpeg", "mpegvideo", "mpegts", "m4v", "h264", "hevc", "asf", "flv", "mxf", "ogg", "gif",
+    "wav", "w64", "flac", "mp3", "aac", "aiff",
+)  # fmt: skip
+_OPTIONS = {
+    "format_whitelist": ",".join(_FORMATS),
+    "protocol_whitelist": "file",
+    # Also while the file is opened: FFmpeg then decodes a frame or two to find out what is in it.
+    "max_pixels": str(MAX_PIXELS),
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ def read_frames(path: Path, choose: Callable[[int], np.ndarray]) -> VideoFrames:
     The packets are counted first without decoding them, which is cheap; only when decoding yields another number
     (damaged or hidden frames) and that changes the choice, the file is decoded a second time.
 
-    Raises ClipError when the file cannot be opened, has no video or no decodable frame.
+    Raises ClipError when the file cannot be opened, has no video or no decodable frame, or frames beyond the limits.
     """
     expected = _count_packets(path)
     frames = _decode(path, choose(expected))
@@ -66,7 +79,8 @@ def open_media(path: Path) -> av.container.InputContainer:
         if path.stat().st_size == 0:
             raise ClipError(f"{path.name}: the file is empty")
         # metadata_errors: a title in some old encoding must not make a clip unreadable.
-        return av.open(str(path), metadata_errors="ignore")
+        # file: a name such as 12:30.mp4 would otherwise be taken for an address.
+        return av.open(f"file:{path}", options=_OPTIONS, metadata_errors="ignore")
     except (FFmpegError, OSError) as error:
         raise ClipError(f"{path.name}: cannot be opened as audio or video ({_reason(error)})") from error
 
@@ -83,8 +97,21 @@ def start_seconds(container: av.container.InputContainer) -> float:
 def _video_stream(container: av.container.InputContainer, path: Path) -> VideoStream:
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition[_COVER]:
+            _check(stream, path)
             return stream
-    raise ClipError(f"{path.name}: has no video, only {', '.join(stream.type for stream in container.streams)}")
+    others = ", ".join(stream.type for stream in container.streams) or "an empty list of streams"
+    raise ClipError(f"{path.name}: has no video, only {others}")
+
+
+def _check(stream: VideoStream, path: Path) -> None:
+    codec = stream.codec_context
+    if codec is None:
+        raise ClipError(f"{path.name}: its video is in a format that FFmpeg cannot decode")
+    if codec.width * codec.height > MAX_PIXELS:
+        raise ClipError(
+            f"{path.name}: its frames are {codec.width}x{codec.height}; over {MAX_PIXELS:,} pixels are not decoded"
+        )
+    codec.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change on the way
 
 
 def _count_packets(path: Path) -> int:
@@ -99,7 +126,7 @@ def _count_packets(path: Path) -> int:
 def _decode(path: Path, wanted: np.ndarray) -> VideoFrames:
     chosen = set(wanted.tolist())
     images, indices, times = [], [], []
-    count, rotation = 0, 0
+    count, rotation, n_pixels = 0, 0, 0
     with open_media(path) as container:
         stream = _video_stream(container, path)
         # One thread: clips are decoded side by side anyway, and damaged ones would come out differently with more.
@@ -109,8 +136,14 @@ def _decode(path: Path, wanted: np.ndarray) -> VideoFrames:
         for frame in _decoded(container, stream, errors):
             time = clock.seconds(frame)
             if count in chosen:
+                n_pixels += frame.width * frame.height
+                if n_pixels > MAX_CLIP_PIXELS:
+                    raise ClipError(
+                        f"{path.name}: {len(chosen)} frames of {frame.width}x{frame.height} are too large together; "
+                        "take fewer frames"
+                    )
                 # The angle is a frame's side data: a phone may be turned between two clips joined into one file.
-                rotation = frame.rotation
+                rotation = _rotation(frame)
                 images.append(_upright(frame))
                 indices.append(count)
                 times.append(time)
@@ -169,7 +202,12 @@ class _Clock:
         return (count - 1) / (self._last - self._first)
 
 
+def _rotation(frame: VideoFrame) -> int:
+    # A matrix of zeros, which some writers leave, has no angle: FFmpeg says NaN, and PyAV makes it the smallest number.
+    return frame.rotation if abs(frame.rotation) <= 360 else 0
+
+
 def _upright(frame: VideoFrame) -> np.ndarray:
     image = frame.to_ndarray(format="rgb24")
     # FFmpeg's angle says how far the picture must be turned counter-clockwise, as np.rot90 turns.
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
+    return np.ascontiguousarray(np.rot90(image, round(_rotation(frame) / 90) % 4))

@@ -51,7 +51,7 @@ def run(config: AblateConfig) -> int:
     # Not above: importing torch takes seconds, and --help should not.
     import numpy as np
 
-    from viper.encoders.base import choose_device
+    from viper.encoders.runtime import choose_device
     from viper.evaluation.metrics import evaluate
     from viper.fusion.checkpoint import load_checkpoint, task_of
     from viper.fusion.predict import data_for

@@ -181,7 +181,7 @@ def _score(
 ) -> Result:
     import numpy as np
 
-    from viper.encoders.base import choose_device
+    from viper.encoders.runtime import choose_device
     from viper.evaluation.metrics import evaluate
     from viper.fusion.checkpoint import load_checkpoint
     from viper.fusion.views import predict_views

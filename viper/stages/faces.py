@@ -41,7 +41,8 @@ class CropImagesConfig(EngineFlags):
 
 @dataclass(frozen=True)
 class _Sample:
-    clip: FrameClip
+    clip: str
+    indices: list[int]
     frames: Frames
 
 
@@ -70,7 +71,7 @@ def run(config: CropImagesConfig) -> int:
 
 
 def _load(clip: FrameClip) -> _Sample:
-    return _Sample(clip, clip.read())
+    return _Sample(clip.id, [frame["index"] for frame in clip.record["frames"]], clip.read())
 
 
 def _size(sample: _Sample) -> int:
@@ -95,7 +96,7 @@ class _Crop:
     def __call__(self, samples: list[_Sample]) -> list[_Crops]:
         if self._detector is None:
             # Not above: importing torch takes seconds, and --help should not.
-            from viper.encoders.base import choose_device
+            from viper.encoders.runtime import choose_device
 
             self._detector = FaceDetector(choose_device(self._config.device), self._config.min_face_size)
         images = [image for sample in samples for image in sample.frames.images]
@@ -108,13 +109,12 @@ class _Crop:
 
     def _cut(self, sample: _Sample, boxes: list[FaceBox] | None) -> _Crops:
         if boxes is None:
-            log.info("crop_images: %s: no face in any frame (%s)", sample.clip.id, self._config.no_face)
+            log.info("crop_images: %s: no face in any frame (%s)", sample.clip, self._config.no_face)
             if self._config.no_face == "skip":
                 return _Crops([], [])
         records, images = [], []
         for number, image in enumerate(sample.frames.images):
-            index = sample.clip.record["frames"][number]["index"]
-            record = {"index": index, "time": float(sample.frames.times[number])}
+            record: dict[str, Any] = {"index": sample.indices[number], "time": float(sample.frames.times[number])}
             if boxes is None:
                 height, width = image.shape[:2]
                 images.append(image)
@@ -139,7 +139,7 @@ class _Save:
         self._config = config
 
     def __call__(self, clip: FrameClip, crops: _Crops) -> None:
-        with atomic_folder(self._config.output_folder / clip.id) as folder:
+        with atomic_folder(self._config.output_folder / clip.id, make_parent=False) as folder:
             for image, record in zip(crops.images, crops.records, strict=True):
                 frames.write_image(folder / frames.frame_name(record["index"]), image)
             write_json(

@@ -67,7 +67,7 @@ class _Save:
 
     def __call__(self, clip: MediaClip, video: VideoFrames) -> None:
         height, width = video.images[0].shape[:2]
-        with atomic_folder(self.output_folder / clip.id) as folder:
+        with atomic_folder(self.output_folder / clip.id, make_parent=False) as folder:
             for index, image in zip(video.indices, video.images, strict=True):
                 frames.write_image(folder / frames.frame_name(index), image)
             write_json(

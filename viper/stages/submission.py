@@ -32,7 +32,7 @@ class SubmissionConfig(FeatureOptions):
 def run(config: SubmissionConfig) -> int:
     """Runs the stage; answers the exit code."""
     # Not above: importing torch takes seconds, and --help should not.
-    from viper.encoders.base import choose_device
+    from viper.encoders.runtime import choose_device
     from viper.fusion.checkpoint import load_checkpoint, task_of
     from viper.fusion.predict import data_for, predict
 

@@ -335,11 +335,12 @@ def _fit(model: PerceiverFusion, task: Task, data: _Data, folder: Path) -> tuple
 
 
 def _is_bf16(config: TrainConfig) -> bool:
-    import torch
+    from viper.encoders.runtime import choose_device, has_bf16
 
     if config.precision != "auto":
         return config.precision == "bf16"
-    return config.device in ("auto", "cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    device = choose_device(config.device)
+    return device.type == "cuda" and has_bf16(device)
 
 
 def _resolved(config: TrainConfig) -> TrainConfig:
