@@ -33,7 +33,7 @@ ray = pytest.importorskip("ray", reason="needs Ray: pip install 'viper[ray]'")
 from ray.cluster_utils import Cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-NODE = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100 << 20}
+NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 << 20}
 long = pytest.mark.skipif(not os.environ.get("VIPER_LONG_TESTS"), reason="takes minutes: make test-long")
 
 

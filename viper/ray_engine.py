@@ -40,8 +40,8 @@ Records = list[tuple[int, str]]  # of a log: level and message
 MOST_TOGETHER = 32
 LEAST_TOGETHER = 8  # where a task makes batches of them
 TASKS_A_CPU = 4  # at least, so that the CPUs end at about the same time
-# Shares of a processor. A loader takes one, and encoders go to nodes that have any, but take none from the loaders: when
-# nodes are lost, encoders would move to the processors that are left, and wait there for samples that nobody can load.
+# Shares of a processor. Encoders go to nodes that have processors, but leave them to the loaders: when nodes are lost,
+# encoders would else move to the processors that are left, and wait there for samples that nobody can load.
 LOADER_CPUS, ENCODER_CPUS = 0.99, 0.001
 # For so long nothing may be finished anywhere before a pass is given up, as when encoders wait for a GPU that is gone.
 STALLED_SECONDS = 900.0
@@ -133,51 +133,58 @@ def run_on_ray(
 
 def _answers(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOptions, how: _Pass) -> Generator[_Answer]:
     """One pass. Clips whose tasks are lost for good are left out."""
-    import ray
     from ray.exceptions import RayError
 
+    with warnings.catch_warnings():
+        # Of the two arguments that say how often a task is tried again; so far there is no other way.
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        data = _pipeline(job, clips, options, how)
+    try:
+        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from _rows(batch)
+    except RayError as error:
+        log.warning("%s: Ray: %s", job.stage, str(error).strip().splitlines()[0])
+
+
+def _pipeline(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOptions, how: _Pass) -> Any:
+    """The data set of answers, not yet begun."""
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy, from_arrow
+
     parts = [_table(clips[start : start + how.together]) for start in range(0, len(clips), how.together)]
-    data = ray.data.from_arrow(parts)
+    data: Any = from_arrow(parts)
     data.context.enable_progress_bars = False
     data.context.max_errored_blocks = -1
     data.context.execution_no_progress_timeout_s = STALLED_SECONDS
     # Groups and answers are passed on as they come, and not when there are many megabytes of them.
     data.context.target_max_block_size = 1
     host = _Host(job, options.clip_timeout)
-    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # nothing else sets retries
+    whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
     data = data.map_batches(
         host.load if job.encode else host.load_and_save,
-        batch_size=None,
-        batch_format="pyarrow",
+        compute=TaskPoolStrategy(options.n_workers if options.n_workers > 0 else None),
         num_cpus=LOADER_CPUS,
-        compute=ray.data.TaskPoolStrategy(options.n_workers if options.n_workers > 0 else None),
         max_retries=how.retries,
+        **whole,
     )
-    if job.encode:
-        cluster = _measure(options)
-        n_encoders = min(len(parts), cluster.n_encoders)
-        data = data.map_batches(
-            _Device,
-            fn_constructor_args=(job, os.getcwd()),
-            batch_size=None,
-            batch_format="pyarrow",
-            # Encoders on processors: as many as are kept busy.
-            compute=ray.data.ActorPoolStrategy(
-                min_size=n_encoders if cluster.gpus_each else 1,
-                max_size=n_encoders,
-                max_tasks_in_flight_per_actor=how.in_flight,
-            ),
-            num_cpus=ENCODER_CPUS,
-            num_gpus=cluster.gpus_each,
-            max_restarts=-1,
-            max_task_retries=how.retries,
-        )
-    batches = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-    try:
-        for batch in batches:
-            yield from _rows(batch)
-    except RayError as error:
-        log.warning("ray: %s", str(error).strip().splitlines()[0])
+    if job.encode is None:
+        return data
+    cluster = _measure(options)
+    n_encoders = min(len(parts), cluster.n_encoders)
+    return data.map_batches(
+        _Device,
+        fn_constructor_args=(job, os.getcwd()),
+        # Encoders on processors: as many as are kept busy.
+        compute=ActorPoolStrategy(
+            min_size=n_encoders if cluster.gpus_each else 1,
+            max_size=n_encoders,
+            max_tasks_in_flight_per_actor=how.in_flight,
+        ),
+        num_cpus=ENCODER_CPUS,
+        num_gpus=cluster.gpus_each,
+        max_restarts=-1,
+        max_task_retries=how.retries,
+        **whole,
+    )
 
 
 class _Host:
@@ -226,6 +233,7 @@ class _Device:
 
     def __call__(self, group: Any) -> Any:
         """A group of `_Host.load` -> answers."""
+        assert self._job.encode is not None
         said = _settle(self._folder)
         rows: list[_Loaded] = _rows(group)
         answers = [_Answer(row.index, row.sample, row.said) for row in rows if isinstance(row.sample, Exception)]
@@ -309,7 +317,7 @@ def _rows(table: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _connected(options: EngineOptions) -> Iterator[None]:
-    """A connection to the cluster, or a cluster of this machine; one that was there before is used and left as it is."""
+    """A connection to the cluster, or to one of this machine alone; a connection that is there is used and left there."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -322,8 +330,19 @@ def _connected(options: EngineOptions) -> Iterator[None]:
         return
     # Ray takes SIGTERM for itself; viper ends as on Ctrl-C, with what was finished kept and a line that says so.
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        _connect(options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(options: EngineOptions) -> None:
+    import ray
+
     known = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-    here = {"include_dashboard": False} if options.ray_address is None else {}
     try:
         with _silent():
             ray.init(
@@ -331,20 +350,14 @@ def _connected(options: EngineOptions) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
                 runtime_env={"env_vars": known} if known else None,
-                **here,
+                include_dashboard=None if options.ray_address else False,
             )
     except (OSError, RuntimeError, ValueError) as error:
         where = f"--ray_address {options.ray_address}" if options.ray_address else "--engine ray"
         raise UserError(f"{where}: cannot be used ({str(error).strip().splitlines()[0]})") from error
-    try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)
-        for handler in logging.getLogger("ray.data").handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL)
-        yield
-    finally:
-        ray.shutdown()
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
