@@ -1,17 +1,18 @@
 """What grows with the number of clips, apart from the work on each: storage, listing, looking, failures, packing.
 
-    python benchmarks/scaling.py --videos FOLDER --output_folder FOLDER
+    python benchmarks/scaling.py --videos FOLDER --output_folder FOLDER --rates EXTRACTION/extraction.json
 
-Prints the tables of docs/scaling.md. Times are of files that were just written and are in the system's cache: they are
-what viper itself takes, and not how long a disk or a network file system would have to be waited for.
+Prints the tables of docs/scaling.md; the rates are those that benchmarks/extraction.py has measured. The times are of
+files that were just written and are in the cache: what viper itself takes, not how long one waits for a disk or for a
+network file system.
 """
 
 from __future__ import annotations
 
-import resource
 import shutil
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import tyro
 from viper.engine import LOOKING_THREADS
 from viper.errors import ClipError
 from viper.failures import Failure, FailureLog
+from viper.files import read_json, write_json
 from viper.fusion.packed import open_features, scan
 from viper.media import frames
 from viper.media.listing import list_videos
@@ -46,6 +48,8 @@ class Config:
     """Real videos, whose frames tell how large JPEGs are."""
     output_folder: Path
     """Where many files are made and removed: on the file system that is asked about."""
+    rates: Path | None = None
+    """extraction.json, of benchmarks/extraction.py: seconds a clip of each stage, on that machine."""
     n_clips: int = 100_000
     """Entries of the folder of videos that is listed."""
     n_features: int = 20_000
@@ -56,6 +60,8 @@ def main(config: Config) -> None:
     """Prints the tables."""
     config.output_folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=config.output_folder))
+    if config.rates:
+        times(config.rates)
     try:
         storage(config.videos, folder / "storage")
         print("\n| step | items | seconds | items/s |\n|---|---|---|---|")
@@ -65,7 +71,18 @@ def main(config: Config) -> None:
         failing(folder / "failing")
     finally:
         shutil.rmtree(folder)
-    print(f"\nmost memory at once: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+def times(path: Path) -> None:
+    """How long many clips take, by the rates of a few: clips are independent, and nothing grows with their number."""
+    report = read_json(path)
+    print(f"\nDevice: {report['device']}, threads: {report['threads']}, clips: {report['clips']}")
+    print("\n| stage | s a clip | 25,000 clips: hours | 1,000,000: days | machines for 1,000,000 in a day |")
+    print("|---|---|---|---|---|")
+    rates = {name: stage["viper"]["seconds"] / stage["viper"]["n_clips"] for name, stage in report["stages"].items()}
+    for name, rate in {**rates, "all": sum(rates.values())}.items():
+        days = 1e6 * rate / 86400
+        print(f"| {name} | {rate:.3f} | {25_000 * rate / 3600:.1f} | {days:.1f} | {days:.0f} |")
 
 
 def storage(videos: Path, folder: Path) -> None:
@@ -105,6 +122,11 @@ def listing(n: int, folder: Path) -> None:
     folder.mkdir()
     _timed("write empty files", n, lambda: [(folder / f"clip_{i}.mp4").touch() for i in range(n)])
     _timed("list_videos", n, lambda: list_videos(folder))
+    tracemalloc.start()
+    clips = list_videos(folder)
+    size = tracemalloc.get_traced_memory()[0] / len(clips)
+    tracemalloc.stop()
+    print(f"| a listed clip in memory: {size:.0f} bytes | | | |")
 
 
 def looking_at_frames(n: int, folder: Path) -> None:
@@ -116,7 +138,7 @@ def looking_at_frames(n: int, folder: Path) -> None:
         clip.mkdir(parents=True)
         for i in range(N_FRAMES):
             (clip / frames.frame_name(i)).write_bytes(b"x")
-        frames.write_json(clip / frames.FRAMES_FILE, record)
+        write_json(clip / frames.FRAMES_FILE, record)
     clips = frames.list_frame_clips(folder)
     _timed("list_frame_clips", n, lambda: frames.list_frame_clips(folder))
 

@@ -133,6 +133,7 @@ def run_on_ray(
 
 def _answers(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOptions, how: _Pass) -> Generator[_Answer]:
     """One pass. Clips whose tasks are lost for good are left out."""
+    from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayError
 
     with warnings.catch_warnings():
@@ -142,7 +143,7 @@ def _answers(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOpti
     try:
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from _rows(batch)
-    except RayError as error:
+    except (RayError, ExecutionTimeoutError) as error:
         log.warning("%s: Ray: %s", job.stage, str(error).strip().splitlines()[0])
 
 
@@ -317,7 +318,7 @@ def _rows(table: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _connected(options: EngineOptions) -> Iterator[None]:
-    """A connection to the cluster, or to one of this machine alone; a connection that is there is used and left there."""
+    """A connection to the cluster, or to one of this machine alone; one that is there is used and left."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
