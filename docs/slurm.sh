@@ -58,4 +58,10 @@ step extract_FAU_features --input_folder "$PICTURES/faces" --output_folder "$FEA
 step extract_audio_features --input_folder "$VIDEOS" --output_folder "$FEATURES/audio" \
     --model_name "${AUDIO_MODEL:-$MODELS/wavlm-base-plus-sv}" --offline
 
+# Why a clip has no pictures must outlive the node's own disk.
+for stage in frames faces; do
+    if [ -f "$PICTURES/$stage/failures.csv" ]; then
+        cp "$PICTURES/$stage/failures.csv" "$FEATURES/failed_${stage}_${SLURM_ARRAY_TASK_ID}.csv"
+    fi
+done
 exit $outcome
