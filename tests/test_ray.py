@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -33,7 +36,8 @@ ray = pytest.importorskip("ray", reason="needs Ray: pip install 'viper[ray]'")
 from ray.cluster_utils import Cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 << 20}
+# Ray takes our word for the GPUs; nothing here computes on one.
+NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 100 << 20}
 long = pytest.mark.skipif(not os.environ.get("VIPER_LONG_TESTS"), reason="takes minutes: make test-long")
 
 
@@ -57,15 +61,29 @@ class Nodes:
             self.cluster.add_node(**NODE)
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name: those of sockets may not be long."""
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
 def started() -> Iterator[Nodes]:
-    # Short, since the names of sockets may not be long.
-    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # as `short`
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
         # A node that is killed is missed soon, one that is merely slow is not.
         health = {"health_check_period_ms": 500, "health_check_failure_threshold": 3, "health_check_timeout_ms": 10_000}
-        head = {**NODE, "num_cpus": 0, "_system_config": health, "include_dashboard": False, "temp_dir": str(folder)}
+        head = {
+            **NODE,
+            "num_cpus": 0,
+            "num_gpus": 0,
+            "_system_config": health,
+            "include_dashboard": False,
+            "temp_dir": str(folder),
+        }
         nodes = Nodes(Cluster(initialize_head=True, head_node_args=head))
         nodes.complete()
         yield nodes
@@ -279,6 +297,7 @@ def test_a_node_that_is_killed_costs_nothing(place: Place, nodes: Nodes) -> None
     assert set(killed) < savers
 
 
+@long
 def test_a_clip_that_crashes_its_process_costs_no_other(place: Place) -> None:
     summary = place.run(clips(6, c2="segfault"), clip_timeout=0)
     assert place.texts().keys() == {"c0", "c1", "c3", "c4", "c5"}
@@ -299,13 +318,14 @@ def test_what_stops_a_run(place: Place, what: str, encode: Any, error: type[Exce
     if what == "full disk" and not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full, a disk that is always full")
     with pytest.raises(error, match=message) as caught:
-        place.run(clips(60, c2=what, **{f"c{i}": "slow" for i in range(10, 60)}), encode)
+        place.run(clips(100, c2=what, **{f"c{i}": "slow" for i in range(10, 100)}), encode)
     assert type(caught.value) is error
     assert place.failures() == []
+    time.sleep(2)
     stopped_at = place.texts().keys()
     time.sleep(1)
     assert place.texts().keys() == stopped_at
-    assert len(stopped_at) < 55
+    assert len(stopped_at) < 70
 
 
 def test_without_ray(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,5 +335,88 @@ def test_without_ray(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gpus_that_are_not_there(place: Place) -> None:
-    with pytest.raises(UserError, match="--num_gpus 2: the cluster has no GPU"):
-        place.run(clips(1), num_gpus=2)
+    with pytest.raises(UserError, match="--num_gpus 3: the cluster has 2"):
+        place.run(clips(1), num_gpus=3)
+
+
+@long
+def test_nodes_that_come_and_go(place: Place, nodes: Nodes) -> None:
+    given = clips(400, c7="clip error", c150="segfault")
+    rng = random.Random(0)
+    is_over = threading.Event()
+
+    def come_and_go() -> None:
+        for _ in range(4):
+            if is_over.wait(rng.uniform(3, 10)):
+                return
+            nodes.kill(rng.choice([node.node_id for node in nodes.cluster.worker_nodes]))
+            if rng.random() < 0.7:
+                nodes.complete()
+            is_over.wait(rng.uniform(0, 5))
+            nodes.complete()
+
+    thread = threading.Thread(target=come_and_go, daemon=True)
+    thread.start()
+    job = Job("s", Load(place.root / "notes"), SaveWithNode(place.output), place.is_done, Encode(0.2), batch_size=3)
+    answers = [(clip.id, error is None) for clip, error in ray_engine.run_on_ray(job, given, place.options())]
+    is_over.set()
+    thread.join()
+    assert len(answers) == len(dict(answers)) == 400
+    # A clip may be given up when node after node was lost under it; it is said then, and done when the run is repeated.
+    failed = {clip for clip, is_done in answers if not is_done}
+    assert {"c7", "c150"} <= failed
+    assert place.texts().keys() >= {clip.id for clip in given} - failed
+    again = place.run(clips(400, c7="clip error", c150="segfault"), Encode())
+    assert {failure.clip for failure in again.failed} == {"c7", "c150"}
+    assert place.texts().keys() == {clip.id for clip in given} - {"c7", "c150"}
+
+
+@long
+def test_a_gpu_that_is_lost_for_good(place: Place, nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_engine, "STALLED_SECONDS", 20.0)
+    given = clips(90)
+    killer = threading.Thread(target=_kill_node_of, args=(place, nodes, 6), daemon=True)
+    killer.start()
+    summary = place.run(given, Encode(0.3), SaveWithNode(place.output), num_gpus=2)
+    killer.join()
+    assert (summary.done, summary.exit_code) == (90, 0)
+    assert place.texts().keys() == {clip.id for clip in given}
+
+
+@long
+def test_a_clip_that_hangs_costs_no_other(place: Place) -> None:
+    summary = place.run(clips(12, c2="hang"), Encode(), clip_timeout=3)
+    assert place.texts().keys() == {f"c{i}" for i in range(12)} - {"c2"}
+    assert "took longer than 3 s (--clip_timeout)" in place.failures()[0][2]
+    assert (summary.done, summary.exit_code) == (11, 3)
+
+
+@long
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_ray_of_its_own_ends_with_the_command(tmp_path: Path, short: Path, how: signal.Signals) -> None:
+    (tmp_path / "videos").mkdir()
+    for number in range(300):
+        write_coded(tmp_path / "videos" / f"clip{number}.mp4", 12)
+    command = [sys.executable, "-m", "viper.cli", "get_frame", "--input_folder", "videos", "--output_folder", "frames"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(short)}
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen([*command, "--engine", "ray"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE,
+                                text=True)  # fmt: skip
+
+    stopped = start()
+    while not list(tmp_path.glob("frames/clip*")) and stopped.poll() is None:
+        time.sleep(0.1)
+    stopped.send_signal(how)
+    assert stopped.wait(30) == 130
+    assert stopped.stderr is not None
+    assert stopped.stderr.read() == (
+        "viper: error: interrupted; what was finished is kept, and the same command goes on from there\n"
+    )
+    kept = len(list(tmp_path.glob("frames/clip*")))
+    assert 0 < kept < 300
+    finished = start()
+    assert finished.wait(120) == 0
+    assert len(list(tmp_path.glob("frames/clip*"))) == 300
+    time.sleep(2)
+    assert _processes(str(short)) == []

@@ -140,9 +140,12 @@ def _answers(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOpti
         # Of the two arguments that say how often a task is tried again; so far there is no other way.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
         data = _pipeline(job, clips, options, how)
+    batches = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     try:
-        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from _rows(batch)
+        # Closed when the run is stopped, so that nothing goes on in a cluster that does.
+        with contextlib.closing(batches):
+            for batch in batches:
+                yield from _rows(batch)
     except (RayError, ExecutionTimeoutError) as error:
         log.warning("%s: Ray: %s", job.stage, str(error).strip().splitlines()[0])
 
