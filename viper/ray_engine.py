@@ -162,7 +162,8 @@ def _pipeline(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOpt
     # Groups and answers are passed on as they come, and not when there are many megabytes of them.
     data.context.target_max_block_size = 1
     host = _Host(job, options.clip_timeout)
-    whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+    # Every table is one row.
+    whole: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     data = data.map_batches(
         host.load if job.encode else host.load_and_save,
         compute=TaskPoolStrategy(options.n_workers if options.n_workers > 0 else None),
