@@ -306,6 +306,8 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "between PIL's warning and its limit", png(10_000, 10_000, bytes(1000))
     yield "beyond 32 bits", png(2**31 - 1, 2**31 - 1)
     yield "jpeg", huge_jpeg()
+    small = png(16, 16, bytes(17 * 16))
+    yield "chunk", small.replace(small[33:41], struct.pack(">I4s", 2**31 - 9, b"IDAT"))
 
 
 @pytest.mark.parametrize(("name", "data"), bombs(), ids=lambda value: value if isinstance(value, str) else "")
