@@ -42,15 +42,20 @@ def _listen_to_ctrl_c() -> None:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    """`run(command, *arguments)`: the viper command, in this process and without workers."""
+    """`run(command, *arguments)`: the viper command, in this process and without workers.
+
+    `n_workers=None` for a command that has no such option.
+    """
     log = logging.getLogger("viper")
     before = log.handlers, log.level, log.propagate, signal.getsignal(signal.SIGTERM)
 
-    def run_command(command: str, *arguments: Any) -> Outcome:
+    def run_command(command: str, *arguments: Any, n_workers: int | None = 0) -> Outcome:
         capsys.readouterr()
         given = [str(argument) for argument in arguments]
+        if n_workers is not None and "--n_workers" not in given:
+            given += ["--n_workers", str(n_workers)]
         with pytest.raises(SystemExit) as stop:
-            cli.main(command, given if "--n_workers" in given else [*given, "--n_workers", "0"])
+            cli.main(command, given)
         return Outcome(int(stop.value.code or 0), capsys.readouterr().err)
 
     yield run_command

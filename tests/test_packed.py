@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from viper.errors import ClipError
 from viper.fusion.data import FusionData
@@ -134,10 +136,21 @@ def test_other_clips_replace_a_split_and_leave_the_others(store: FeatureStore) -
 
 
 def test_another_encoder_is_another_pack(store: FeatureStore) -> None:
+    for clip in store.clips():
+        save_file(load_file(store.path(clip)), store.path(clip))  # as files were before they named their encoder
     opened(store)
     before = packs(store)
     opened(FeatureStore(store.folder, EncoderInfo("planted", "visual", WIDTH, options={"layer": 3})))
     assert packs(store) != before
+
+
+def test_a_file_of_another_encoder_is_not_packed(store: FeatureStore, tmp_path: Path) -> None:
+    other = FeatureStore.create(tmp_path / "other", EncoderInfo("planted", "visual", WIDTH, options={"layer": 3}))
+    write_clip(other, "9", 8, seed=1)
+    shutil.copy(other.path("9"), store.path("9"))
+    with pytest.raises(ClipError, match=r"9\.safetensors: not a valid feature \(made by another encoder\)"):
+        opened(store)
+    assert packs(store) == []
 
 
 def test_a_pack_in_use_is_not_removed(store: FeatureStore) -> None:

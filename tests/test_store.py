@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,7 @@ def test_what_a_feature_may_be() -> None:
         ((np.zeros((2, 3)), np.ones((2, 3), bool)), "mask"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.filterwarnings("error:overflow")
 def test_what_no_feature_may_be(arguments: tuple[Any, ...], said: str) -> None:
     with pytest.raises(ClipError, match=said):
         Feature.make(*arguments)
@@ -138,9 +140,137 @@ def test_tensors_that_are_no_feature(store: FeatureStore, tensors: dict[str, np.
         store.read("a")
 
 
+LAYOUT: dict[str, Any] = {
+    "mask": {"dtype": "BOOL", "shape": [2], "data_offsets": [0, 2]},
+    "time": {"dtype": "F32", "shape": [2], "data_offsets": [2, 10]},
+    "tokens": {"dtype": "F32", "shape": [2, 3], "data_offsets": [10, 34]},
+}
+
+
+def raw(header: dict[str, Any] | bytes, data: bytes = bytes(34)) -> bytes:
+    """A safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def lie(name: str, **entry: Any) -> dict[str, Any]:
+    return {**LAYOUT, name: {**LAYOUT[name], **entry}}
+
+
+def test_an_honest_header_is_read(store: FeatureStore) -> None:
+    store.path("a").write_bytes(raw(LAYOUT))
+    assert store.problem("a") is None
+    assert store.read("a").tokens.tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 10**9) + json.dumps(LAYOUT).encode(),
+        raw(lie("tokens", data_offsets=[8, 32])),
+        raw(lie("tokens", data_offsets=[34, 10])),
+        raw(lie("time", data_offsets=[0, 8])),
+        raw(lie("tokens", shape=[2**62, 8])),
+        raw(lie("tokens", shape=[-2, 3])),
+        raw(lie("tokens", shape=[10**9, 3], data_offsets=[10, 10 + 12 * 10**9])),
+        raw(lie("tokens", dtype="F4", shape=[2, 24])),
+        raw(lie("tokens", dtype="BF16", shape=[2, 6])),
+        raw(lie("tokens", dtype="I32")),
+        raw(lie("time", dtype="I32")),
+        raw(lie("mask", dtype="U8")),
+        raw(lie("mask", shape=[2, 1])),
+        raw(json.dumps(LAYOUT).encode().replace(b'"time"', b'"mask"')),
+        raw(json.dumps(LAYOUT).encode().replace(b"{", b'{"__metadata__": {"source": 3}, ', 1)),
+        raw(b"[" * 100_000),
+        raw(b"[1, 2]", b""),
+        raw(b'{"__metadata__": {"source": "\\ud800"}}', b""),
+    ],
+    ids=["header-of-2^63", "header-beyond-the-file", "overlap", "backwards", "shared", "overflow", "negative",
+         "tiny-file", "4-bit", "bfloat16", "int-tokens", "int-times", "byte-mask", "deep-mask", "repeated-name",
+         "number-as-metadata", "nested", "list", "surrogate"],
+)  # fmt: skip
+def test_a_header_that_lies_is_found_at_once(store: FeatureStore, content: bytes) -> None:
+    store.path("a").write_bytes(content)
+    assert not store.is_current("a", "")
+    problem = store.problem("a")
+    assert problem
+    assert "\n" not in problem
+    with pytest.raises(ClipError, match=r"a\.safetensors: not a valid feature .*; extract it again$"):
+        store.read("a")
+
+
+def test_a_mask_of_other_bytes_than_0_and_1_is_found_when_it_is_read(store: FeatureStore) -> None:
+    store.path("a").write_bytes(raw(LAYOUT, b"\x01\x02" + bytes(32)))
+    assert store.problem("a") is None
+    assert store.problem("a", verify=True) == "a mask that is neither true nor false"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_no_feature_and_is_not_waited_for(store: FeatureStore) -> None:
+    os.mkfifo(store.path("a"))
+    assert not store.is_current("a", "")
+    with pytest.raises(ClipError, match="no such file"):
+        store.read("a")
+
+
+def test_a_file_of_another_encoder_of_the_same_width_is_not_taken(tmp_path: Path, store: FeatureStore) -> None:
+    other = FeatureStore.create(tmp_path / "other", dataclasses.replace(INFO, options={"cells": 8, "norm": "L2"}))
+    other.write("a", feature(), "source")
+    assert other.is_current("a", "source")
+    shutil.copy(other.path("a"), store.path("a"))
+    assert store.problem("a") == "made by another encoder"
+    assert not store.is_current("a", "source")
+    with pytest.raises(ClipError, match=r"a\.safetensors: .*made by another encoder"):
+        store.read("a")
+    store.write("a", feature(), "source")
+    assert store.problem("a", verify=True) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"model": "elsewhere/hog"}, {"versions": {}}, {"options": {"norm": "L2", "cells": 4.0, "x": None}}]
+)
+def test_a_file_of_the_same_encoder_under_another_name_is(
+    tmp_path: Path, store: FeatureStore, change: dict[str, Any]
+) -> None:
+    other = FeatureStore.create(tmp_path / "other", dataclasses.replace(INFO, **change))
+    assert store.info.difference(other.info) is None
+    other.write("a", feature(), "source")
+    shutil.copy(other.path("a"), store.path("a"))
+    assert store.is_current("a", "source")
+    assert FeatureStore.open(store.folder).problem("a", verify=True) is None
+
+
+def test_files_written_before_they_named_their_encoder_stay_valid(store: FeatureStore) -> None:
+    written = feature()
+    tensors = {"tokens": written.tokens, "mask": written.mask, "time": written.time}
+    save_file(tensors, store.path("a"), metadata={"source": "source"})
+    assert store.is_current("a", "source")
+    assert store.read("a").tokens.tobytes() == written.tokens.tobytes()
+
+
+def test_a_feature_that_is_a_link_is_read_and_when_written_replaced(tmp_path: Path, store: FeatureStore) -> None:
+    store.write("b", feature(), "source")
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    shutil.move(store.path("b"), elsewhere)
+    before = elsewhere.read_bytes()
+    for clip, target in (("a", elsewhere), ("dangling", tmp_path / "not" / "there")):
+        store.path(clip).symlink_to(target)
+    assert store.is_current("a", "source")
+    assert store.problem("dangling") == "no such file"
+    for clip in ("a", "dangling"):
+        store.write(clip, feature(seed=1), "new")
+        assert not store.path(clip).is_symlink()
+        assert store.is_current(clip, "new")
+    assert elsewhere.read_bytes() == before
+    assert not (tmp_path / "not").exists()
+
+
 def test_a_nan_in_a_file_is_found_when_it_is_read(store: FeatureStore) -> None:
     tokens = np.array([[1, 2, np.nan]], np.float32)
     save_file({"tokens": tokens, "mask": np.ones(1, bool), "time": np.zeros(1, np.float32)}, store.path("a"))
+    assert store.problem("a") is None
+    assert store.problem("a", verify=True) == "the feature holds values that are not finite"
     with pytest.raises(ClipError, match="not finite"):
         store.read("a")
 
@@ -226,7 +356,31 @@ def test_options_that_json_spells_differently_are_the_same(tmp_path: Path) -> No
     FeatureStore.create(tmp_path, info)
 
 
-@pytest.mark.parametrize("card", ["", "[1]", "{}", '{"encoder": "hog", "colour": "red"}'])
+@pytest.mark.parametrize(
+    "card",
+    [
+        "",
+        "[1]",
+        "{}",
+        '{"encoder": "hog", "colour": "red"}',
+        "[" * 100_000,
+        '{"encoder": "hog", "modality": "visual", "width": "3"}',
+        '{"encoder": "hog", "modality": "visual", "width": 0}',
+        '{"encoder": ["hog"], "modality": "visual", "width": 3}',
+        '{"encoder": "hog", "modality": "visual", "width": 3, "options": []}',
+    ],
+    ids=[
+        "empty",
+        "list",
+        "nothing",
+        "unknown-key",
+        "nested",
+        "width-as-text",
+        "no-width",
+        "list-as-name",
+        "list-as-options",
+    ],
+)
 def test_a_folder_that_is_no_store(tmp_path: Path, card: str) -> None:
     with pytest.raises(UserError, match="no such folder"):
         FeatureStore.open(tmp_path / "none")

@@ -47,6 +47,9 @@ COMMANDS = {
     "compare": Command("compare", "CompareConfig", BEYOND, "the Perceiver and the baselines, over seeds -> one table"),
     "tune": Command("tune", "TuneConfig", BEYOND, "options of train_perceiver, searched on the validation split"),
     "ensemble": Command("ensemble", "EnsembleConfig", BEYOND, "several submissions -> their (weighted) average"),
+    "status": Command(
+        "status", "StatusConfig", BEYOND, "which clips have their features; what is wrong with the others"
+    ),
     "doctor": Command("doctor", "DoctorConfig", BEYOND, "what is installed, which encoders can run here"),
     "demo": Command("demo", "DemoConfig", BEYOND, "the whole way on clips made here, with known answers"),
 }

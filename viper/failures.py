@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -14,6 +14,7 @@ from viper.files import natural_key, write_text
 
 FILE_NAME = "failures.csv"
 HEADER = ("clip", "stage", "error", "message")
+MAX_MESSAGE = 1000  # characters; some libraries' messages list a whole file
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class Failure:
     def of(cls, clip: str, stage: str, error: Exception) -> Failure:
         """The row for an exception."""
         name = error.name if isinstance(error, WorkerError) else type(error).__name__
-        message = " ".join(str(error).split())
-        return cls(clip, stage, name, message or name)
+        return cls(clip, stage, name, _one_line(str(error)) or name)
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.clip}: {self.message}"
@@ -39,24 +39,34 @@ class Failure:
 class FailureLog:
     """The failures of one stage in one output folder, on disk at every moment.
 
-    Several processes (shards) may write to one folder: each change reads and replaces the file under a lock.
+    Several processes (shards, or two runs of the same command) may write to one folder: each change reads and replaces
+    the file under a lock, so that there is one row a clip and stage, that of its last failure.
     """
 
     def __init__(self, folder: Path, stage: str) -> None:
         self._path = folder / FILE_NAME
         self._stage = stage
-        self._known = {row.clip for row in read_failures(folder) if row.stage == stage}
+        self._known: set[str] = set()
+        self._version: tuple[int, ...] | None = None
+        self._refresh()
 
     def failed(self, failure: Failure) -> None:
         """Adds a clip, or replaces its row."""
-        self._known.add(failure.clip)
         self._replace(failure.clip, failure)
 
     def succeeded(self, clip: str) -> None:
-        """Takes a clip off the list, if it was on it."""
+        """Takes a clip off the list, whichever process put it there. Costs one look at the file's date if it is not."""
+        self._refresh()
         if clip in self._known:
-            self._known.discard(clip)
             self._replace(clip, None)
+
+    def _refresh(self) -> None:
+        """Reads the file where it is not the one that was read last."""
+        # The version first: a file that is replaced meanwhile is read once more than needed, never once too little.
+        version = _version(self._path)
+        if version != self._version:
+            self._known = {row.clip for row in read_failures(self._path.parent) if row.stage == self._stage}
+            self._version = version
 
     def _replace(self, clip: str, row: Failure | None) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,13 +74,11 @@ class FailureLog:
             rows = [old for old in read_failures(self._path.parent) if (old.clip, old.stage) != (clip, self._stage)]
             rows = sorted([*rows, row] if row else rows, key=lambda row: natural_key(row.clip))
             if rows:
-                buffer = io.StringIO()
-                writer = csv.writer(buffer, lineterminator="\n")
-                writer.writerow(HEADER)
-                writer.writerows(astuple(row) for row in rows)
-                write_text(self._path, buffer.getvalue())
+                write_text(self._path, _csv(rows))
             else:
                 self._path.unlink(missing_ok=True)
+            self._known = {row.clip for row in rows if row.stage == self._stage}
+            self._version = _version(self._path)
 
 
 def read_failures(folder: Path) -> list[Failure]:
@@ -81,5 +89,35 @@ def read_failures(folder: Path) -> list[Failure]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return [Failure(*(row[name] for name in HEADER)) for row in csv.DictReader(file, restval="")]
+    except FileNotFoundError:  # another process has just removed the last row
+        return []
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: is no list of failures as viper writes it ({error}); delete it") from error
+
+
+def _csv(rows: list[Failure]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(HEADER)
+    for row in rows:
+        # A message is for people, who may open the list in a spreadsheet, and quotes what is in files: it must not
+        # become a formula there. Ids stay as they are: programs join them with the manifest's, which has the same.
+        guard = "'" if row.message.startswith(("=", "+", "-", "@")) else ""
+        writer.writerow(astuple(replace(row, message=guard + row.message)))
+    return buffer.getvalue()
+
+
+def _one_line(message: str) -> str:
+    """A message as one line of printable UTF-8: it may quote a file's name or content, with escape sequences in it."""
+    line = " ".join(message[: 2 * MAX_MESSAGE].split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]} ..."
+
+
+def _version(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever the file is replaced; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

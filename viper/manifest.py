@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,26 +23,41 @@ _SPLIT_NAMES = {
     "test": "Test",
 }  # fmt: skip
 MAX_ID_BYTES = 200
+_MAX_SPELLING = 1000  # characters of a cell that is looked at at all: composing takes time that grows with its square
+# Not seen, so that two ids look the same, or a line is shown in another order than it is written in: soft hyphen, zero
+# width space, word joiners, byte order mark, marks of direction. Joiners within a word or an emoji are part of it.
+_UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+# What Windows takes for a device, or cannot have in a name.
+_NOT_ON_WINDOWS = re.compile(r'(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?|.*[<>:"|?*].*|.*\.', re.IGNORECASE)
 
 
 def clip_id(file_id: str) -> str:
     """A clip's id: the manifest's File_ID without the brackets and quotes around it ("[10001]" -> "10001").
 
-    Raises UserError when what is left cannot be a file's name in every folder of outputs.
+    Composed (Unicode's NFC), as a keyboard writes it: file names that come from a Mac are often decomposed, and would
+    be other clips. Raises UserError when what is left cannot be a file's name in every folder of outputs, or has
+    characters that are not seen.
     """
-    identifier = file_id.strip()
+    shown = repr(file_id if len(file_id) <= 60 else f"{file_id[:60]}...")
+    if len(file_id) > _MAX_SPELLING:
+        raise UserError(f"the id {shown} is longer than {MAX_ID_BYTES} bytes")
+    identifier = unicodedata.normalize("NFC", file_id).strip()
     while len(identifier) >= 2 and identifier[0] + identifier[-1] in ("[]", '""', "''"):
         identifier = identifier[1:-1].strip()
     if not identifier:
         raise UserError("the id is empty")
-    if re.search(r"[/\\\x00-\x1f]", identifier) or identifier.startswith("."):
-        raise UserError(f"the id {file_id!r} cannot name a file (a slash, a control character or a leading dot)")
+    if re.search(r"[/\\\x00-\x1f\x7f-\x9f]", identifier) or identifier.startswith("."):
+        raise UserError(f"the id {shown} cannot name a file (a slash, a control character or a leading dot)")
+    if unseen := _UNSEEN.search(identifier):
+        raise UserError(f"the id {shown} has a character that is not seen, U+{ord(unseen[0]):04X}; take it out")
     try:
         n_bytes = len(identifier.encode())
     except UnicodeEncodeError:
-        raise UserError(f"the id {file_id!r} is not UTF-8") from None
+        raise UserError(f"the id {shown} is not UTF-8") from None
     if n_bytes > MAX_ID_BYTES:
-        raise UserError(f"the id {file_id[:40]!r}... is longer than {MAX_ID_BYTES} bytes")
+        raise UserError(f"the id {shown} is longer than {MAX_ID_BYTES} bytes")
+    if os.name == "nt" and _NOT_ON_WINDOWS.fullmatch(identifier):
+        raise UserError(f"the id {shown} cannot name a file on Windows")
     return identifier
 
 

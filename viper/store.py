@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from viper.errors import ClipError, UserError
-from viper.files import atomic_path, natural_key, read_json, write_json
+from viper.files import atomic_path, digest_of, natural_key, read_json, write_json
 
 SUFFIX = ".safetensors"
 ENCODER_FILE = "encoder.json"
+TENSORS = {"tokens": "F32", "mask": "BOOL", "time": "F32"}  # what a file holds, and as what
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,13 @@ class Feature:
 
         Raises ClipError for wrong shapes, and for a value that is not finite in a token that counts.
         """
-        tokens = np.array(tokens, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused below
+            tokens = np.array(tokens, dtype=np.float32)
+            time = np.arange(len(tokens)) if time is None else time
+            time = np.array(time, dtype=np.float32)
         if tokens.ndim != 2:
             raise ClipError(f"a feature is (tokens, channels), not of shape {tokens.shape}")
         mask = np.ones(len(tokens), bool) if mask is None else np.array(mask, dtype=bool)
-        time = np.arange(len(tokens), dtype=np.float32) if time is None else np.array(time, dtype=np.float32)
         if mask.shape != (len(tokens),) or time.shape != (len(tokens),):
             raise ClipError(f"{len(tokens)} tokens with a mask of {mask.shape} and times of {time.shape}")
         tokens[~mask] = 0.0
@@ -95,6 +101,14 @@ class EncoderInfo:
                 return f"{key} {mine.get(key)!r}, not {others.get(key)!r}"
         return None
 
+    @cached_property
+    def identity(self) -> str:
+        """A short digest of what decides the values; the same for two encoders when `difference` finds none."""
+        # As `difference` compares them: 2 is 2.0, a tuple is a list, and an option that is None may as well be missing.
+        options = json.loads(json.dumps(self.options), parse_int=float)
+        given = {key: value for key, value in options.items() if value is not None}
+        return digest_of([self.encoder, self.modality, self.width, self.source, given])
+
 
 class FeatureStore:
     """Features of one encoder on disk, one file a clip."""
@@ -113,9 +127,11 @@ class FeatureStore:
             raise UserError(f"{folder}: no {ENCODER_FILE} in it; make features with one of viper's extract commands")
         card = read_json(folder / ENCODER_FILE)
         try:
-            return cls(folder, EncoderInfo(**card))
+            info = EncoderInfo(**card)
         except TypeError as error:
             raise UserError(f"{folder / ENCODER_FILE}: not a description of an encoder ({error})") from error
+        _check_types(info, folder / ENCODER_FILE)
+        return cls(folder, info)
 
     @classmethod
     def create(cls, folder: str | Path, info: EncoderInfo) -> FeatureStore:
@@ -158,35 +174,84 @@ class FeatureStore:
         with atomic_path(self.path(clip), make_parent=False) as temporary:
             # Written by Python: safetensors' own writer does not say OSError when the disk is full.
             arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-            temporary.write_bytes(save(arrays, metadata={"source": source}))
+            temporary.write_bytes(save(arrays, metadata={"source": source, "encoder": self.info.identity}))
 
     def read(self, clip: str) -> Feature:
         """Reads a clip's feature. A file that is not a valid feature of this store is a ClipError naming it."""
-        path = self.path(clip)
         try:
-            with safe_open(path, framework="numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in ("tokens", "mask", "time")}
-            feature = Feature.make(**arrays)
-        except (SafetensorError, OSError, ClipError) as error:
-            raise ClipError(f"{path}: not a valid feature ({error}); extract it again") from error
-        if feature.tokens.shape[1] != self.width:
-            raise ClipError(f"{path}: width {feature.tokens.shape[1]} in a store of width {self.width}")
-        return feature
+            return self._read(clip)
+        except ClipError as error:
+            raise ClipError(f"{self.path(clip)}: not a valid feature ({error}); extract it again") from error
+
+    def problem(self, clip: str, verify: bool = False) -> str | None:
+        """Why the clip's file is not a valid feature of this store, in a few words; None when it is.
+
+        The file's header and length are looked at, which finds all but wrong values; with `verify` all of it is read.
+        """
+        try:
+            if verify:
+                self._read(clip)
+            else:
+                self._source(clip)
+        except ClipError as error:
+            return str(error)
+        return None
 
     def is_current(self, clip: str, source: str) -> bool:
-        """Whether the clip's file is there, opens, and was made from `source`."""
-        path = self.path(clip)
-        if not path.is_file():
-            return False
+        """Whether the clip's file is there, opens, belongs to this store, and was made from `source`."""
         try:
-            with safe_open(path, framework="numpy") as file:
-                shapes = {name: file.get_slice(name).get_shape() for name in ("tokens", "mask", "time")}
-                made_from = (file.metadata() or {}).get("source", "")
-        except (SafetensorError, OSError):
+            return self._source(clip) == source
+        except ClipError:
             return False
-        return (
-            made_from == source
-            and shapes["tokens"] == [*shapes["mask"], self.width]
-            and len(shapes["mask"]) == 1
-            and shapes["time"] == shapes["mask"]
-        )
+
+    def _source(self, clip: str) -> str:
+        with self._opened(clip) as file:
+            return str((file.metadata() or {}).get("source", ""))
+
+    def _read(self, clip: str) -> Feature:
+        with self._opened(clip) as file:
+            arrays = {name: file.get_tensor(name) for name in TENSORS}
+        if arrays["mask"].view(np.uint8).max(initial=0) > 1:
+            raise ClipError("a mask that is neither true nor false")
+        return Feature.make(**arrays)
+
+    @contextlib.contextmanager
+    def _opened(self, clip: str) -> Iterator[Any]:
+        """The clip's file, open, with the header of a feature of this store. ClipError says what is wrong with it."""
+        path = self.path(clip)
+        try:
+            if not path.is_file():  # a pipe of that name would be waited for
+                raise ClipError("no such file")
+            with safe_open(path, framework="numpy") as file:
+                self._check_header(file)
+                yield file
+        except (SafetensorError, OSError) as error:
+            raise ClipError(" ".join(str(error).split())) from error
+
+    def _check_header(self, file: Any) -> None:
+        shapes: dict[str, list[int]] = {}
+        names = set(file.keys())
+        for name, dtype in TENSORS.items():
+            if name not in names:
+                raise ClipError(f"it holds no {name}")
+            tensor = file.get_slice(name)
+            if tensor.get_dtype() != dtype:
+                raise ClipError(f"{name} as {tensor.get_dtype()}, not {dtype}")
+            shapes[name] = tensor.get_shape()
+        tokens = shapes["tokens"]
+        if len(tokens) != 2 or not shapes["mask"] == shapes["time"] == tokens[:1]:
+            raise ClipError(f"tokens of shape {tokens} with a mask of {shapes['mask']} and times of {shapes['time']}")
+        if tokens[1] != self.width:
+            raise ClipError(f"width {tokens[1]} in a store of width {self.width}")
+        # Files written before there was such a mark have none.
+        if (file.metadata() or {}).get("encoder", self.info.identity) != self.info.identity:
+            raise ClipError("made by another encoder")
+
+
+def _check_types(info: EncoderInfo, path: Path) -> None:
+    """Refuses a card with a value that is not of its kind: it may have been edited, or be another program's."""
+    for name, kind in (("encoder", str), ("modality", str), ("width", int), ("options", dict), ("source", str)):
+        if type(getattr(info, name)) is not kind:
+            raise UserError(f"{path}: not a description of an encoder ({name} is {getattr(info, name)!r})")
+    if info.width < 1:
+        raise UserError(f"{path}: not a description of an encoder (width {info.width})")

@@ -10,7 +10,6 @@ import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from PIL import Image
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, fingerprint, read_json, visible_entries
 from viper.media.limits import MAX_PIXELS
+from viper.media.listing import by_clip
 
 FRAMES_FILE = "frames.json"
 FACES_FILE = "faces.json"
@@ -65,11 +65,12 @@ class FrameClip:
     id: str
     folder: Path
 
-    @cached_property
+    @property
     def record(self) -> dict[str, Any]:
         """The content of faces.json or frames.json, or one made from the pictures' names where there is neither.
 
-        A record that cannot be read, and a folder with neither record nor pictures, are a ClipError.
+        Read each time: a run has many clips, and each would keep its own. A record that cannot be read, and a folder
+        with neither record nor pictures, are a ClipError.
         """
         for name in (FACES_FILE, FRAMES_FILE):
             if (self.folder / name).is_file():
@@ -177,8 +178,12 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def list_frame_clips(folder: Path) -> list[FrameClip]:
-    """Every clip's folder of pictures in `folder`, in natural order; none at all is a UserError."""
-    clips = [FrameClip(entry.name, entry) for entry in visible_entries(folder) if entry.is_dir()]
+    """Every clip's folder of pictures in `folder`, in natural order.
+
+    Raises UserError when there are none, when two would be the same clip, and for a name that can be no id.
+    """
+    folders = by_clip(folder, (entry for entry in visible_entries(folder) if entry.is_dir()))
+    clips = [FrameClip(identifier, path) for identifier, path in folders.items()]
     if not clips:
         raise UserError(f"{folder}: no folders of frames in it; make them with get_frame or crop_images")
     return clips

@@ -57,18 +57,25 @@ def list_files(folder: Path, suffixes: Iterable[str], what: str) -> list[MediaCl
     files = [path for path in visible_entries(folder) if path.is_file() and path.suffix.lower() in suffixes]
     if not files:
         raise UserError(f"{folder}: no {what} in it ({', '.join(suffixes)})")
-    clips: dict[str, MediaClip] = {}
-    for path in files:
-        try:
-            identifier = clip_id(path.stem)
-        except UserError as error:
-            raise UserError(f"{folder}: the file {path.name!r} can be no clip: {error}") from error
-        if identifier in clips:
-            raise UserError(
-                f"{folder}: {clips[identifier].path.name} and {path.name} would both be clip {identifier!r}"
-            )
-        clips[identifier] = MediaClip(identifier, path)
+    clips = [MediaClip(identifier, path) for identifier, path in by_clip(folder, files).items()]
     others = sum(1 for path in visible_entries(folder) if path.is_file()) - len(files)
     if others:
         log.info("%s: %d of its files are no %s and are left alone", folder, others, what)
-    return list(clips.values())
+    return clips
+
+
+def by_clip(folder: Path, entries: Iterable[Path]) -> dict[str, Path]:
+    """Clip id -> entry, by the entries' names: a folder's whole, a file's without the suffix.
+
+    Raises UserError when two would be the same clip, and for a name that can be no id.
+    """
+    clips: dict[str, Path] = {}
+    for path in entries:
+        try:
+            identifier = clip_id(path.name if path.is_dir() else path.stem)
+        except UserError as error:
+            raise UserError(f"{folder}: {path.name!r} can be no clip: {error}") from error
+        if identifier in clips:
+            raise UserError(f"{folder}: {clips[identifier].name!r} and {path.name!r} would both be clip {identifier!r}")
+        clips[identifier] = path
+    return clips

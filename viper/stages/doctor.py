@@ -18,6 +18,8 @@ PACKAGES = (
     "open-clip-torch", "py-feat", "av", "opencv-python-headless", "scikit-image", "scikit-learn", "pandas", "numpy",
 )  # fmt: skip
 
+EXTRAS = {"ray": "--engine ray", "optuna": "viper tune", "opensmile": "--model_name egemaps"}
+
 SMALLEST_WEIGHTS = 1_000_000  # bytes: a cache that holds only a model's config has none
 
 
@@ -34,9 +36,11 @@ def run(config: DoctorConfig) -> int:
     if config.offline:
         go_offline()
     print(f"viper {viper.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    versions = package_versions(PACKAGES)
+    versions = package_versions((*PACKAGES, *EXTRAS))
     for name in PACKAGES:
         print(f"  {name:<24}{versions.get(name, 'NOT INSTALLED')}")
+    for name, use in EXTRAS.items():
+        print(f"  {name:<24}{versions.get(name, 'not installed')} (only for {use})")
     print(f"\ndevice: {_device()}")
     print(f"FFmpeg's shared libraries (py-feat needs them): {_ffmpeg() or 'found'}")
     print("\nencoders (* a command's default; yes: runs here; fetch: runs once its weights are fetched):")
@@ -55,9 +59,13 @@ def run(config: DoctorConfig) -> int:
 def _device() -> str:
     import torch
 
-    if torch.cuda.is_available():
-        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    return "mps" if torch.backends.mps.is_available() else f"cpu ({torch.get_num_threads()} threads)"
+    from viper.encoders.runtime import choose_device, has_bf16
+
+    device = choose_device("auto")
+    name = f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    if device.type == "cuda":
+        name = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return f"{name}; --precision auto is {'bf16' if has_bf16(device) else 'float32'}"
 
 
 def _ffmpeg() -> str:

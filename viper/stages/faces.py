@@ -41,7 +41,8 @@ class CropImagesConfig(EngineFlags):
 
 @dataclass(frozen=True)
 class _Sample:
-    clip: FrameClip
+    clip: str
+    indices: list[int]
     frames: Frames
 
 
@@ -70,7 +71,7 @@ def run(config: CropImagesConfig) -> int:
 
 
 def _load(clip: FrameClip) -> _Sample:
-    return _Sample(clip, clip.read())
+    return _Sample(clip.id, [frame["index"] for frame in clip.record["frames"]], clip.read())
 
 
 def _size(sample: _Sample) -> int:
@@ -108,13 +109,12 @@ class _Crop:
 
     def _cut(self, sample: _Sample, boxes: list[FaceBox] | None) -> _Crops:
         if boxes is None:
-            log.info("crop_images: %s: no face in any frame (%s)", sample.clip.id, self._config.no_face)
+            log.info("crop_images: %s: no face in any frame (%s)", sample.clip, self._config.no_face)
             if self._config.no_face == "skip":
                 return _Crops([], [])
         records, images = [], []
         for number, image in enumerate(sample.frames.images):
-            index = sample.clip.record["frames"][number]["index"]
-            record = {"index": index, "time": float(sample.frames.times[number])}
+            record: dict[str, Any] = {"index": sample.indices[number], "time": float(sample.frames.times[number])}
             if boxes is None:
                 height, width = image.shape[:2]
                 images.append(image)
