@@ -41,6 +41,12 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
         yield launcher
 
 
+@pytest.fixture(scope="module")
+def other(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    with Launcher(tmp_path_factory.mktemp("other") / "log") as other:
+        yield other
+
+
 @pytest.fixture(scope="module", params=list(STAGES))
 def reference(
     request: pytest.FixtureRequest, launcher: Launcher, tmp_path_factory: pytest.TempPathFactory
@@ -75,7 +81,8 @@ def test_killed_at_any_moment(reference: Reference, launcher: Launcher, tmp_path
     for _ in range(N_KILLS):
         process = launcher.start(stage.command, arguments)
         time.sleep(moments.uniform(0, 2.2 * reference.seconds / N_KILLS + 0.1) + (1.5 if n_workers else 0))
-        os.kill(process, signal.SIGKILL) if process in session_members(process) else None
+        if process in session_members(process):
+            os.kill(process, signal.SIGKILL)
         n_hits += launcher.wait() == -signal.SIGKILL
         wait_for_end(process)
         n_left += any(name.startswith(".tmp") for name in (os.listdir(output) if output.is_dir() else []))
@@ -113,13 +120,14 @@ def test_interrupted_by_ctrl_c(reference: Reference, launcher: Launcher, tmp_pat
     _assert_same(output, reference)
 
 
-def test_two_runs_in_one_folder_at_once(reference: Reference, launcher: Launcher, tmp_path: Path) -> None:
+def test_two_runs_in_one_folder_at_once(
+    reference: Reference, launcher: Launcher, other: Launcher, tmp_path: Path
+) -> None:
     stage, output = reference.stage, tmp_path / "out"
     arguments = stage.arguments(reference.inputs, output, "--n_workers", 0, "--no-incremental")
-    with Launcher(tmp_path / "log") as other:
-        for each in (launcher, other):
-            each.start(stage.command, arguments)
-        codes = [each.wait() for each in (launcher, other)]
+    for each in (launcher, other):
+        each.start(stage.command, arguments)
+    codes = [each.wait() for each in (launcher, other)]
     said = [each.log.read_text() for each in (launcher, other)]
     assert codes == [3, 3], said
     assert all(f"{reference.n_clips} done, 0 already there, 1 failed" in text for text in said)
