@@ -27,7 +27,7 @@ N_KINDS = 3
 
 # Run by a process that has imported all that commands need: a fork of it starts in milliseconds, not in seconds.
 _LAUNCHER = """
-import json, os, sys
+import json, os, resource, sys
 from viper import cli
 import viper.stages.faces, viper.stages.frames, viper.stages.extract
 import torch, torchaudio, facenet_pytorch, skimage.feature
@@ -36,13 +36,15 @@ import viper.encoders.audio_measures, viper.encoders.fau, viper.encoders.textual
 torch.set_num_threads(1)
 print("ready", flush=True)
 for line in sys.stdin:
-    command, arguments, log = json.loads(line)
+    command, arguments, log, largest_file = json.loads(line)
     child = os.fork()
     if child == 0:
         os.setsid()
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         os.dup2(2, 1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if largest_file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
         try:
             cli.main(command, arguments)
         except SystemExit as stop:
@@ -170,10 +172,10 @@ class Launcher:
         self._process.wait(timeout=60)
         self._process.stdout.close()  # type: ignore[union-attr]
 
-    def start(self, command: str, arguments: list[str]) -> int:
-        """Starts a command; its process."""
+    def start(self, command: str, arguments: list[str], largest_file: int = 0) -> int:
+        """Starts a command; its process. Its writes beyond `largest_file` bytes of a file fail, as on a full disk."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([command, arguments, str(self.log)]) + "\n")
+        self._process.stdin.write(json.dumps([command, arguments, str(self.log), largest_file]) + "\n")
         self._process.stdin.flush()
         return int(self._line())
 
@@ -181,9 +183,9 @@ class Launcher:
         """The exit code of the command that was started; negative: the signal that ended it."""
         return int(self._line())
 
-    def run(self, command: str, arguments: list[str]) -> tuple[int, str]:
+    def run(self, command: str, arguments: list[str], largest_file: int = 0) -> tuple[int, str]:
         """Exit code and what was said."""
-        self.start(command, arguments)
+        self.start(command, arguments, largest_file)
         return self.wait(), self.log.read_text()
 
     def _line(self) -> str:

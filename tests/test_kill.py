@@ -1,4 +1,7 @@
-"""Stages killed, interrupted and run twice at once: the same files as of a run that nothing happened to."""
+"""Stages killed, interrupted and run twice at once: the same files as of a run that nothing happened to.
+
+With VIPER_LONG_TESTS=1: 20 kills a stage, with and without worker processes, and more clips.
+"""
 
 from __future__ import annotations
 
@@ -78,9 +81,13 @@ def test_killed_at_any_moment(reference: Reference, launcher: Launcher, tmp_path
     arguments = stage.arguments(reference.inputs, output, "--n_workers", n_workers)
     moments = random.Random(f"{stage.command} {n_workers}")
     n_hits, n_left = 0, 0
-    for _ in range(N_KILLS):
+    for number in range(N_KILLS):
+        before = n_done(output)
         process = launcher.start(stage.command, arguments)
-        time.sleep(moments.uniform(0, 2.2 * reference.seconds / N_KILLS + 0.1) + (1.5 if n_workers else 0))
+        if number % 2:  # at any moment of the work; the others at any moment from the start on
+            while n_done(output) == before and process in session_members(process):
+                time.sleep(0.002)
+        time.sleep(moments.uniform(0, 2 * reference.seconds / N_KILLS))
         if process in session_members(process):
             os.kill(process, signal.SIGKILL)
         n_hits += launcher.wait() == -signal.SIGKILL
@@ -88,7 +95,7 @@ def test_killed_at_any_moment(reference: Reference, launcher: Launcher, tmp_path
         n_left += any(name.startswith(".tmp") for name in (os.listdir(output) if output.is_dir() else []))
     code, said = launcher.run(stage.command, arguments)
     assert code == 3, said
-    print(stage.command, n_hits, "of", N_KILLS, "hit,", n_left, "left temporary files:", said.splitlines()[-2])
+    print(f"{stage.command}: {n_hits} of {N_KILLS} kills hit, {n_left} left temporary files; then {said}")
     assert n_hits >= N_KILLS / 2, "most runs were over before they could be killed"
     _assert_same(output, reference)
 
