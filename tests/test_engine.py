@@ -173,6 +173,7 @@ def test_exit_codes() -> None:
     assert Summary("s", done=1, failed=[failure]).exit_code == 3
     assert Summary("s", skipped=1, failed=[failure]).exit_code == 3
     assert Summary("s", failed=[failure]).exit_code == 1
+    assert str(Summary("s", 4, seconds=2.0, device_seconds=1.8)).endswith("(2.0 s, 2.0 clips/s, device busy 90%)")
     assert str(Summary("s", 6, 2, [failure], 3.0)) == "s: 6 done, 2 already there, 1 failed (3.0 s, 2.0 clips/s)"
 
 

@@ -30,6 +30,7 @@ log = logging.getLogger("viper")
 
 # Looking whether a clip is done is waiting for the disk, for a network's disk above all.
 LOOKING_THREADS = 16
+LOOKING_AHEAD = 1024
 SAVING_THREADS = 2
 
 
@@ -90,7 +91,7 @@ class EngineOptions:
     clip_timeout : seconds a worker may take to load a clip; 0: for ever.
     engine : "local", in this process and its workers; or "ray".
     ray_address : of a running Ray cluster; None: one is started here.
-    num_gpus : with Ray: encoders in all, each on a GPU of its own; 0: one on a processor.
+    num_gpus : with Ray: encoders in all, each on a GPU of its own; 0: on processors.
     """
 
     n_workers: int = -1
@@ -114,13 +115,14 @@ class EngineOptions:
 
 @dataclass
 class Summary:
-    """What came of a run."""
+    """What came of a run; `device_seconds` of its `seconds` went by in `encode`."""
 
     stage: str
     done: int = 0
     skipped: int = 0
     failed: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
+    device_seconds: float = 0.0
 
     @property
     def exit_code(self) -> int:
@@ -131,9 +133,12 @@ class Summary:
 
     def __str__(self) -> str:
         rate = f", {self.done / self.seconds:.1f} clips/s" if self.done and self.seconds > 0 else ""
+        # By this one sees whether more workers would help. Encoders without a network leave the device idle.
+        share = self.device_seconds / self.seconds if self.seconds > 0 else 0.0
+        busy = f", device busy {share:.0%}" if share >= 0.01 else ""
         return (
             f"{self.stage}: {self.done} done, {self.skipped} already there, {len(self.failed)} failed "
-            f"({self.seconds:.1f} s{rate})"
+            f"({self.seconds:.1f} s{rate}{busy})"
         )
 
 
@@ -174,7 +179,7 @@ def run_together(
                 logs[number].succeeded(item.id)
         if not all(are_done):
             pending.append(_Work(item, tuple(i for i, is_done in enumerate(are_done) if not is_done)))
-    steps = _steps(jobs, pending, options)
+    steps = _steps(jobs, pending, options, summaries)
     name = ", ".join(dict.fromkeys(job.stage for job in jobs))
     # Closed at once when the run is stopped, so that no worker goes on.
     with Progress(name, sum(len(work.jobs) for work in pending)) as progress, closing(steps):
@@ -207,11 +212,16 @@ def _look(jobs: Sequence[Job[ItemT, Any, Any]], items: Sequence[ItemT], incremen
         yield from ([False] * len(jobs) for _ in items)
         return
     with ThreadPoolExecutor(LOOKING_THREADS) as threads:
-        yield from threads.map(lambda item: [job.is_done(item) for job in jobs], items)
+        for start in range(0, len(items), LOOKING_AHEAD):
+            part = items[start : start + LOOKING_AHEAD]
+            yield from threads.map(lambda item: [job.is_done(item) for job in jobs], part)
 
 
 def _steps(
-    jobs: Sequence[Job[ItemT, Any, Any]], pending: Sequence[_Work[ItemT]], options: EngineOptions
+    jobs: Sequence[Job[ItemT, Any, Any]],
+    pending: Sequence[_Work[ItemT]],
+    options: EngineOptions,
+    summaries: Sequence[Summary],
 ) -> Generator[Outcome[ItemT]]:
     if options.engine == "ray" and pending:
         from viper.ray_engine import run_on_ray
@@ -220,7 +230,7 @@ def _steps(
         for item, error in run_on_ray(job, [work.item for work in pending], options):
             yield 0, item, error
         return
-    batches = [_Batch(number, job) for number, job in enumerate(jobs)]
+    batches = [_Batch(job, summary) for job, summary in zip(jobs, summaries, strict=True)]
     with _Saver(jobs) as saver, closing(_Loaded(jobs, options, len(pending))) as loaded:
         for work, outcomes in loaded.map(pending):
             for number, outcome in zip(work.jobs, outcomes, strict=True):
@@ -306,8 +316,8 @@ def save_result(save: Callable[[Any, Any], None], item: Any, result: Any) -> Non
 class _Batch:
     """Clips of one job on their way to the device."""
 
-    def __init__(self, number: int, job: Job[Any, Any, Any]) -> None:
-        self._job = job
+    def __init__(self, job: Job[Any, Any, Any], summary: Summary) -> None:
+        self._job, self._summary = job, summary
         self._clips: list[tuple[Any, Any]] = []
         self._size = 0
 
@@ -328,7 +338,11 @@ class _Batch:
         if not clips:
             return []
         assert self._job.encode is not None
-        return encode_batch(self._job.encode, clips)
+        began = time.monotonic()
+        try:
+            return encode_batch(self._job.encode, clips)
+        finally:
+            self._summary.device_seconds += time.monotonic() - began
 
 
 def encode_batch(encode: Callable[[list[Any]], list[Any]], clips: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:

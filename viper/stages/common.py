@@ -36,7 +36,7 @@ class EngineFlags:
     ray_address: str | None = None
     """A running Ray cluster's: auto, or host:port. Without it a Ray is started here."""
     num_gpus: int = 0
-    """With Ray: how many GPUs the model runs on, each with a copy of it; 0: on a processor."""
+    """With Ray: how many GPUs the model runs on, each with a copy of it; 0: on processors."""
 
     def engine_options(self) -> EngineOptions:
         """These options for the engine; wrong ones are a UserError."""
