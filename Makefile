@@ -10,11 +10,11 @@ LONG_TESTS = $(shell grep -l VIPER_LONG_TESTS tests/test_*.py)
 .PHONY: help setup demo test test-long lint clean
 
 help:
-	@echo "make demo   the whole way on videos made here (MODELS=pretrained: with the pretrained encoders)"
-	@echo "make test   the tests"
-	@echo "make test-long   those of fuzzing, kills, memory and clusters at length: half an hour or more"
-	@echo "make lint   ruff and mypy"
-	@echo "make setup  the virtual environment in $(VENV) only"
+	@echo "make demo       the whole way on videos made here (MODELS=pretrained: with the pretrained encoders)"
+	@echo "make test       the tests"
+	@echo "make test-long  those of fuzzing, kills, memory and clusters at length: half an hour or more"
+	@echo "make lint       ruff and mypy"
+	@echo "make setup      the virtual environment in $(VENV) only"
 
 setup: $(READY)
 	@# An environment kept outside the checkout must run this checkout's code.

@@ -36,11 +36,15 @@ import viper.encoders.audio_measures, viper.encoders.fau, viper.encoders.textual
 torch.set_num_threads(1)
 print("ready", flush=True)
 for line in sys.stdin:
-    command, arguments, log, largest_file = json.loads(line)
+    request = json.loads(line)
+    if isinstance(request, int):
+        print(os.waitstatus_to_exitcode(os.waitpid(request, 0)[1]), flush=True)
+        continue
+    command, arguments, log, largest_file = request
     child = os.fork()
     if child == 0:
         os.setsid()
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         os.dup2(2, 1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if largest_file:
@@ -56,7 +60,6 @@ for line in sys.stdin:
         sys.stderr.flush()
         os._exit(code or 0)
     print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -152,10 +155,11 @@ STAGES = {
 
 
 class Launcher:
-    """Starts commands as processes of their own, each in a session (and process group) of its own, one at a time."""
+    """Starts commands as processes of their own, each in a session (and process group) of its own."""
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._logs: dict[int, Path] = {}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -174,19 +178,29 @@ class Launcher:
 
     def start(self, command: str, arguments: list[str], largest_file: int = 0) -> int:
         """Starts a command; its process. Its writes beyond `largest_file` bytes of a file fail, as on a full disk."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([command, arguments, str(self.log), largest_file]) + "\n")
-        self._process.stdin.flush()
-        return int(self._line())
+        log = self._folder / str(len(self._logs))
+        process = self._ask([command, arguments, str(log), largest_file])
+        self._logs[process] = log
+        return process
 
-    def wait(self) -> int:
-        """The exit code of the command that was started; negative: the signal that ended it."""
-        return int(self._line())
+    def wait(self, process: int) -> int:
+        """The exit code of a process that was started; negative: the signal that ended it. To be asked once of each."""
+        return self._ask(process)
+
+    def said(self, process: int) -> str:
+        """What a process has said."""
+        return self._logs[process].read_text()
 
     def run(self, command: str, arguments: list[str], largest_file: int = 0) -> tuple[int, str]:
         """Exit code and what was said."""
-        self.start(command, arguments, largest_file)
-        return self.wait(), self.log.read_text()
+        process = self.start(command, arguments, largest_file)
+        return self.wait(process), self.said(process)
+
+    def _ask(self, request: object) -> int:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._line())
 
     def _line(self) -> str:
         assert self._process.stdout is not None

@@ -34,7 +34,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with Launcher(tmp_path_factory.mktemp("launcher") / "log") as launcher:
+    with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
         yield launcher
 
 
@@ -193,14 +193,14 @@ def test_a_folder_without_permission(case: Case, launcher: Launcher, tmp_path: P
 def test_a_folder_that_vanishes(case: Case, launcher: Launcher, tmp_path: Path) -> None:
     """As when a disk is unmounted: what follows must not be written to where the disk was."""
     output, away = tmp_path / "out", tmp_path / "away"
-    launcher.start(case.stage.command, case.arguments(output))
+    process = launcher.start(case.stage.command, case.arguments(output))
     deadline = time.monotonic() + 30
     while n_done(output) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     output.rename(away)
-    assert launcher.wait() == 1
-    assert_said_in_one_line(launcher.log.read_text(), output, "No such file or directory")
+    assert launcher.wait(process) == 1
+    assert_said_in_one_line(launcher.said(process), output, "No such file or directory")
     assert not output.exists()
     assert 2 <= n_done(away) < N_CLIPS + 1
     away.rename(output)

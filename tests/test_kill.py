@@ -40,14 +40,8 @@ class Reference:
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with Launcher(tmp_path_factory.mktemp("launcher") / "log") as launcher:
+    with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
         yield launcher
-
-
-@pytest.fixture(scope="module")
-def other(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with Launcher(tmp_path_factory.mktemp("other") / "log") as other:
-        yield other
 
 
 @pytest.fixture(scope="module", params=list(STAGES))
@@ -90,7 +84,7 @@ def test_killed_at_any_moment(reference: Reference, launcher: Launcher, tmp_path
         time.sleep(moments.uniform(0, 2 * reference.seconds / N_KILLS))
         if process in session_members(process):
             os.kill(process, signal.SIGKILL)
-        n_hits += launcher.wait() == -signal.SIGKILL
+        n_hits += launcher.wait(process) == -signal.SIGKILL
         wait_for_end(process)
         n_left += any(name.startswith(".tmp") for name in (os.listdir(output) if output.is_dir() else []))
     code, said = launcher.run(stage.command, arguments)
@@ -112,10 +106,10 @@ def test_interrupted_by_ctrl_c(reference: Reference, launcher: Launcher, tmp_pat
         time.sleep(0.002)
     began = time.monotonic()
     os.killpg(process, signal.SIGINT)
-    assert launcher.wait() == 130
+    assert launcher.wait(process) == 130
     assert time.monotonic() - began < 10
     wait_for_end(process)
-    said = launcher.log.read_text()
+    said = launcher.said(process)
     assert sum("interrupted; what was finished is kept" in line for line in said.splitlines()) == 1
     assert "Traceback" not in said
     kept = n_done(output)
@@ -127,17 +121,14 @@ def test_interrupted_by_ctrl_c(reference: Reference, launcher: Launcher, tmp_pat
     _assert_same(output, reference)
 
 
-def test_two_runs_in_one_folder_at_once(
-    reference: Reference, launcher: Launcher, other: Launcher, tmp_path: Path
-) -> None:
+def test_two_runs_in_one_folder_at_once(reference: Reference, launcher: Launcher, tmp_path: Path) -> None:
     stage, output = reference.stage, tmp_path / "out"
     arguments = stage.arguments(reference.inputs, output, "--n_workers", 0, "--no-incremental")
-    for each in (launcher, other):
-        each.start(stage.command, arguments)
-    codes = [each.wait() for each in (launcher, other)]
-    said = [each.log.read_text() for each in (launcher, other)]
+    processes = [launcher.start(stage.command, arguments) for _ in range(2)]
+    codes = [launcher.wait(process) for process in processes]
+    said = [launcher.said(process) for process in processes]
     assert codes == [3, 3], said
-    assert all(f"{reference.n_clips} done, 0 already there, 1 failed" in text for text in said)
+    assert all(f"{reference.n_clips} done, 0 already there, 1 failed" in each for each in said)
     _assert_same(output, reference)
 
 

@@ -22,7 +22,8 @@ N_CLIPS = 2000 if IS_LONG else 250
 WARM = 500 if IS_LONG else 60
 MILESTONES = (250, 500, 1000, 2000) if IS_LONG else (WARM, N_CLIPS)
 GROWTH_BYTES = 40 << 20
-LIMIT_BYTES = 1500 << 20
+# Of all processes together, where what they share counts for each of them: torch, imported by four.
+LIMIT_BYTES = 2500 << 20
 INTERVAL = 0.25 if IS_LONG else 0.01
 PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -69,7 +70,7 @@ def _resident(process: int) -> int:
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with Launcher(tmp_path_factory.mktemp("launcher") / "log") as launcher:
+    with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
         yield launcher
 
 
@@ -84,9 +85,9 @@ def test_memory_does_not_grow_with_the_clips(name: str, launcher: Launcher, tmp_
         stage.command, stage.arguments(tmp_path / "in", tmp_path / "out", "--n_workers", n_workers)
     )
     watch = Watch(process, tmp_path / "out")
-    code = launcher.wait()
+    code = launcher.wait(process)
     watch.stop()
-    assert code == 3, launcher.log.read_text()
+    assert code == 3, launcher.said(process)
     assert n_done(tmp_path / "out") == N_CLIPS
     for n in MILESTONES:
         print(f"| {name} | {n} | {watch.peak(n) >> 20} | {watch.seconds(n):.1f} |")
