@@ -223,8 +223,8 @@ def session_members(session: int) -> list[int]:
     return members
 
 
-def wait_for_end(session: int, seconds: float = 15.0) -> None:
-    """Waits until the workers of a killed process are gone too, as they have to be."""
+def wait_for_end(session: int, seconds: float = 60.0) -> None:
+    """Waits until the workers of a killed process are gone too, as they have to be once they have started."""
     deadline = time.monotonic() + seconds
     while session_members(session):
         assert time.monotonic() < deadline, "workers outlive the process that started them"

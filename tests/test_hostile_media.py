@@ -320,6 +320,13 @@ def test_a_picture_that_declares_too_many_pixels(tmp_path: Path, name: str, data
         read_image(path)
 
 
+def test_a_picture_that_is_a_terabyte(tmp_path: Path) -> None:
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ClipError, match=r"a\.jpg: is larger than any picture"):
+        read_image(tmp_path / "a.jpg")
+
+
 def test_a_picture_as_large_as_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(3000, 2000, bytes(3001 * 2000)))
     assert read_image(tmp_path / "a.png").shape == (2000, 3000, 3)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, fingerprint, read_json, visible_entries
-from viper.media.limits import MAX_PIXELS
+from viper.media.limits import MAX_PICTURE_BYTES, MAX_PIXELS
 from viper.media.listing import by_clip
 
 FRAMES_FILE = "frames.json"
@@ -125,6 +125,8 @@ def read_image(path: Path) -> np.ndarray:
     """A picture as (H, W, 3) uint8 RGB; a damaged one, and one of too many pixels, is a ClipError naming the file."""
     name = f"{path.parent.name}/{path.name}"
     try:
+        if path.stat().st_size > MAX_PICTURE_BYTES:
+            raise ClipError(f"{name}: is larger than any picture, {MAX_PICTURE_BYTES:,} bytes")
         data = path.read_bytes()
     except OSError as error:
         raise ClipError(f"{name}: cannot be read ({error.strerror})") from error
