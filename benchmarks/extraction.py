@@ -134,6 +134,9 @@ def run_plain(config: Config, stage: str, source: Path, output: Path, forward: F
 
 def run_viper(config: Config, stage: str, source: Path, output: Path, forward: Forward) -> dict[str, float]:
     """The project's own command; the seconds are those of its summary, which begin when the models are loaded."""
+    # crop_images imports it with the first clip; that is start-up, here as on the other side.
+    import facenet_pytorch  # noqa: F401
+
     from viper import engine
     from viper.cli import run_command
 
