@@ -5,13 +5,16 @@ MODELS ?= weight_free
 BIN = $(VENV)/bin
 READY = $(VENV)/ready-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help setup demo test lint clean
+LONG_TESTS = $(shell grep -l VIPER_LONG_TESTS tests/test_*.py)
+
+.PHONY: help setup demo test test-long lint clean
 
 help:
-	@echo "make demo   the whole way on videos made here (MODELS=pretrained: with the pretrained encoders)"
-	@echo "make test   the tests"
-	@echo "make lint   ruff and mypy"
-	@echo "make setup  the virtual environment in $(VENV) only"
+	@echo "make demo       the whole way on videos made here (MODELS=pretrained: with the pretrained encoders)"
+	@echo "make test       the tests"
+	@echo "make test-long  those of fuzzing, kills, memory and clusters at length: half an hour or more"
+	@echo "make lint       ruff and mypy"
+	@echo "make setup      the virtual environment in $(VENV) only"
 
 setup: $(READY)
 	@# An environment kept outside the checkout must run this checkout's code.
@@ -33,6 +36,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-long: setup
+	VIPER_LONG_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -rP $(LONG_TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

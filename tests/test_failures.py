@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from viper.errors import ClipError
 from viper.failures import FILE_NAME, Failure, FailureLog, read_failures
+from viper.files import write_text
 
 STAGE = "get_frame"
 
 # Does what it is told on standard input, a line a step: "failed CLIP" or "succeeded CLIP".
 PROCESS = """
 import sys
+import time
 from pathlib import Path
 from viper.failures import Failure, FailureLog
 log = FailureLog(Path(sys.argv[1]), "get_frame")
@@ -105,6 +108,26 @@ def test_a_success_does_not_read_a_list_that_is_as_it_was(tmp_path: Path, monkey
     for clip in range(100):
         log.succeeded(str(clip))
     assert reads == []
+
+
+def test_a_long_list_is_not_written_for_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[int] = []
+
+    def slow_write(path: Path, text: str) -> None:
+        writes.append(text.count("\n") - 1)
+        time.sleep(0.01)
+        write_text(path, text)
+
+    monkeypatch.setattr("viper.failures.write_text", slow_write)
+    log = FailureLog(tmp_path, STAGE)
+    for clip in range(1000):
+        log.failed(Failure.of(str(clip), STAGE, ClipError("x")))
+    assert writes[:101] == list(range(1, 102))  # while they are few each is on disk at once
+    assert len(writes) < 130
+    log.succeeded("999")
+    log.succeeded("0")
+    log.flush()
+    assert [clip for clip, _ in rows(tmp_path)] == [str(clip) for clip in range(1, 999)]
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,19 @@ def test_what_a_dead_process_left_is_swept_away(tmp_path: Path) -> None:
     assert set(names(tmp_path)) == kept - {foreign.name, older.name}
 
 
+def test_without_proc_a_process_that_runs_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viper.files._started", lambda process: None)
+    process = multiprocessing.get_context("fork").Process(target=_leave_temporaries, args=(tmp_path,))
+    process.start()
+    process.join()
+    own = temporary_path(tmp_path)
+    own.touch()
+    temporary_path(tmp_path).with_name(own.name.replace(f"-{os.getpid()}-", "-1-")).touch()  # of another user, maybe
+    assert "-0-" in own.name
+    assert sweep(tmp_path) == 3
+    assert len(names(tmp_path)) == 2
+
+
 def test_a_run_makes_its_folder_and_sweeps_it(tmp_path: Path) -> None:
     prepare_outputs(tmp_path / "new" / "out")
     process = multiprocessing.get_context("fork").Process(target=_leave_temporaries, args=(tmp_path / "new" / "out",))

@@ -306,6 +306,8 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "between PIL's warning and its limit", png(10_000, 10_000, bytes(1000))
     yield "beyond 32 bits", png(2**31 - 1, 2**31 - 1)
     yield "jpeg", huge_jpeg()
+    small = png(16, 16, bytes(17 * 16))
+    yield "chunk", small.replace(small[33:41], struct.pack(">I4s", 2**31 - 9, b"IDAT"))
 
 
 @pytest.mark.parametrize(("name", "data"), bombs(), ids=lambda value: value if isinstance(value, str) else "")
@@ -316,6 +318,13 @@ def test_a_picture_that_declares_too_many_pixels(tmp_path: Path, name: str, data
     path.write_bytes(data)
     with pytest.raises(ClipError, match=r"clip/frame_0\.jpg: (declares more than 80,000,000 pixels|is no picture)"):
         read_image(path)
+
+
+def test_a_picture_that_is_a_terabyte(tmp_path: Path) -> None:
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ClipError, match=r"a\.jpg: is larger than any picture"):
+        read_image(tmp_path / "a.jpg")
 
 
 def test_a_picture_as_large_as_is_allowed(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_killed_at_any_moment_and_resumed_by_another_process(
     assert not (run / "summary.json").exists()
     assert subprocess.run(command, env=environment, check=False).returncode == 0
     _assert_same(run, uninterrupted)
+    assert not list(run.glob(".tmp-*"))  # what it left when it was killed is gone, too
 
 
 def test_resuming_a_finished_run_does_nothing(planted: Planted, uninterrupted: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_header_that_lies_is_found_at_once(store: FeatureStore, content: bytes
     problem = store.problem("a")
     assert problem
     assert "\n" not in problem
-    with pytest.raises(ClipError, match=r"a\.safetensors: not a valid feature .*; extract it again$"):
+    with pytest.raises(ClipError, match=r"a\.safetensors: not a valid feature .*; delete it and extract it again$"):
         store.read("a")
 
 

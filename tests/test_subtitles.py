@@ -13,11 +13,12 @@ from clips import pictures, write_frames, write_srt
 from conftest import Run
 from transformers import AutoTokenizer, RobertaModel
 
+from viper.encoders.runtime import Runtime
 from viper.encoders.textual import HashedWordsEncoder, SentenceModel
 from viper.media.subtitles import Cue, read_cues
 from viper.store import FeatureStore
 
-CPU = torch.device("cpu")
+CPU = Runtime(torch.device("cpu"))
 
 
 def test_padding_and_neighbours_do_not_change_a_sentences_embedding(roberta: Path) -> None:

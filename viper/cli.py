@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import viper
-from viper.errors import ClipError, NothingDoneError, UserError
+from viper.errors import ClipError, NothingDoneError, UserError, one_line
 from viper.logs import start_logging
 
 PUBLISHED = "The published commands, in the order they are run"
@@ -159,7 +159,7 @@ def _own_options_first(config: Any) -> None:
 
 
 def _say_error(message: str) -> None:
-    print(f"viper: error: {message}", file=sys.stderr)
+    print(f"viper: error: {one_line(message)}", file=sys.stderr)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

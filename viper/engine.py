@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -182,7 +182,11 @@ def run_together(
     steps = _steps(jobs, pending, options, summaries)
     name = ", ".join(dict.fromkeys(job.stage for job in jobs))
     # Closed at once when the run is stopped, so that no worker goes on.
-    with Progress(name, sum(len(work.jobs) for work in pending)) as progress, closing(steps):
+    with ExitStack() as stack:
+        for failures in logs:
+            stack.callback(failures.flush)
+        progress = stack.enter_context(Progress(name, sum(len(work.jobs) for work in pending)))
+        stack.enter_context(closing(steps))
         for number, item, error in steps:
             if error is None:
                 summaries[number].done += 1

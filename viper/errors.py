@@ -1,6 +1,19 @@
-"""The two kinds of error a user is meant to see, each as one line."""
+"""The kinds of error a user is meant to see, each as one line."""
 
 from __future__ import annotations
+
+MAX_MESSAGE = 1000  # characters; some libraries' messages list a whole file
+
+
+def one_line(text: str) -> str:
+    """Text as one line of printable UTF-8, cut where it is long.
+
+    What is said of a file quotes its name and content, which may hold line breaks, bytes that are no UTF-8, or what
+    steers a terminal.
+    """
+    line = " ".join(text[: 2 * MAX_MESSAGE].split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]} ..."
 
 
 class UserError(Exception):

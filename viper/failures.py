@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
 
-from viper.errors import UserError, WorkerError
+from viper.errors import UserError, WorkerError, one_line
 from viper.files import natural_key, write_text
 
 FILE_NAME = "failures.csv"
 HEADER = ("clip", "stage", "error", "message")
-MAX_MESSAGE = 1000  # characters; some libraries' messages list a whole file
+# A list of more rows than FEW_ROWS is written at most so often that it takes a REST_FACTOR-th of the time.
+FEW_ROWS = 100
+REST_FACTOR = 20
 
 
 @dataclass(frozen=True)
@@ -30,35 +33,65 @@ class Failure:
     def of(cls, clip: str, stage: str, error: Exception) -> Failure:
         """The row for an exception."""
         name = error.name if isinstance(error, WorkerError) else type(error).__name__
-        return cls(clip, stage, name, _one_line(str(error)) or name)
+        return cls(clip, stage, name, one_line(str(error)) or name)
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.clip}: {self.message}"
 
 
 class FailureLog:
-    """The failures of one stage in one output folder, on disk at every moment.
+    """The failures of one stage in one output folder, on disk at every moment while they are few.
 
     Several processes (shards, or two runs of the same command) may write to one folder: each change reads and replaces
-    the file under a lock, so that there is one row a clip and stage, that of its last failure.
+    the file under a lock, so that there is one row a clip and stage, that of its last failure. A long list is not
+    replaced for every row, or the time for it would grow with the square of its length: `flush` writes what waits.
     """
 
     def __init__(self, folder: Path, stage: str) -> None:
         self._path = folder / FILE_NAME
         self._stage = stage
         self._known: set[str] = set()
+        self._waiting: dict[str, Failure | None] = {}
         self._version: tuple[int, ...] | None = None
+        self._next_write = 0.0
         self._refresh()
 
     def failed(self, failure: Failure) -> None:
         """Adds a clip, or replaces its row."""
-        self._replace(failure.clip, failure)
+        self._change(failure.clip, failure)
 
     def succeeded(self, clip: str) -> None:
         """Takes a clip off the list, whichever process put it there. Costs one look at the file's date if it is not."""
         self._refresh()
-        if clip in self._known:
-            self._replace(clip, None)
+        if clip in self._known or clip in self._waiting:
+            self._change(clip, None)
+
+    def flush(self) -> None:
+        """Writes the rows that wait."""
+        if not self._waiting:
+            return
+        began = time.monotonic()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._path.with_name(f".{FILE_NAME}.lock")):
+            rows = {(row.clip, row.stage): row for row in read_failures(self._path.parent)}
+            for clip, failure in self._waiting.items():
+                rows.pop((clip, self._stage), None)
+                if failure is not None:
+                    rows[clip, self._stage] = failure
+            if rows:
+                write_text(self._path, _csv(sorted(rows.values(), key=lambda row: natural_key(row.clip))))
+            else:
+                self._path.unlink(missing_ok=True)
+            self._waiting = {}
+            self._known = {clip for clip, stage in rows if stage == self._stage}
+            self._version = _version(self._path)
+        ended = time.monotonic()
+        self._next_write = ended + REST_FACTOR * (ended - began) if len(rows) > FEW_ROWS else ended
+
+    def _change(self, clip: str, row: Failure | None) -> None:
+        self._waiting[clip] = row
+        if time.monotonic() >= self._next_write:
+            self.flush()
 
     def _refresh(self) -> None:
         """Reads the file where it is not the one that was read last."""
@@ -67,18 +100,6 @@ class FailureLog:
         if version != self._version:
             self._known = {row.clip for row in read_failures(self._path.parent) if row.stage == self._stage}
             self._version = version
-
-    def _replace(self, clip: str, row: Failure | None) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._path.with_name(f".{FILE_NAME}.lock")):
-            rows = [old for old in read_failures(self._path.parent) if (old.clip, old.stage) != (clip, self._stage)]
-            rows = sorted([*rows, row] if row else rows, key=lambda row: natural_key(row.clip))
-            if rows:
-                write_text(self._path, _csv(rows))
-            else:
-                self._path.unlink(missing_ok=True)
-            self._known = {row.clip for row in rows if row.stage == self._stage}
-            self._version = _version(self._path)
 
 
 def read_failures(folder: Path) -> list[Failure]:
@@ -105,13 +126,6 @@ def _csv(rows: list[Failure]) -> str:
         guard = "'" if row.message.startswith(("=", "+", "-", "@")) else ""
         writer.writerow(astuple(replace(row, message=guard + row.message)))
     return buffer.getvalue()
-
-
-def _one_line(message: str) -> str:
-    """A message as one line of printable UTF-8: it may quote a file's name or content, with escape sequences in it."""
-    line = " ".join(message[: 2 * MAX_MESSAGE].split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
-    return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]} ..."
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

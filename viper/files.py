@@ -24,7 +24,7 @@ TEMPORARY_PREFIX = ".tmp-"
 # Temporaries of other machines (or of names older than this scheme) are left alone for so long: their process may live.
 FOREIGN_SECONDS = 24 * 3600.0
 
-_OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]{12}(\.\w+)?")
+_OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]{12}(\..*)?")
 # What a folder of files cannot replace in one step: a folder with files in it, a file, a link.
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
@@ -135,8 +135,9 @@ def sweep(folder: Path) -> int:
 def _is_left_over(temporary: Path, owner: re.Match[str]) -> bool:
     where, process, began = owner.group(1, 2, 3)
     if where == _where():
+        started = _started(int(process))
         # The number of a process is given again: one that began at another time is not the owner.
-        return _started(int(process)) != int(began)
+        return not _runs(int(process)) if started is None else started != int(began)
     try:
         return time.time() - temporary.lstat().st_mtime > FOREIGN_SECONDS
     except OSError:
@@ -153,13 +154,13 @@ def _where() -> str:
 
 
 def _started(process: int) -> int | None:
-    """When a process began, in ticks since the machine's start; None: it runs no more. Without /proc 0: it runs."""
+    """When a process began, in ticks since the machine's start; -1: it is over. None where the system does not tell."""
     try:
         # The fields after the command's name, which may hold anything: the state, ... and, 20th, the start.
         fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else int(fields[19])
+        return -1 if fields[0] in "ZX" else int(fields[19])
     except (OSError, IndexError):
-        return None if Path("/proc/self/stat").exists() or not _runs(process) else 0
+        return None
 
 
 def _runs(process: int) -> bool:
@@ -167,7 +168,7 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is someone else's
+    except OSError:  # it is someone else's, whom this system may even hide
         return True
     return True
 

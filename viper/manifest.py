@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from viper.errors import UserError
+from viper.errors import UserError, one_line
 from viper.files import read_csv_rows
 from viper.task import Task
 
@@ -38,16 +38,18 @@ def clip_id(file_id: str) -> str:
     be other clips. Raises UserError when what is left cannot be a file's name in every folder of outputs, or has
     characters that are not seen.
     """
-    shown = repr(file_id if len(file_id) <= 60 else f"{file_id[:60]}...")
+    shown = _shown(file_id)
     if len(file_id) > _MAX_SPELLING:
         raise UserError(f"the id {shown} is longer than {MAX_ID_BYTES} bytes")
+    if re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", file_id):
+        raise UserError(f"the id {shown} has a control character")
     identifier = unicodedata.normalize("NFC", file_id).strip()
     while len(identifier) >= 2 and identifier[0] + identifier[-1] in ("[]", '""', "''"):
         identifier = identifier[1:-1].strip()
     if not identifier:
         raise UserError("the id is empty")
-    if re.search(r"[/\\\x00-\x1f\x7f-\x9f]", identifier) or identifier.startswith("."):
-        raise UserError(f"the id {shown} cannot name a file (a slash, a control character or a leading dot)")
+    if re.search(r"[/\\\t]", identifier) or identifier.startswith("."):
+        raise UserError(f"the id {shown} cannot name a file (a slash, a tab or a leading dot)")
     if unseen := _UNSEEN.search(identifier):
         raise UserError(f"the id {shown} has a character that is not seen, U+{ord(unseen[0]):04X}; take it out")
     try:
@@ -66,7 +68,9 @@ def canonical_split(name: str) -> str:
     try:
         return _SPLIT_NAMES[name.strip().lower()]
     except KeyError:
-        raise UserError(f"the split {name!r} is none of {', '.join(SPLITS)} (devel and validation mean Val)") from None
+        raise UserError(
+            f"the split {_shown(name)} is none of {', '.join(SPLITS)} (devel and validation mean Val)"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,9 @@ class Manifest:
         table = _read_csv(path)
         for column in (task.id_column, task.split_column, *task.label_columns):
             if column not in table.columns:
-                raise UserError(f"{path}: there is no column {column!r}; the file has {', '.join(table.columns)}")
+                raise UserError(
+                    f"{path}: there is no column {column!r}; the file has {one_line(', '.join(table.columns))}"
+                )
             if list(table.columns).count(column) > 1:
                 raise UserError(f"{path}: the column {column!r} stands there twice")
         if table.empty:
@@ -142,6 +148,11 @@ class Manifest:
         return self.table[list(self.task.targets)].to_numpy(np.float32)
 
 
+def _shown(cell: str) -> str:
+    """A cell as a message quotes it: on one line, and not all of it when it is long."""
+    return repr(cell if len(cell) <= 60 else f"{cell[:60]}...")
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     """The cells as text, indexed by their line in the file: an id of 0010 must stay so, and "NA" may be a name."""
     rows = read_csv_rows(path)
@@ -177,7 +188,7 @@ def _labels(path: Path, column: pd.Series, target: str, task: Task) -> pd.Series
         where = int(np.flatnonzero(wrong)[0])
         allowed = f"a number in [{lowest:g}, {highest:g}]" if task.range else "a finite number"
         allowed = "0 or 1" if task.kind == "multi_label" else allowed
-        raise UserError(f"{path}, line {text.index[where]}: {target} is {text.iloc[where]!r}, not {allowed}")
+        raise UserError(f"{path}, line {text.index[where]}: {target} is {_shown(text.iloc[where])}, not {allowed}")
     return values
 
 
@@ -189,7 +200,7 @@ def _classes(path: Path, table: pd.DataFrame, task: Task) -> pd.DataFrame:
     if wrong.any():
         where = int(np.flatnonzero(wrong)[0])
         raise UserError(
-            f"{path}, line {names.index[where]}: {task.label_column} is {names.iloc[where]!r}, none of "
+            f"{path}, line {names.index[where]}: {task.label_column} is {_shown(names.iloc[where])}, none of "
             + ", ".join(task.targets)
         )
     one_hot = pd.DataFrame({name: (names == name).astype(np.float64) for name in task.targets}, index=table.index)

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from viper.errors import ClipError, UserError
+from viper.errors import ClipError, UserError, one_line
 from viper.files import atomic_path, digest_of, natural_key, read_json, write_json
 
 SUFFIX = ".safetensors"
@@ -181,7 +181,9 @@ class FeatureStore:
         try:
             return self._read(clip)
         except ClipError as error:
-            raise ClipError(f"{self.path(clip)}: not a valid feature ({error}); extract it again") from error
+            raise ClipError(
+                f"{self.path(clip)}: not a valid feature ({error}); delete it and extract it again"
+            ) from error
 
     def problem(self, clip: str, verify: bool = False) -> str | None:
         """Why the clip's file is not a valid feature of this store, in a few words; None when it is.
@@ -226,7 +228,7 @@ class FeatureStore:
                 self._check_header(file)
                 yield file
         except (SafetensorError, OSError) as error:
-            raise ClipError(" ".join(str(error).split())) from error
+            raise ClipError(one_line(str(error))) from error
 
     def _check_header(self, file: Any) -> None:
         shapes: dict[str, list[int]] = {}

@@ -65,7 +65,7 @@ def explained(model: str, option: str = "--model_name FOLDER") -> Iterator[None]
 
 def _reason(error: Exception) -> str:
     """A library's message on one line, cut where it begins to list what else there is."""
-    if isinstance(error, UnpicklingError):
+    if isinstance(error, UnpicklingError) or "weights_only" in str(error):  # torch's advice is to let it run
         return "damaged, or more than plain tensors"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]} ..."

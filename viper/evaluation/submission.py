@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from viper.errors import UserError
+from viper.errors import UserError, one_line
 from viper.files import read_csv_rows, write_text
 from viper.manifest import clip_id
 from viper.task import Task
@@ -89,7 +89,7 @@ def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
     _, header = rows[0]
     if sorted(header) != sorted(task.submission_columns):
         raise UserError(
-            f"{path}: the columns are {', '.join(header)}; a submission to {task.name} has "
+            f"{path}: the columns are {one_line(', '.join(header))}; a submission to {task.name} has "
             f"{', '.join(task.submission_columns)}"
         )
     if len(rows) == 1:

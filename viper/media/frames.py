@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from PIL import Image
 
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, fingerprint, read_json, visible_entries
-from viper.media.limits import MAX_PIXELS
+from viper.media.limits import MAX_PICTURE_BYTES, MAX_PIXELS
 from viper.media.listing import by_clip
 
 FRAMES_FILE = "frames.json"
@@ -26,6 +28,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # By their content, whatever they are called.
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 JPEG_QUALITY = 95
+_PNG = b"\x89PNG\r\n\x1a\n"
 # Pictures that came without a record of their times are taken to be numbered at the usual rate.
 ASSUMED_FPS = 25.0
 
@@ -122,6 +125,8 @@ def read_image(path: Path) -> np.ndarray:
     """A picture as (H, W, 3) uint8 RGB; a damaged one, and one of too many pixels, is a ClipError naming the file."""
     name = f"{path.parent.name}/{path.name}"
     try:
+        if path.stat().st_size > MAX_PICTURE_BYTES:
+            raise ClipError(f"{name}: is larger than any picture, {MAX_PICTURE_BYTES:,} bytes")
         data = path.read_bytes()
     except OSError as error:
         raise ClipError(f"{name}: cannot be read ({error.strerror})") from error
@@ -129,10 +134,10 @@ def read_image(path: Path) -> np.ndarray:
     declared = _declared_pixels(data)
     if declared > MAX_PIXELS:
         raise ClipError(f"{name}: declares more than {MAX_PIXELS:,} pixels; such pictures are not decoded")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if declared else None
-    except cv2.error:
-        image = None
+    image = None
+    if declared and _has_its_chunks(data):
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ClipError(f"{name}: is no picture that can be decoded; make the frames again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -149,6 +154,19 @@ def _declared_pixels(data: bytes) -> float:
             return math.inf
         except Exception:  # of damaged files Pillow raises nearly anything
             return 0
+
+
+def _has_its_chunks(data: bytes) -> bool:
+    """Whether the chunks of a PNG end within the file: OpenCV takes the memory for one (4 GB) before it looks."""
+    if not data.startswith(_PNG):
+        return True
+    position = len(_PNG)
+    while position + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        position += 12 + length
+        if name == b"IEND":
+            break
+    return position <= len(data)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pysubs2
 
-from viper.errors import ClipError
+from viper.errors import ClipError, one_line
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 MAX_BYTES = 16 << 20  # a feature film's are a hundredth of it
@@ -44,7 +44,7 @@ def read_cues(path: Path) -> list[Cue]:
         events = pysubs2.SSAFile.from_string(_without_gaps(text), format_=format_, keep_html_tags=True).events
         cues = [Cue(event.start / 1000, event.end / 1000, _plain(event.text)) for event in events]
     except Exception as error:  # not only its own: it was not made for files that lie
-        raise ClipError(f"{path.name}: cannot be read as subtitles ({' '.join(str(error).split())})") from error
+        raise ClipError(f"{path.name}: cannot be read as subtitles ({one_line(str(error))})") from error
     return sorted((cue for cue in cues if cue.text), key=lambda cue: cue.start)
 
 

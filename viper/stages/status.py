@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from viper.errors import UserError
+from viper.errors import UserError, one_line
 from viper.failures import read_failures
 from viper.manifest import Manifest, canonical_split
 from viper.stages.features import FeatureOptions
@@ -20,6 +21,7 @@ from viper.store import FeatureStore
 from viper.task import Task, load_task
 
 NAMED_CLIPS = 5  # of each kind, in the table
+OTHER_SPELLING = "its file's name is not in Unicode's composed form (NFC), so nothing finds it; rename it"
 # Files on a network file system are waited for, not worked for.
 THREADS = 16
 
@@ -111,6 +113,9 @@ def look(folder: Path, expected: Sequence[str], known: Collection[str], verify: 
     reasons = dict(zip(present, _problems(store, present, verify), strict=True))
     known = set(known)
     extra = [clip for clip in files if clip not in known]
+    # On its way from a Mac a file may have got a name that looks the same and is another.
+    alike = {unicodedata.normalize("NFC", clip) for clip in extra}
+    reasons |= {clip: OTHER_SPELLING for clip in expected if clip not in there and clip in alike}
     return _state(ModalityStatus(folder, store.info.encoder, extra=extra, problem=problem), expected, reasons, failures)
 
 
@@ -193,10 +198,10 @@ def _print_clips(state: ModalityStatus) -> None:
         print(f"  {state.problem}")
     for kind, clips in (("missing", state.missing), ("extra", state.extra)):
         if clips:
-            print(f"  {kind:<9}{', '.join(_printable(clip) for clip in clips[:NAMED_CLIPS])}{_more(clips)}")
+            print(f"  {kind:<9}{', '.join(one_line(clip) for clip in clips[:NAMED_CLIPS])}{_more(clips)}")
     for kind, reasons in (("invalid", state.invalid), ("failed", state.failed)):
         for clip, reason in list(reasons.items())[:NAMED_CLIPS]:
-            print(f"  {kind:<9}{_printable(clip)}: {_printable(reason)}")
+            print(f"  {kind:<9}{one_line(clip)}: {one_line(reason)}")
         if len(reasons) > NAMED_CLIPS:
             print(f"  {kind:<9}{_more(reasons).strip()}")
 
@@ -204,8 +209,3 @@ def _print_clips(state: ModalityStatus) -> None:
 def _more(clips: Collection[str]) -> str:
     rest = len(clips) - NAMED_CLIPS
     return f" ... and {rest} more" if rest > 0 else ""
-
-
-def _printable(text: str) -> str:
-    """Text of a file's name, which may hold bytes that are no UTF-8 or would steer a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

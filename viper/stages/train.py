@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from viper.errors import ClipError, UserError
-from viper.files import read_json, remove, write_json
+from viper.files import read_json, remove, sweep, write_json
 from viper.manifest import Manifest
 from viper.stages import run_folder
 from viper.stages.common import log, report_scores
@@ -179,6 +179,8 @@ def _run_one(config: TrainConfig, task: Task, data: _Data) -> dict[str, float]:
         if summary.is_file():
             log.info("%s: is finished", folder)
             return _means(read_json(summary))
+        if _is_first_process():
+            sweep(folder)
     elif _is_first_process():
         run_folder.start(folder, description, config.overwrite)
     try:

@@ -1,0 +1,252 @@
+"""Many small clips for every stage that maps over clips, and runs of the stages as processes one can kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from clips import RATE, pictures, voice, write_faces, write_frames, write_srt
+from media import write_coded
+from safetensors import safe_open
+
+from viper.media.frames import FACES_FILE
+from viper.synth.media import write_wav
+
+ROOT = Path(__file__).parents[1]
+IS_LONG = bool(os.environ.get("VIPER_LONG_TESTS"))
+BROKEN = "broken"
+N_KINDS = 3
+
+# Run by a process that has imported all that commands need: a fork of it starts in milliseconds, not in seconds.
+_LAUNCHER = """
+import json, os, resource, sys
+from viper import cli
+import viper.stages.faces, viper.stages.frames, viper.stages.extract
+import torch, torchaudio, facenet_pytorch, skimage.feature
+import viper.encoders.audio_measures, viper.encoders.fau, viper.encoders.textual, viper.encoders.visual
+
+torch.set_num_threads(1)
+print("ready", flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    if isinstance(request, int):
+        print(os.waitstatus_to_exitcode(os.waitpid(request, 0)[1]), flush=True)
+        continue
+    command, arguments, log, largest_file = request
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        os.dup2(2, 1)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if largest_file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+        try:
+            cli.main(command, arguments)
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            code = 99
+        sys.stderr.flush()
+        os._exit(code or 0)
+    print(child, flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command, and what it is given: the folder its clips are in, and its options."""
+
+    command: str
+    make: Callable[[Path, int], None]
+    options: tuple[str, ...]
+    input_option: str = "--input_folder"
+
+    def arguments(self, inputs: Path, output: Path, *options: object) -> list[str]:
+        given = (self.input_option, inputs, "--output_folder", output, *self.options, *options)
+        return [str(argument) for argument in given]
+
+
+def _link(source: Path, target: Path) -> None:
+    """Gives a file, or the files of a folder, another name: a thousand clips take the disk of a few."""
+    if source.is_dir():
+        target.mkdir()
+        for file in source.iterdir():
+            os.link(file, target / file.name)
+    else:
+        os.link(source, target)
+
+
+def _spread(folder: Path, kinds: list[Path], n: int) -> None:
+    for number in range(n):
+        _link(kinds[number % len(kinds)], folder / f"{number}{kinds[0].suffix}")
+
+
+def make_videos(folder: Path, n: int) -> None:
+    """Videos of 30 to 90 frames, and one that is broken."""
+    kinds = [write_coded(folder.parent / f"kind{i}.mp4", 30 * (i + 1), 25) for i in range(N_KINDS)]
+    _spread(folder, kinds, n)
+    (folder / f"{BROKEN}.mp4").write_bytes(kinds[0].read_bytes()[:600])
+
+
+def make_frames(folder: Path, n: int) -> None:
+    """Clips of four frames, and one whose third is broken."""
+    kinds = [write_frames(folder.parent / f"kind{i}", pictures(4, seed=i, height=72, width=96)) for i in range(N_KINDS)]
+    _spread(folder, kinds, n)
+    write_frames(folder / BROKEN, pictures(4))
+    (folder / BROKEN / "frame_2.jpg").write_bytes(b"no picture")
+
+
+def make_faces(folder: Path, n: int) -> None:
+    """Crops of four frames with landmarks, and one clip with a broken record."""
+    points = [np.array([[30, 30], [66, 30], [48, 45], [34, 58], [62, 58]]) + shift for shift in range(4)]
+    kinds = [write_faces(folder.parent / f"kind{i}", pictures(4, i, 72, 96), points) for i in range(N_KINDS)]
+    _spread(folder, kinds, n)
+    write_faces(folder / BROKEN, pictures(4), points)
+    (folder / BROKEN / FACES_FILE).write_text("{")
+
+
+def make_sounds(folder: Path, n: int) -> None:
+    """Sounds of two to four seconds, and one that is none."""
+    kinds = [folder.parent / f"kind{i}.wav" for i in range(N_KINDS)]
+    for i, path in enumerate(kinds):
+        write_wav(path, voice(2.0 + i, seed=i), RATE)
+    _spread(folder, kinds, n)
+    (folder / f"{BROKEN}.wav").write_bytes(b"RIFF")
+
+
+def make_subtitles(folder: Path, n: int) -> None:
+    """Subtitles of a few cues, and a file that is too large to be any."""
+    kinds = [folder.parent / f"kind{i}.srt" for i in range(N_KINDS)]
+    for i, path in enumerate(kinds):
+        write_srt(path, [(k, k + 0.9, f"word {k} of kind {i} and many others") for k in range(20 * (i + 1))])
+    _spread(folder, kinds, n)
+    with (folder / f"{BROKEN}.srt").open("wb") as file:
+        file.truncate(17 << 20)
+
+
+# Batches of a clip each, so that what a clip is encoded with does not depend on where a run was stopped.
+STAGES = {
+    "get_frame": Stage("get_frame", make_videos, ("--n_frames", "8")),
+    "crop_images": Stage("crop_images", make_frames, ("--batch_size", "4", "--device", "cpu")),
+    "visual": Stage(
+        "extract_visual_features", make_frames, ("--model_name", "hog", "--batch_size", "4", "--device", "cpu")
+    ),
+    "FAU": Stage(
+        "extract_FAU_features", make_faces, ("--model_name", "landmarks", "--batch_size", "4", "--device", "cpu")
+    ),
+    "audio": Stage(
+        "extract_audio_features", make_sounds, ("--model_name", "logmel", "--n_fragments", "8", "--device", "cpu")
+    ),
+    "textual": Stage(
+        "extract_textual_features", make_subtitles, ("--model_name", "hashed", "--device", "cpu"), "--subtitles"
+    ),
+}
+
+
+class Launcher:
+    """Starts commands as processes of their own, each in a session (and process group) of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._logs: dict[int, Path] = {}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _LAUNCHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert self._line() == "ready"
+
+    def __enter__(self) -> Launcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.wait(timeout=60)
+        self._process.stdout.close()  # type: ignore[union-attr]
+
+    def start(self, command: str, arguments: list[str], largest_file: int = 0) -> int:
+        """Starts a command; its process. Its writes beyond `largest_file` bytes of a file fail, as on a full disk."""
+        log = self._folder / str(len(self._logs))
+        process = self._ask([command, arguments, str(log), largest_file])
+        self._logs[process] = log
+        return process
+
+    def wait(self, process: int) -> int:
+        """The exit code of a process that was started; negative: the signal that ended it. To be asked once of each."""
+        return self._ask(process)
+
+    def said(self, process: int) -> str:
+        """What a process has said."""
+        return self._logs[process].read_text()
+
+    def run(self, command: str, arguments: list[str], largest_file: int = 0) -> tuple[int, str]:
+        """Exit code and what was said."""
+        process = self.start(command, arguments, largest_file)
+        return self.wait(process), self.said(process)
+
+    def _ask(self, request: object) -> int:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        assert line, "the launcher of commands has ended"
+        return line
+
+
+def session_members(session: int) -> list[int]:
+    """The processes of a session (Linux)."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] not in "ZX":
+                members.append(int(entry.name))
+    return members
+
+
+def wait_for_end(session: int, seconds: float = 60.0) -> None:
+    """Waits until the workers of a killed process are gone too, as they have to be once they have started."""
+    deadline = time.monotonic() + seconds
+    while session_members(session):
+        assert time.monotonic() < deadline, "workers outlive the process that started them"
+        time.sleep(0.02)
+
+
+def content(folder: Path) -> dict[str, object]:
+    """What is in all files of a folder, hidden and temporary ones too; but not the lock of failures.csv."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(folder)): _meaning(path) for path in files}
+
+
+def _meaning(path: Path) -> object:
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    with safe_open(path, framework="numpy") as file:  # its header comes in any order
+        return file.metadata(), {name: file.get_tensor(name).tolist() for name in sorted(file.keys())}
+
+
+def n_done(folder: Path) -> int:
+    """Clips that are done."""
+    if not folder.is_dir():
+        return 0
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return sum(1 for path in entries if path.is_dir() or path.suffix == ".safetensors")
