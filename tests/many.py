@@ -15,7 +15,6 @@ from types import TracebackType
 import numpy as np
 from clips import RATE, pictures, voice, write_faces, write_frames, write_srt
 from media import write_coded
-from safetensors import safe_open
 
 from viper.media.frames import FACES_FILE
 from viper.synth.media import write_wav
@@ -231,17 +230,10 @@ def wait_for_end(session: int, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def content(folder: Path) -> dict[str, object]:
+def content(folder: Path) -> dict[str, bytes]:
     """What is in all files of a folder, hidden and temporary ones too; but not the lock of failures.csv."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
-    return {str(path.relative_to(folder)): _meaning(path) for path in files}
-
-
-def _meaning(path: Path) -> object:
-    if path.suffix != ".safetensors":
-        return path.read_bytes()
-    with safe_open(path, framework="numpy") as file:  # its header comes in any order
-        return file.metadata(), {name: file.get_tensor(name).tolist() for name in sorted(file.keys())}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def n_done(folder: Path) -> int:

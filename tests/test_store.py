@@ -39,6 +39,8 @@ def test_a_feature_comes_back_bit_for_bit(tmp_path: Path, n_tokens: int, width: 
         assert getattr(read, name).dtype == kind
         assert getattr(read, name).tobytes() == getattr(written, name).tobytes()
     assert read.tokens.shape == (n_tokens, width)
+    store.write("b", written)
+    assert store.path("b").read_bytes() == store.path("a").read_bytes()
 
 
 def test_extreme_values_and_layouts_come_back_too(store: FeatureStore) -> None:

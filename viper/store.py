@@ -20,6 +20,9 @@ from viper.files import atomic_path, digest_of, natural_key, read_json, write_js
 
 SUFFIX = ".safetensors"
 ENCODER_FILE = "encoder.json"
+# In a file's metadata: fingerprint of the input and, after a blank, identity of the encoder. One key, because safetensors
+# writes several in any order, and the same feature should be the same file.
+SOURCE = "source"
 TENSORS = {"tokens": "F32", "mask": "BOOL", "time": "F32"}  # what a file holds, and as what
 
 
@@ -174,7 +177,7 @@ class FeatureStore:
         with atomic_path(self.path(clip), make_parent=False) as temporary:
             # Written by Python: safetensors' own writer does not say OSError when the disk is full.
             arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-            temporary.write_bytes(save(arrays, metadata={"source": source, "encoder": self.info.identity}))
+            temporary.write_bytes(save(arrays, metadata={SOURCE: f"{source} {self.info.identity}"}))
 
     def read(self, clip: str) -> Feature:
         """Reads a clip's feature. A file that is not a valid feature of this store is a ClipError naming it."""
@@ -208,7 +211,7 @@ class FeatureStore:
 
     def _source(self, clip: str) -> str:
         with self._opened(clip) as file:
-            return str((file.metadata() or {}).get("source", ""))
+            return _made_of(file)[0]
 
     def _read(self, clip: str) -> Feature:
         with self._opened(clip) as file:
@@ -245,9 +248,14 @@ class FeatureStore:
             raise ClipError(f"tokens of shape {tokens} with a mask of {shapes['mask']} and times of {shapes['time']}")
         if tokens[1] != self.width:
             raise ClipError(f"width {tokens[1]} in a store of width {self.width}")
-        # Files written before there was such a mark have none.
-        if (file.metadata() or {}).get("encoder", self.info.identity) != self.info.identity:
+        if _made_of(file)[1] not in ("", self.info.identity):
             raise ClipError("made by another encoder")
+
+
+def _made_of(file: Any) -> tuple[str, str]:
+    """The fingerprint of what a file was made from, and the identity of its encoder, where they are known."""
+    source, _, encoder = str((file.metadata() or {}).get(SOURCE, "")).partition(" ")
+    return source, encoder
 
 
 def _check_types(info: EncoderInfo, path: Path) -> None:
