@@ -20,8 +20,8 @@ from viper.files import atomic_path, digest_of, natural_key, read_json, write_js
 
 SUFFIX = ".safetensors"
 ENCODER_FILE = "encoder.json"
-# In a file's metadata: fingerprint of the input and, after a blank, identity of the encoder. One key, because safetensors
-# writes several in any order, and the same feature should be the same file.
+# In a file's metadata: fingerprint of the input and, after a blank, identity of the encoder. One key, because
+# safetensors writes several in any order, and the same feature should be the same file.
 SOURCE = "source"
 TENSORS = {"tokens": "F32", "mask": "BOOL", "time": "F32"}  # what a file holds, and as what
 
