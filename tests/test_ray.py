@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -343,24 +344,20 @@ def test_gpus_that_are_not_there(place: Place) -> None:
 def test_nodes_that_come_and_go(place: Place, nodes: Nodes) -> None:
     given = clips(400, c7="clip error", c150="segfault")
     rng = random.Random(0)
-    is_over = threading.Event()
-
-    def come_and_go() -> None:
-        for _ in range(4):
-            if is_over.wait(rng.uniform(3, 10)):
-                return
-            nodes.kill(rng.choice([node.node_id for node in nodes.cluster.worker_nodes]))
-            if rng.random() < 0.7:
-                nodes.complete()
-            is_over.wait(rng.uniform(0, 5))
-            nodes.complete()
-
-    thread = threading.Thread(target=come_and_go, daemon=True)
-    thread.start()
     job = Job("s", Load(place.root / "notes"), SaveWithNode(place.output), place.is_done, Encode(0.2), batch_size=3)
-    answers = [(clip.id, error is None) for clip, error in ray_engine.run_on_ray(job, given, place.options())]
-    is_over.set()
-    thread.join()
+
+    def answers_of_a_run() -> list[tuple[str, bool]]:
+        return [(clip.id, error is None) for clip, error in ray_engine.run_on_ray(job, given, place.options())]
+
+    with ThreadPoolExecutor(1) as thread:
+        run = thread.submit(answers_of_a_run)
+        # In this thread, since nodes can be started in no other.
+        for _ in range(4):
+            time.sleep(rng.uniform(3, 10))
+            nodes.kill(rng.choice([node.node_id for node in nodes.cluster.worker_nodes]))
+            time.sleep(rng.choice([0.0, rng.uniform(0, 5)]))
+            nodes.complete()
+        answers = run.result()
     assert len(answers) == len(dict(answers)) == 400
     # A clip may be given up when node after node was lost under it; it is said then, and done when the run is repeated.
     failed = {clip for clip, is_done in answers if not is_done}
