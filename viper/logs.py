@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 
 
@@ -19,6 +20,10 @@ class _Lines(logging.Handler):
 
 def start_logging() -> None:
     """Sends viper's log to standard error; in worker processes too."""
+    from tqdm import tqdm
+
+    # Its own lock is a semaphore of the system's, about which Python complains when a process is ended from outside.
+    tqdm.set_lock(threading.RLock())
     handler = _Lines()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("viper")

@@ -54,11 +54,12 @@ def list_files(folder: Path, suffixes: Iterable[str], what: str) -> list[MediaCl
     Raises UserError when there are none, when two files would be the same clip, and for a name that can be no id.
     """
     suffixes = tuple(suffixes)
-    files = [path for path in visible_entries(folder) if path.is_file() and path.suffix.lower() in suffixes]
+    entries = [path for path in visible_entries(folder) if path.is_file()]
+    files = [path for path in entries if path.suffix.lower() in suffixes]
     if not files:
         raise UserError(f"{folder}: no {what} in it ({', '.join(suffixes)})")
     clips = [MediaClip(identifier, path) for identifier, path in by_clip(folder, files).items()]
-    others = sum(1 for path in visible_entries(folder) if path.is_file()) - len(files)
+    others = len(entries) - len(files)
     if others:
         log.info("%s: %d of its files are no %s and are left alone", folder, others, what)
     return clips
