@@ -52,7 +52,7 @@ class Config:
     """A folder of videos: those with pictures and sound are used. By default synthetic ones are made."""
     names: tuple[str, ...] = ("*",)
     """Only those whose file names fit one of these patterns."""
-    n_clips: int = 8
+    n_clips: int = 6
     """Clips a stage (frames: eight times as many, the same ones again)."""
     seconds: float = 10.0
     """Length of a synthetic clip."""
@@ -136,6 +136,9 @@ def run_viper(config: Config, stage: str, source: Path, output: Path, forward: F
     """The project's own command; the seconds are those of its summary, which begin when the models are loaded."""
     # crop_images imports it with the first clip; that is start-up, here as on the other side.
     import facenet_pytorch  # noqa: F401
+
+    # Worker processes would import this script, and torch with it, as those of a command do not.
+    sys.modules["__main__"].__file__ = None
 
     from viper import engine
     from viper.cli import run_command

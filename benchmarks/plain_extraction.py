@@ -23,6 +23,7 @@ from PIL import Image
 N_FRAMES = 32
 N_WINDOWS = 32
 RATE = 16000
+SHORTEST = int(0.4 * RATE)  # WavLM's x-vector fails on less
 CROP_SIDE = 224
 CROP_MARGIN = 0.1
 # As crop_images' default; facenet-pytorch's own, 20, would take several times as long.
@@ -98,6 +99,8 @@ def audio(clips: Sequence[Path], output: Path, models: Path, device: torch.devic
         embeddings = []
         for start in np.rint(np.arange(N_WINDOWS) * len(sound.samples) / (N_WINDOWS + 1)).astype(int):
             window = sound.samples[start : start + length]
+            if len(window) < SHORTEST:
+                window = np.resize(window, SHORTEST)
             inputs = extractor(window, sampling_rate=RATE, return_tensors="pt").to(device)
             embeddings.append(network(**inputs).embeddings[0])
         save(torch.stack(embeddings), output / f"{clip.stem}.pt")
