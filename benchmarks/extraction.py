@@ -137,8 +137,9 @@ def run_viper(config: Config, stage: str, source: Path, output: Path, forward: F
     # crop_images imports it with the first clip; that is start-up, here as on the other side.
     import facenet_pytorch  # noqa: F401
 
-    # Worker processes would import this script, and torch with it, as those of a command do not.
-    sys.modules["__main__"].__file__ = None
+    if stage == "frames":
+        # Worker processes would import this script, and torch with it, as those of a command do not.
+        sys.modules["__main__"].__file__ = None
 
     from viper import engine
     from viper.cli import run_command
