@@ -14,10 +14,10 @@ import pytest
 from mishaps import Clip, Load, Sample, Save, Second
 
 from viper import engine, progress
-from viper.engine import EngineOptions, Job, Summary
 from viper.errors import OutputError, UserError
 from viper.failures import Failure, read_failures
 from viper.files import write_text
+from viper.jobs import EngineOptions, Job, Summary
 from viper.shards import Shard
 from viper.workers import FEW_ITEMS, resolve_workers
 
@@ -207,7 +207,8 @@ def test_several_processes_that_die(place: Place, kind: str) -> None:
 
 def test_a_process_that_dies_while_the_device_is_busy(place: Place) -> None:
     # The pool is found broken when the next clip is handed to it, not when a result is waited for.
-    place.run("device", clips(12, c0="slow on device", c2="exit"), 2, batch_size=1)
+    summary = place.run("device", clips(12, c0="slow on device", c2="exit"), 2, batch_size=1)
+    assert 1 <= summary.device_seconds < summary.seconds
     assert place.done() == {f"c{i}" for i in range(12)} - {"c2"}
     assert [clip for clip, _, _ in place.failures()] == ["c2"]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Run
 from skimage.data import astronaut
 
 from viper.cli import run_command
@@ -205,6 +206,12 @@ def test_only_what_is_missing_or_changed_is_done_again(frames: Path, faces: Path
     np.testing.assert_array_equal(read_image(lost), content)
     changed = {path.parent.name for path, stamp in before.items() if path.stat().st_mtime_ns != stamp}
     assert changed == {"moving"}
+
+
+def test_a_wrong_device_is_said_though_nothing_is_to_be_done(frames: Path, faces: Path, run: Run) -> None:
+    outcome = run("crop_images", "--input_folder", frames, "--output_folder", faces, "--device", "abacus")
+    assert outcome.code == 2
+    assert "--device abacus: cannot be used here" in outcome.said
 
 
 def test_other_options_are_done_again(frames: Path, faces: Path, tmp_path: Path) -> None:

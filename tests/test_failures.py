@@ -110,6 +110,17 @@ def test_a_success_does_not_read_a_list_that_is_as_it_was(tmp_path: Path, monkey
     assert reads == []
 
 
+def test_a_folder_that_vanished_is_not_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    log = FailureLog(folder, STAGE)
+    folder.rmdir()
+    with pytest.raises(FileNotFoundError) as error:
+        log.failed(Failure.of("1", STAGE, ClipError("x")))
+    assert error.value.filename == str(folder)
+    assert not folder.exists()
+
+
 def test_a_long_list_is_not_written_for_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[int] = []
 

@@ -25,10 +25,10 @@ from media import write_coded
 from mishaps import Clip, Load, Sample, Save
 
 from viper import engine, ray_engine
-from viper.engine import EngineOptions, Job, Summary
 from viper.errors import OutputError, UserError
 from viper.failures import FILE_NAME, read_failures
 from viper.files import write_text
+from viper.jobs import EngineOptions, Job, Summary
 from viper.store import FeatureStore
 
 for name, value in ray_engine.QUIET.items():

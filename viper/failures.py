@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import os
 import time
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -71,7 +73,9 @@ class FailureLog:
         if not self._waiting:
             return
         began = time.monotonic()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._path.parent.is_dir():
+            # It vanished during the run (a disk that is gone), and must not be begun again as if nothing had been.
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path.parent))
         with FileLock(self._path.with_name(f".{FILE_NAME}.lock")):
             rows = {(row.clip, row.stage): row for row in read_failures(self._path.parent)}
             for clip, failure in self._waiting.items():

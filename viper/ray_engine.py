@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from viper.engine import EngineOptions, Item, Job, encode_batch, save_result
 from viper.errors import OutputError, UserError
+from viper.jobs import EngineOptions, Item, Job, encode_batch, raise_if_fatal, save_result
 from viper.workers import attempt
 
 log = logging.getLogger("viper")
@@ -119,8 +119,7 @@ def run_on_ray(
                 for answer in answers:
                     for level, message in answer.said:
                         log.log(level, "%s", message)
-                    if isinstance(answer.error, UserError | OutputError):
-                        raise answer.error
+                    raise_if_fatal(answer.error)
                     # What was done twice is answered twice.
                     if answer.index in unanswered:
                         yield unanswered.pop(answer.index), answer.error

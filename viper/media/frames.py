@@ -99,7 +99,10 @@ class FrameClip:
 
     def paths(self) -> list[Path]:
         """Files of the pictures, in the order of their frame numbers."""
-        return [self.folder / frame.get("file", frame_name(frame["index"])) for frame in self.record["frames"]]
+        return self._paths(self.record["frames"])
+
+    def _paths(self, frames: list[dict[str, Any]]) -> list[Path]:
+        return [self.folder / frame.get("file", frame_name(frame["index"])) for frame in frames]
 
     def read(self) -> Frames:
         """Decodes all pictures. One that is missing or damaged is a ClipError naming it."""
@@ -113,7 +116,7 @@ class FrameClip:
                     x0, y0, x1, y1 = frame["crop"]
                     row[:] = (np.array(frame["landmarks"]) - (x0, y0)) / (x1 - x0, y1 - y0)
         times = np.array([frame["time"] for frame in frames], np.float64)
-        return Frames([read_image(path) for path in self.paths()], times, np.array(found, bool), points)
+        return Frames([read_image(path) for path in self._paths(frames)], times, np.array(found, bool), points)
 
 
 def frame_name(index: int) -> str:

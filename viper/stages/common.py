@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from viper.engine import EngineOptions, Summary
 from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.failures import FILE_NAME
+from viper.jobs import EngineOptions, Summary
 from viper.shards import Shard
 
 log = logging.getLogger("viper")

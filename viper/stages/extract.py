@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from viper import engine
 from viper.encoders.registry import find, short_names
 from viper.errors import ClipError, UserError
-from viper.media.features import FEATURE_SUFFIXES, Table, read_table
-from viper.media.frames import FrameClip, Frames, list_frame_clips
-from viper.media.listing import MediaClip, list_files, list_sounds, list_subtitles
-from viper.media.sound import Sound, read_sound
-from viper.media.subtitles import Cue, read_cues
+from viper.jobs import Job
+from viper.media.frames import FrameClip, list_frame_clips
+from viper.media.listing import list_subtitles
+from viper.stages.clips import (
+    Clip,
+    Content,
+    ForeignClip,
+    SubtitleClip,
+    list_foreign_clips,
+    list_picture_clips,
+    list_sound_clips,
+    source_of,
+)
 from viper.stages.common import EngineFlags, finish, log, package_versions
-from viper.store import EncoderInfo, Feature, FeatureStore
+from viper.store import Feature, FeatureStore
 from viper.task import load_task
 
 if TYPE_CHECKING:
@@ -36,10 +44,9 @@ class ExtractConfig(EngineFlags, ABC):
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the model: bf16 is quicker where the device has it, which auto finds out. Features stay the same to
-    a cosine of .999."""
+    """Arithmetic of the model: auto takes bf16 where the device has it. Features stay the same to a cosine of .999."""
     compile: bool = False
-    """Compile the model first (torch.compile): it takes a minute, and then each batch is quicker on a GPU."""
+    """Compile the model first (torch.compile): a longer start, for long runs."""
     offline: bool = False
     """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
 
@@ -81,7 +88,7 @@ class VisualConfig(ExtractConfig):
 
     def clips(self) -> Sequence[Clip]:
         """Folders of frames, or foreign files."""
-        return _frame_clips(self.input_folder, self.from_files)
+        return list_picture_clips(self.input_folder, self.from_files)
 
     def encoder(self) -> Encoder[Any, Any]:
         """hog, or a transformers image encoder."""
@@ -119,8 +126,8 @@ class AudioConfig(ExtractConfig):
     def clips(self) -> Sequence[Clip]:
         """Files with sound, or foreign files."""
         if self.from_files:
-            return _foreign_clips(self.from_files)
-        return [SoundClip(clip.id, clip.path) for clip in list_sounds(_given(self.input_folder))]
+            return list_foreign_clips(self.from_files)
+        return list_sound_clips(self.input_folder)
 
     def encoder(self) -> Encoder[Any, Any]:
         """One without weights, or a transformers speech encoder."""
@@ -169,7 +176,7 @@ class TextualConfig(ExtractConfig):
     def clips(self) -> Sequence[Clip]:
         """Folders of frames, subtitles, or foreign files."""
         if self.subtitles is None or self.from_files:
-            return _frame_clips(self.input_folder, self.from_files)
+            return list_picture_clips(self.input_folder, self.from_files)
         files = {clip.id: clip.path for clip in list_subtitles(self.subtitles)}
         ids = list(files)
         if self.input_folder is not None:
@@ -222,7 +229,7 @@ class FAUConfig(ExtractConfig):
 
     def clips(self) -> Sequence[Clip]:
         """Folders of crops, or foreign files. Whole frames, by their record, are a UserError."""
-        clips = _frame_clips(self.input_folder, self.from_csv, "--from_csv")
+        clips = list_picture_clips(self.input_folder, self.from_csv, "--from_csv")
         if any(isinstance(clip, FrameClip) and clip.is_whole for clip in clips):
             raise UserError(f"{self.input_folder}: holds whole frames; action units are read from crop_images' output")
         return clips
@@ -236,50 +243,6 @@ class FAUConfig(ExtractConfig):
         if self.model_name == "landmarks":
             return LandmarkEncoder()
         return MultitaskEncoder(self.weights)
-
-
-@dataclass(frozen=True)
-class SoundClip(MediaClip):
-    """A file whose sound is read."""
-
-    def read(self) -> Sound | None:
-        """Its sound; None, and a line in the log, where there is none."""
-        sound = read_sound(self.path)
-        if sound is None:
-            log.info("extract_audio_features: %s: no sound in it; its tokens are masked", self.path.name)
-        return sound
-
-
-@dataclass(frozen=True)
-class SubtitleClip:
-    """A clip whose subtitles are read; it may have none."""
-
-    id: str
-    path: Path | None
-
-    def source(self) -> str:
-        """Fingerprint of the file."""
-        return MediaClip(self.id, self.path).source() if self.path else "none"
-
-    def read(self) -> list[Cue] | None:
-        """Its cues; None, and a line in the log, where there are none."""
-        cues = read_cues(self.path) if self.path else None
-        if not cues:
-            log.info("extract_textual_features: %s: no subtitles; its tokens are masked", self.id)
-        return cues
-
-
-@dataclass(frozen=True)
-class ForeignClip(MediaClip):
-    """A file of features made elsewhere."""
-
-    def read(self) -> Table:
-        """Its rows."""
-        return read_table(self.path)
-
-
-Clip = FrameClip | SoundClip | SubtitleClip | ForeignClip
-Content = Frames | Sound | list[Cue] | Table | None
 
 
 def run(config: ExtractConfig) -> int:
@@ -296,7 +259,7 @@ def run_together(configs: Sequence[ExtractConfig]) -> list[int]:
     return [finish(summary, config.output_folder) for summary, config in zip(summaries, configs, strict=True)]
 
 
-def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> engine.Job[Clip, Any, Feature]:
+def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> Job[Clip, Any, Feature]:
     """What the engine is to do, with the encoder on its device and the store opened."""
     if config.offline:
         # Not above: importing torch takes seconds, and --help should not.
@@ -306,8 +269,10 @@ def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> engine.Job[Clip, A
     encode = _Encode(config.encoder(), config)
     encode.prepare()
     encoder = encode.encoder
-    store = FeatureStore.create(config.output_folder, _with_provenance(encoder.info(), clips))
-    return engine.Job(
+    versions = package_versions(RECORDED_PACKAGES)
+    info = dataclasses.replace(encoder.info(), source=source_of(clips[0]), versions=versions)
+    store = FeatureStore.create(config.output_folder, info)
+    return Job(
         stage=f"extract_{encoder.modality}_features",
         read=_read,
         load=encoder.load,
@@ -362,34 +327,6 @@ class _IsDone:
 
     def __call__(self, clip: Clip) -> bool:
         return self.store.is_current(clip.id, clip.source())
-
-
-def _with_provenance(info: EncoderInfo, clips: Sequence[Clip]) -> EncoderInfo:
-    first = clips[0]
-    if isinstance(first, FrameClip):
-        source = "faces" if first.has_faces else "frames"
-    else:
-        source = {SoundClip: "sound", SubtitleClip: "subtitles", ForeignClip: "files"}[type(first)]
-    return dataclasses.replace(info, source=source, versions=package_versions(RECORDED_PACKAGES))
-
-
-def _given(folder: Path | None) -> Path:
-    if folder is None:
-        raise UserError("--input_folder is missing")
-    return folder
-
-
-def _frame_clips(folder: Path | None, foreign: Path | None, option: str = "--from_files") -> Sequence[Clip]:
-    if foreign is not None:
-        return _foreign_clips(foreign)
-    if folder is None:
-        raise UserError(f"--input_folder is missing (or {option}, for features made elsewhere)")
-    return list_frame_clips(folder)
-
-
-def _foreign_clips(folder: Path) -> Sequence[Clip]:
-    clips = list_files(folder, FEATURE_SUFFIXES, "features")
-    return [ForeignClip(clip.id, clip.path) for clip in clips if clip.path.name != "failures.csv"]
 
 
 def _imported(modality: str, clips: Sequence[Clip]) -> Encoder[Any, Any]:

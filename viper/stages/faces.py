@@ -12,6 +12,7 @@ from viper import engine
 from viper.encoders.face import FaceBox, FaceDetector, crop_square, follow
 from viper.errors import UserError
 from viper.files import atomic_folder, write_json
+from viper.jobs import Job
 from viper.media import frames
 from viper.media.frames import FrameClip, Frames, list_frame_clips
 from viper.stages.common import EngineFlags, finish, log
@@ -56,7 +57,11 @@ def run(config: CropImagesConfig) -> int:
     """Runs the stage; answers the exit code."""
     if config.margin < 0 or config.min_face_size < 12 or config.image_size < 16:
         raise UserError("--margin must be at least 0, --min_face_size at least 12, --image_size at least 16")
-    job = engine.Job(
+    # Not above: importing torch takes seconds, and --help should not.
+    from viper.encoders.runtime import choose_device
+
+    choose_device(config.device)  # a wrong one is said at once; each copy of the detector chooses for itself
+    job = Job(
         stage="crop_images",
         load=_load,
         encode=_Crop(config),
@@ -95,7 +100,6 @@ class _Crop:
 
     def __call__(self, samples: list[_Sample]) -> list[_Crops]:
         if self._detector is None:
-            # Not above: importing torch takes seconds, and --help should not.
             from viper.encoders.runtime import choose_device
 
             self._detector = FaceDetector(choose_device(self._config.device), self._config.min_face_size)

@@ -11,6 +11,7 @@ import numpy as np
 from viper import engine
 from viper.errors import UserError
 from viper.files import atomic_folder, write_json
+from viper.jobs import Job
 from viper.media import frames
 from viper.media.listing import MediaClip, list_videos
 from viper.media.sampling import uniform_indices
@@ -34,7 +35,7 @@ def run(config: GetFrameConfig) -> int:
     """Runs the stage; answers the exit code."""
     if config.n_frames < 1:
         raise UserError(f"--n_frames {config.n_frames}: must be at least 1")
-    job = engine.Job(
+    job = Job(
         stage="get_frame",
         load=_Load(config.n_frames),
         save=_Save(config.output_folder, config.n_frames),

@@ -7,12 +7,13 @@ import sys
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from viper.engine import LOOKING_THREADS
 from viper.errors import UserError, one_line
 from viper.failures import read_failures
 from viper.manifest import Manifest, canonical_split
@@ -22,8 +23,6 @@ from viper.task import Task, load_task
 
 NAMED_CLIPS = 5  # of each kind, in the table
 OTHER_SPELLING = "its file's name is not in Unicode's composed form (NFC), so nothing finds it; rename it"
-# Files on a network file system are waited for, not worked for.
-THREADS = 16
 
 
 @dataclass(kw_only=True)
@@ -120,7 +119,7 @@ def look(folder: Path, expected: Sequence[str], known: Collection[str], verify: 
 
 
 def _problems(store: FeatureStore, clips: Sequence[str], verify: bool) -> list[str | None]:
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(LOOKING_THREADS) as pool:
         found = pool.map(lambda clip: store.problem(clip, verify), clips)
         bar = tqdm(found, store.folder.name, len(clips), leave=False, unit="clip", disable=not sys.stderr.isatty())
         return list(bar)
@@ -154,18 +153,7 @@ def _read_manifest(config: StatusConfig) -> Manifest:
 
 def _as_json(config: StatusConfig, states: Mapping[str, ModalityStatus]) -> dict[str, Any]:
     modalities = {
-        name: {
-            "folder": str(state.folder),
-            "encoder": state.encoder,
-            "complete": state.complete,
-            "problem": state.problem,
-            "expected": state.expected,
-            "present": state.present,
-            "missing": state.missing,
-            "invalid": state.invalid,
-            "failed": state.failed,
-            "extra": state.extra,
-        }
+        name: {**asdict(state), "folder": str(state.folder), "complete": state.complete}
         for name, state in states.items()
     }
     return {
