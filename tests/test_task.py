@@ -26,7 +26,7 @@ def test_the_hume_reaction_card_is_shipped() -> None:
     assert task.targets == ("Adoration", "Amusement", "Anxiety", "Disgust", "Empathic-Pain", "Fear", "Surprise")
     assert task.range == (0.0, 1.0)
     assert task.metrics[0] == "pearson"
-    assert task.submission_columns == ["File_ID", *task.targets]
+    assert list(task.submission_columns) == ["File_ID", *task.targets]
 
 
 @pytest.mark.parametrize("name", task_names())
@@ -47,7 +47,7 @@ def test_a_users_card_by_its_path(tmp_path: Path) -> None:
     assert task.metrics == ("mse",)
     # Relative to the card, not to where the command is run.
     assert task.prompts == tmp_path / "prompts" / "mine.yaml"
-    assert task.submission_columns == ["clip", "Joy", "Fear"]
+    assert list(task.submission_columns) == ["clip", "Joy", "Fear"]
     assert task.split_column == "part"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,30 @@ from viper.errors import UserError
 
 # What a card may name under `metrics`, by kind; viper.evaluation.metrics computes them.
 METRICS = {
-    "regression": ("pearson", "mse", "ccc", "mae", "binary_accuracy"),
+    "regression": (
+        "pearson", "mse", "ccc", "mae", "binary_accuracy", "vce_top3", "prediction_in_true_top3", "top1",
+    ),
     "single_label": ("uar", "accuracy", "macro_f1", "top3"),
     "multi_label": ("map",),
-}
+    "preference": ("pairwise_accuracy", "listwise_accuracy", "kendall_tau"),
+}  # fmt: skip
 KINDS = tuple(METRICS)
 DEFAULT_METRICS = {
     "regression": ("pearson", "mse"),
     "single_label": ("uar", "accuracy", "macro_f1"),
     "multi_label": ("map",),
+    "preference": ("pairwise_accuracy", "listwise_accuracy", "kendall_tau"),
 }
 # Terms a loss may have, by kind; viper.fusion.losses computes them.
 LOSSES = {
-    "regression": ("mse", "l1", "pearson", "ccc", "bce"),
+    "regression": ("mse", "l1", "pearson", "ccc", "bce", "kl"),
     "single_label": ("ce",),
-    "multi_label": ("bce",),
+    "multi_label": ("weighted_bce", "bce"),
+    "preference": ("plackett_luce", "bradley_terry"),
 }
-DEFAULT_LOSSES = {"regression": "mse", "single_label": "ce", "multi_label": "bce"}
+DEFAULT_LOSSES = {
+    "regression": "mse", "single_label": "ce", "multi_label": "weighted_bce", "preference": "plackett_luce",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,16 +49,21 @@ class Task:
     ----------
     name : the card's short name.
     kind : "regression": one number per target. "single_label": each clip is of one of the targets, the classes.
-        "multi_label": each target is there or not.
-    targets : in the order of the model's outputs; the manifest's label columns, but for single_label.
-    range : the lowest and highest value a label can have, or None where there is no bound. Of a classification, [0, 1]:
-        its predictions are probabilities.
+        "multi_label": each target is there or not. "preference": clips have no labels but are put in order by pairs
+        and lists; the one target is the clip's utility.
+    targets : in the order of the model's outputs; the manifest's label columns, but for single_label and preference.
+    range : the lowest and highest value a label can have, or None where there is no bound, as of a utility. Of a
+        classification, [0, 1]: its predictions are probabilities.
     metrics : what is computed on a split; the first one selects the best epoch.
     prompts : the prompt list for the textual modality, absolute, or None.
     id_column, split_column : the manifest's columns; the submission spells ids under `id_column` too.
     description : one line for people.
     loss : what training minimises, see `viper.fusion.losses`.
     label_column : of a single_label task, the manifest's column that holds the class's name; None for other kinds.
+    group_column : the manifest's column, where it has it, of what clips share (a subject, a speaker, a film), so that
+        splits can be made, and features standardised, by it.
+    submission_columns : header -> what stands below it: the id column, a target or the label column (the class with the
+        highest probability). By default all of them, under their own names.
     """
 
     name: str
@@ -65,16 +77,20 @@ class Task:
     description: str = ""
     loss: str = DEFAULT_LOSSES["regression"]
     label_column: str | None = None
+    group_column: str | None = None
+    submission_columns: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.submission_columns:
+            columns = [self.id_column, *([self.label_column] if self.label_column else []), *self.targets]
+            self.submission_columns.update(zip(columns, columns, strict=True))
 
     @property
     def label_columns(self) -> list[str]:
         """The manifest's columns that hold labels."""
+        if self.kind == "preference":
+            return []
         return list(self.targets) if self.label_column is None else [self.label_column]
-
-    @property
-    def submission_columns(self) -> list[str]:
-        """The header of a submission."""
-        return [self.id_column, *self.targets]
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the card: all of it but the path of the prompts."""
@@ -96,7 +112,7 @@ def parse_loss(loss: str, task: Task) -> dict[str, float]:
     """
     terms: dict[str, float] = {}
     for part in loss.replace(" ", "").split("+"):
-        match = re.fullmatch(r"(?:([0-9.]+(?:e-?[0-9]+)?)\*)?([a-z0-9]+)", part)
+        match = re.fullmatch(r"(?:([0-9.]+(?:e-?[0-9]+)?)\*)?([a-z0-9_]+)", part)
         known = LOSSES[task.kind]
         if match is None or match[2] not in known:
             raise UserError(
@@ -112,6 +128,8 @@ def parse_loss(loss: str, task: Task) -> dict[str, float]:
         terms[match[2]] = weight
     if "bce" in terms and task.range is None:
         raise UserError(f"loss {loss!r}: bce needs a task with a range, and {task.name} has none")
+    if "kl" in terms and (task.range is None or task.range[0] < 0 or len(task.targets) < 2):
+        raise UserError(f"loss {loss!r}: kl needs several targets with a range that does not go below 0")
     return terms
 
 
@@ -153,8 +171,9 @@ def _parse(card: dict[str, Any], source: Path) -> Task:
     for key in ("name", "kind", "targets"):
         if key not in card:
             raise UserError(f"{source}: the key {key!r} is missing")
-    for key in ("name", "id_column", "split_column", "description", "prompts", "label_column", "loss"):
-        if not isinstance(card.get(key, ""), str) and not (key in ("prompts", "label_column") and card[key] is None):
+    optional = ("prompts", "label_column", "group_column")
+    for key in ("name", "id_column", "split_column", "description", "loss", *optional):
+        if not isinstance(card.get(key, ""), str) and not (key in optional and card[key] is None):
             raise UserError(f"{source}: {key} must be text, not {card[key]!r}")
     if card["kind"] not in list(KINDS):
         raise UserError(f"{source}: kind {card['kind']!r} is not one of {', '.join(KINDS)}")
@@ -162,6 +181,8 @@ def _parse(card: dict[str, Any], source: Path) -> Task:
     metrics = card.get("metrics", list(DEFAULT_METRICS[kind]))
     if not isinstance(metrics, list) or not metrics or any(metric not in METRICS[kind] for metric in metrics):
         raise UserError(f"{source}: metrics must be a list out of {', '.join(METRICS[kind])}")
+    if card.get("range") is not None and kind == "preference":
+        raise UserError(f"{source}: range is for labels, and a preference task has none; leave it out")
     prompts = source.parent / card["prompts"] if card.get("prompts") else None
     if prompts is not None and not prompts.is_file():
         raise UserError(f"{source}: prompts names {prompts}, which is no file")
@@ -173,9 +194,10 @@ def _parse(card: dict[str, Any], source: Path) -> Task:
             "loss": card.get("loss", DEFAULT_LOSSES[kind]),
             "range": _parse_range(card.get("range"), source),
             "prompts": prompts,
+            "submission_columns": _parse_submission(card, source),
         }
     )
-    if kind != "regression":
+    if kind in ("single_label", "multi_label"):
         task = dataclasses.replace(task, range=(0.0, 1.0))
     try:
         parse_loss(task.loss, task)
@@ -197,9 +219,30 @@ def _parse_targets(card: dict[str, Any], source: Path) -> tuple[str, ...]:
         columns.append(card["label_column"])
     elif card.get("label_column"):
         raise UserError(f"{source}: label_column is for single_label tasks; here each target has a column of its own")
+    if card["kind"] == "preference" and len(targets) != 1:
+        raise UserError(f"{source}: targets of a preference task is one name, that of a clip's utility")
+    if card.get("group_column"):
+        columns.append(card["group_column"])
     if len(set(columns)) != len(columns):
-        raise UserError(f"{source}: a name stands twice among id_column, split_column, label_column and targets")
+        raise UserError(
+            f"{source}: a name stands twice among id_column, split_column, label_column, group_column and targets"
+        )
     return tuple(targets)
+
+
+def _parse_submission(card: dict[str, Any], source: Path) -> dict[str, str]:
+    """Header -> what stands below it; a list of columns names them as they are. Empty: all there are."""
+    given = card.get("submission_columns") or {}
+    columns = {str(column): column for column in given} if isinstance(given, list) else given
+    identifier = card.get("id_column", Task.id_column)
+    known = [identifier, *([card["label_column"]] if card.get("label_column") else []), *card["targets"]]
+    if not isinstance(columns, dict) or len(columns) != len(given) or any(c not in known for c in columns.values()):
+        raise UserError(
+            f"{source}: submission_columns must be a list, or a mapping from a header, out of {', '.join(known)}"
+        )
+    if columns and (identifier not in columns.values() or len(columns) < 2):
+        raise UserError(f"{source}: submission_columns must have {identifier} and something that is predicted")
+    return {str(header): str(column) for header, column in columns.items()}
 
 
 def _parse_range(bounds: Any, source: Path) -> tuple[float, float] | None:
