@@ -41,7 +41,7 @@ def run(config: ConfusionConfig) -> int:
     manifest = Manifest.load(config.csv_path, task)
     data = data_for(model, config.stores(), manifest, config.split, labelled=True)
     predictions = predict(model, data, config.batch_size, choose_device(config.device))
-    report = build_report(task, data.clips, predictions, data.labels)
+    report = build_report(task, data.clips, predictions, data.truth)
     files = report.write(config.output_path)
     report_scores(report.scores, config.split)
     log.info("confusion_matrix: %d files in %s", len(files), config.output_path)
