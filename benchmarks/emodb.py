@@ -3,11 +3,11 @@
     python benchmarks/emodb.py --wav_folder ../shared/data/emodb/wav --output_folder emodb
 
 Every model and feature goes the way a user's does: extract_audio_features once, then for each of the ten speakers
-`viper prepare emodb --test_groups SPEAKER --val_groups ANOTHER`, train_perceiver, submission_creation. One of the other nine speakers, a
-different one for each fold and the same for every model, is the validation split: it alone chooses the epoch (--epoch
-best; --epoch last takes that of the fixed schedule, where nothing is chosen) and the penalty of `linear`; nothing is
-fitted on the test speaker. With `speaker` standardisation the features are
-standardised within each speaker over all of that speaker's clips, the test speaker's too; no label is used.
+`viper prepare emodb --test_groups SPEAKER --val_groups ANOTHER`, train_perceiver, submission_creation. One of the other
+nine speakers, a different one for each fold and the same for every model, is the validation split: it alone chooses the
+epoch (--epoch best; --epoch last takes that of the fixed schedule, where nothing is chosen) and the penalty of
+`linear`; nothing is fitted on the test speaker. With `speaker` standardisation the features are standardised within
+each speaker over all of that speaker's clips, the test speaker's too; no label is used.
 
 The UAR is that of all 535 test predictions together; the mean of the ten speakers' own is in results.csv beside it.
 """
