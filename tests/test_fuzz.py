@@ -266,6 +266,7 @@ def test_any_bytes_as_a_list_of_failures(folder: Path, content: bytes) -> None:
 )
 def test_failures_come_back_as_they_were_written(folder: Path, given_rows: list[tuple[str, str]]) -> None:
     place = folder / "listed"
+    place.mkdir(exist_ok=True)
     (place / "failures.csv").unlink(missing_ok=True)
     log = FailureLog(place, "s")
     rows = [Failure.of(clip_id(spelled), "s", ClipError(message)) for spelled, message in given_rows]
