@@ -140,7 +140,7 @@ def test_every_command_has_one_default_and_short_names_that_are_no_folders_or_id
 @pytest.mark.parametrize(
     ("command", "known"),
     [
-        ("visual", "vit-base, vit-age, hog"),
+        ("visual", "vit-base, vit-age, videomae-base, videomae-k400, timesformer-base, vivit-base, hog"),
         ("audio", "wavlm-base-plus-sv, wav2vec2-base, hubert-base, logmel, acoustic, egemaps"),
         ("textual", "clip, roberta-base, hashed"),
     ],

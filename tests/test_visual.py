@@ -116,7 +116,7 @@ def test_the_network_is_given_what_the_models_own_processor_makes(
         expected = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")["pixel_values"]
         rows = encoder.load(in_memory(images)).rows
         assert rows.dtype == np.uint8
-        inputs = encoder.inputs(torch.from_numpy(rows))
+        inputs = encoder.pixels.inputs(torch.from_numpy(rows))
         assert inputs.shape == expected.shape == (3, 3, 32, 32)
         torch.testing.assert_close(inputs, expected, rtol=0, atol=1e-6)
 
