@@ -68,5 +68,5 @@ OTHERS = ("classifier",)
 
 
 def is_head(model_type: str, weight: str) -> bool:
-    """Whether the weight of a checkpoint of that type belongs to a head."""
+    """Whether the weight, by its name below the encoder or beside it, belongs to a head of that type's checkpoints."""
     return any(weight == head or weight.startswith(f"{head}.") for head in HEADS.get(model_type, OTHERS))

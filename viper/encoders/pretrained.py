@@ -96,9 +96,11 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
-    family = loaded.config.model_type
+    family, prefix = loaded.config.model_type, f"{loaded.base_model_prefix}."
     random = [key for key in report["missing_keys"] if is_read(key)] + [key for key, *_ in report["mismatched_keys"]]
-    dropped = [key for key in report["unexpected_keys"] if is_read(key) and not is_head(family, key)]
+    dropped = [
+        key for key in report["unexpected_keys"] if is_read(key) and not is_head(family, key.removeprefix(prefix))
+    ]
     problems = [
         f"{', '.join(sorted(keys)[:3])} ... would {fate}"
         for keys, fate in ((random, "stay random"), (dropped, "be dropped")) if keys
