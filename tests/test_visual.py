@@ -128,6 +128,19 @@ def test_feature_maps_are_averaged_and_the_middle_is_cut_out_as_the_processor_do
     np.testing.assert_allclose(tokens(prepared(folder), images), expected, atol=1e-5)
 
 
+def test_of_a_masked_autoencoder_all_patches_are_seen(vit: Path, tmp_path: Path) -> None:
+    config = transformers.ViTMAEConfig.from_pretrained(vit, mask_ratio=0.75)
+    checkpoints.seeded(0, lambda: transformers.ViTMAEModel(config)).save_pretrained(tmp_path / "mae")
+    AutoImageProcessor.from_pretrained(vit).save_pretrained(tmp_path / "mae")
+    images, encoder = pictures(3), prepared(tmp_path / "mae")
+    np.testing.assert_allclose(tokens(encoder, images), tokens(encoder, images), atol=1e-5)
+    inputs = AutoImageProcessor.from_pretrained(vit)(images, return_tensors="pt")
+    network: Any = AutoModel.from_pretrained(tmp_path / "mae", mask_ratio=0.0).eval()
+    with torch.inference_mode():
+        expected = network(**inputs).last_hidden_state[:, 0].numpy()
+    np.testing.assert_allclose(tokens(encoder, images), expected, atol=1e-5)
+
+
 def test_of_an_image_text_model_the_vision_half_is_taken(tmp_path: Path) -> None:
     folder = checkpoints.write_transformers_clip(tmp_path / "clip")
     images = pictures(3)
