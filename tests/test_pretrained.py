@@ -284,6 +284,14 @@ def test_of_an_image_text_model_a_network_of_pictures_leaves_out_the_other_half(
     assert all(torch.equal(mine[name], others[name]) for name in mine)
 
 
+def test_tables_of_older_files_are_no_weights(vit: Path, tmp_path: Path) -> None:
+    tables = {"layers.0.attention.relative_position_index": torch.ones(4, 4, dtype=torch.int64),
+              "embeddings.position_ids": torch.arange(5)[None]}  # fmt: skip
+    folder = checkpoints.copy_with(vit, tmp_path / "old", lambda state: {**state, **tables})
+    networks = [load_transformers_model(AutoModel, str(path)) for path in (vit, folder)]
+    assert len({weights_fingerprint(network) for network in networks}) == 1
+
+
 @pytest.mark.parametrize("name", ["xvector", "wav2vec2", "roberta", "vit_classifier"])
 def test_a_weight_without_a_place_is_refused_by_every_encoder(
     name: str, request: pytest.FixtureRequest, tmp_path: Path

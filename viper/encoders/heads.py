@@ -66,7 +66,15 @@ HEADS: dict[str, tuple[str, ...]] = {
 # DINOv2, ConvNeXt, ResNet, TimeSformer, ViViT ... and architectures that nobody has looked at yet.
 OTHERS = ("classifier",)
 
+# Not learnt: places and distances that older files hold, and networks now work out by themselves.
+TABLES = ("position_ids", "relative_position_index", "relative_coords_table", "inv_freq")
+
 
 def is_head(model_type: str, weight: str) -> bool:
     """Whether the weight, by its name below the encoder or beside it, belongs to a head of that type's checkpoints."""
     return any(weight == head or weight.startswith(f"{head}.") for head in HEADS.get(model_type, OTHERS))
+
+
+def is_table(weight: str) -> bool:
+    """Whether it is no weight, whatever the architecture, but follows from the config."""
+    return weight.split(".")[-1] in TABLES

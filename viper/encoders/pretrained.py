@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from viper.encoders.heads import is_head
+from viper.encoders.heads import is_head, is_table
 from viper.errors import UserError
 from viper.logs import quiet_transformers
 
@@ -86,7 +86,7 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
 
     A weight the checkpoint lacks, or has in another shape, would be random and every feature with it; one that the
     network has no place for would be dropped. Both are a UserError. Only what no encoder here reads may be missing, and
-    only that and heads (viper.encoders.heads) may be dropped. Code from a hub is never run.
+    only that, heads and tables (viper.encoders.heads) may be dropped. Code from a hub is never run.
     """
     with quiet_transformers(), explained(model):
         loaded, report = auto_class.from_pretrained(
@@ -99,8 +99,9 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
     family, prefix = loaded.config.model_type, f"{loaded.base_model_prefix}."
     random = [key for key in report["missing_keys"] if is_read(key)] + [key for key, *_ in report["mismatched_keys"]]
     dropped = [
-        key for key in report["unexpected_keys"] if is_read(key) and not is_head(family, key.removeprefix(prefix))
-    ]
+        key for key in report["unexpected_keys"]
+        if is_read(key) and not is_table(key) and not is_head(family, key.removeprefix(prefix))
+    ]  # fmt: skip
     problems = [
         f"{', '.join(sorted(keys)[:3])} ... would {fate}"
         for keys, fate in ((random, "stay random"), (dropped, "be dropped")) if keys
