@@ -67,14 +67,13 @@ class Pixels:
 
     def place(self, device: torch.device) -> None:
         """Makes `inputs` ready for that device."""
-        from transformers import VivitVideoProcessor
-
         processor = self.processor
         mean = torch.tensor(processor.image_mean if processor.do_normalize else [0.0] * 3, device=device)
         std = torch.tensor(processor.image_std if processor.do_normalize else [1.0] * 3, device=device)
         self._scale = processor.rescale_factor if processor.do_rescale else 1.0
-        # ViViT's processors scale to [0, 2] and take 1 off, before they normalise as others do.
-        has_offset = getattr(processor, "offset", isinstance(processor, VivitVideoProcessor))
+        # ViViT's processors scale to [0, 2] and take 1 off, before they normalise as others do. That of videos, which
+        # older versions of transformers 5 lack, has no option for it.
+        has_offset = getattr(processor, "offset", type(processor).__name__ == "VivitVideoProcessor")
         shift = 1.0 if has_offset and processor.do_rescale else 0.0
         self._mean, self._std = (mean + shift).view(3, 1, 1), std.view(3, 1, 1)
 
