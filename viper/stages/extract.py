@@ -66,18 +66,23 @@ class ExtractConfig(EngineFlags, ABC):
 
 @dataclass(kw_only=True)
 class VisualConfig(ExtractConfig):
-    """Visual features of frames or face crops: one token a frame."""
+    """Visual features of frames or face crops: one token a frame, or of a video network one a window of frames."""
 
     input_folder: Path | None = None
     """Folder of face crops (crop_images) or of frames (get_frame)."""
     model_name: str = "vit-base"
-    """vit-base, vit-age, hog (needs no weights), or the hub id or local folder of a transformers image encoder."""
+    """vit-base, vit-age, hog (needs no weights), or the hub id or local folder of a transformers image encoder. Or a
+    video network, which reads a window of frames at once: videomae-base, videomae-k400, timesformer-base, vivit-base,
+    or the id or folder of another VideoMAE, TimeSformer or ViViT."""
     batch_size: int = 64
     """Frames on the device at once, from any clips."""
     layer: int = -1
     """Whose output: -1 the last layer's, k the k-th hidden state."""
-    pool: Literal["cls", "mean"] = "cls"
-    """The class token, or the mean of all tokens."""
+    pool: Literal["auto", "cls", "mean"] = "auto"
+    """The class token, or the mean of all tokens; auto: what a video network's own classifier reads, else cls."""
+    n_windows: int = 1
+    """Of a video network: windows a clip is cut into, one token each. Of each window's frames as many are taken,
+    evenly, as the network wants; where there are fewer they are repeated."""
     from_files: Path | None = None
     """Instead: a folder of features made elsewhere, <clip>.pt, .npy or .csv, to bring into the store."""
 
@@ -91,14 +96,18 @@ class VisualConfig(ExtractConfig):
         return list_picture_clips(self.input_folder, self.from_files)
 
     def encoder(self) -> Encoder[Any, Any]:
-        """hog, or a transformers image encoder."""
+        """hog, or a transformers image or video encoder, as its config says."""
+        from viper.encoders.video import VideoEncoder, is_video
         from viper.encoders.visual import HogEncoder, ImageEncoder
 
         if self.from_files:
             return _imported("visual", self.clips())
-        if self.model_name == "hog":
-            return HogEncoder()
-        return ImageEncoder(_model("visual", self.model_name), self.layer, self.pool)
+        model = "" if self.model_name == "hog" else _model("visual", self.model_name)
+        if model and is_video(model):
+            return VideoEncoder(model, self.n_windows, self.layer, self.pool)
+        if self.n_windows != 1:
+            raise UserError(f"--n_windows {self.n_windows}: {self.model_name} reads one frame at a time, not windows")
+        return ImageEncoder(model, self.layer, "cls" if self.pool == "auto" else self.pool) if model else HogEncoder()
 
 
 @dataclass(kw_only=True)
