@@ -37,7 +37,7 @@ class GetFrameConfig(EngineFlags):
     fps: --fps of them a second, by their own times.
     events: moments of most motion, frames around and between them, the last.
     stimuvar: events as published (2025), by frames, not seconds.
-    The last two look at every frame and take several times as long."""
+    The last two measure the motion between all frames: 10 to 30 ms for each."""
     n_frames: int | None = None
     """Frames a clip, 32 unless given; a clip with fewer gives all it has.
     With --sampling fps a limit only, if given: what is above it is thinned out."""
