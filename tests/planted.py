@@ -14,6 +14,7 @@ import yaml
 from viper.fusion.data import FusionData
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
 from viper.manifest import Manifest
+from viper.preferences import preferences_path
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import Task, load_task
 
@@ -72,7 +73,7 @@ class Planted:
 
 
 def plant(root: Path, kind: str = "regression", seed: int = 0, lacking: dict[str, list[int]] | None = None) -> Planted:
-    """Writes a card, a manifest whose splits are all labelled, and stores.
+    """Writes a card, a manifest whose splits are all labelled (or put in order), and stores.
 
     Target k follows channel 0 of modality k, with little noise, and nothing else. Clip i is called str(500 - i): in
     reverse, so that joining by row order would be seen. Token counts differ and some tokens are masked.
@@ -84,7 +85,10 @@ def plant(root: Path, kind: str = "regression", seed: int = 0, lacking: dict[str
     rng = np.random.default_rng(seed)
     root.mkdir(parents=True, exist_ok=True)
     card: dict[str, Any] = {"name": "planted", "kind": kind, "targets": TARGETS}
-    card |= {"regression": {"range": [0, 1]}, "single_label": {"label_column": "feeling"}, "multi_label": {}}[kind]
+    card |= {
+        "regression": {"range": [0, 1]}, "single_label": {"label_column": "feeling"}, "multi_label": {},
+        "preference": {"targets": ["utility"]},
+    }[kind]  # fmt: skip
     (root / "task.yaml").write_text(yaml.safe_dump(card))
     hidden = rng.uniform(0, 1, (sum(SIZES.values()), len(TARGETS)))
     planted = Planted(root)
@@ -106,10 +110,28 @@ def plant(root: Path, kind: str = "regression", seed: int = 0, lacking: dict[str
                 mask[0] = True
                 if i not in (lacking or {}).get(name, []):
                     store.write(str(500 - i), Feature.make(tokens, mask, np.arange(n_tokens) / 4), source="planted")
+    if kind == "preference":
+        _plant_orders(preferences_path(planted.manifest), hidden.sum(axis=1), rng)
     return planted
 
 
+def _plant_orders(path: Path, utilities: np.ndarray, rng: np.random.Generator) -> None:
+    """Pairs, and lists of three and four, within each split."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([f"rank_{k}" for k in range(1, 5)])
+        first = 0
+        for n in SIZES.values():
+            for length in [2] * 3 * n + [3, 4] * (n // 4):
+                clips = first + rng.permutation(n)[:length]
+                row = [f"[{500 - i}]" for i in clips[np.argsort(utilities[clips])]]
+                writer.writerow(row + [""] * (4 - length))
+            first += n
+
+
 def _label_cells(kind: str, row: np.ndarray) -> list[Any]:
+    if kind == "preference":
+        return []
     if kind == "single_label":
         return [TARGETS[int(row.argmax())]]
     return list((row > 0.5).astype(int)) if kind == "multi_label" else list(row.round(6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 
 from viper.errors import UserError
 from viper.evaluation import metrics
-from viper.fusion.losses import TERMS, compute_loss
+from viper.fusion import losses
+from viper.fusion.losses import PREFERENCE_TERMS, TERMS, compute_loss, compute_preference_loss
 from viper.task import LOSSES, Task, parse_loss
 
 RANGE = (-1.0, 3.0)
@@ -28,7 +30,7 @@ def _batch(n: int = 12, n_targets: int = 3) -> tuple[torch.Tensor, torch.Tensor,
 
 
 def test_every_term_of_a_task_card_is_there() -> None:
-    assert set(TERMS) == {term for terms in LOSSES.values() for term in terms}
+    assert set(TERMS) | set(PREFERENCE_TERMS) == {term for terms in LOSSES.values() for term in terms}
 
 
 @pytest.mark.parametrize("name", ["pearson", "ccc"])
@@ -76,8 +78,9 @@ def test_a_sum_is_the_weighted_sum() -> None:
 @pytest.mark.parametrize("name", list(TERMS))
 def test_unknown_labels_neither_count_nor_spoil_the_gradient(name: str) -> None:
     raw, _, labels = _batch()
-    labels = labels if name != "ce" else F.one_hot(torch.arange(12) % 3, 3).float()
+    labels = {"ce": F.one_hot(torch.arange(12) % 3, 3).float(), "kl": labels.nan_to_num(0.0).abs()}.get(name, labels)
     labels[0] = torch.nan
+    compute_loss = partial(losses.compute_loss, pos_weight=[2.0, 0.5, 1.0])
     raw = raw.requires_grad_()
     loss = compute_loss({name: 1.0}, raw, RANGE[0] + 4 * raw.sigmoid(), labels, RANGE)
     loss.backward()
@@ -124,3 +127,66 @@ def test_what_it_may_not(loss: str) -> None:
 def test_bce_needs_a_range() -> None:
     with pytest.raises(UserError, match="range"):
         parse_loss("bce", Task(name="r", kind="regression", targets=("a",)))
+
+
+def test_weighted_bce_is_torchs_with_unknown_labels_left_out() -> None:
+    raw, labels = torch.tensor([[0.3, -1.0], [2.0, 0.5]]), torch.tensor([[1.0, 0.0], [torch.nan, 1.0]])
+    weights = torch.tensor([3.0, 0.25])
+    each = F.binary_cross_entropy_with_logits(raw, labels.nan_to_num(0.0), pos_weight=weights, reduction="none")
+    expected = (each[0].sum() + each[1, 1]).item() / 3
+    loss = compute_loss({"weighted_bce": 1.0}, raw, raw.sigmoid(), labels, (0.0, 1.0), pos_weight=[3.0, 0.25])
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_kl_compares_shares_within_a_clip() -> None:
+    raw = torch.tensor([[1.0, 0.0, -1.0], [0.2, 0.1, 0.0], [5.0, 1.0, 2.0]])
+    labels = torch.tensor([[0.6, 0.3, 0.0], [0.0, 0.0, 0.0], [0.5, torch.nan, 0.1]])
+    shares, log_q = np.array([2 / 3, 1 / 3]), raw[0].log_softmax(0)[:2].numpy()
+    expected = float((shares * (np.log(shares) - log_q)).sum())  # of the first clip: the others say nothing
+    arguments = ({"kl": 1.0}, raw, raw.sigmoid(), labels, (0.0, 1.0))
+    assert compute_loss(*arguments).item() == pytest.approx(expected, rel=1e-5)
+    alike = raw[:1].softmax(dim=1)
+    assert compute_loss({"kl": 1.0}, raw[:1], alike, 0.4 * alike, (0.0, 1.0)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_kl_needs_labels_that_can_be_shares() -> None:
+    with pytest.raises(UserError, match="kl"):
+        parse_loss("kl", REGRESSION)
+
+
+PAIR = torch.tensor([[0, 1]])
+
+
+@pytest.mark.parametrize("name", list(PREFERENCE_TERMS))
+def test_a_pairs_loss_is_bradley_and_terrys(name: str) -> None:
+    utilities = torch.tensor([0.3, 1.1])
+    loss = compute_preference_loss({name: 1.0}, utilities, PAIR)
+    assert loss.item() == pytest.approx(-math.log(1 / (1 + math.exp(0.3 - 1.1))), rel=1e-6)
+
+
+def test_a_lists_loss_is_the_chance_of_choosing_it_from_the_best_on() -> None:
+    utilities = torch.tensor([0.5, -1.0, 2.0, 0.1])
+    p = np.exp(utilities.numpy())
+    order = [1, 0, 2]  # least preferred first
+    chance = p[2] / (p[2] + p[0] + p[1]) * p[0] / (p[0] + p[1])
+    loss = compute_preference_loss({"plackett_luce": 1.0}, utilities, torch.tensor([order]))
+    assert loss.item() == pytest.approx(-math.log(chance), rel=1e-5)
+    pairs = [(1, 0), (1, 2), (0, 2)]
+    expected = sum(math.log1p(math.exp(float(utilities[less] - utilities[more]))) for less, more in pairs)
+    loss = compute_preference_loss({"bradley_terry": 1.0}, utilities, torch.tensor([order]))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(PREFERENCE_TERMS))
+def test_shorter_orders_are_filled_up_without_effect(name: str) -> None:
+    utilities = torch.randn(6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    apart = [torch.tensor([[0, 3]]), torch.tensor([[5, 1, 2, 4]])]
+    expected = torch.stack([compute_preference_loss({name: 1.0}, utilities, order) for order in apart]).mean()
+    together = torch.tensor([[0, 3, -1, -1], [5, 1, 2, 4]])
+    loss = compute_preference_loss({name: 1.0}, utilities, together)
+    assert loss.item() == pytest.approx(float(expected.detach()), rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, utilities)
+    (wanted,) = torch.autograd.grad(expected, utilities)
+    torch.testing.assert_close(gradient, wanted)
+    shifted = compute_preference_loss({name: 1.0}, utilities + 100, together)
+    assert shifted.item() == pytest.approx(loss.item(), rel=1e-4)  # only differences count

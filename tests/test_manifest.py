@@ -73,7 +73,8 @@ def test_a_manifest_without_any_label(tmp_path: Path) -> None:
     manifest = load(tmp_path, "File_ID,Split,Fear,Joy\n1,Test,,\n2,Test, ,\n")
     assert manifest.labels.dtype == np.float32
     assert np.isnan(manifest.labels).all()
-    assert manifest.labelled().clips == []
+    with pytest.raises(UserError, match="no row of the split Test has a label"):
+        manifest.labelled()
 
 
 def test_the_targets_come_in_the_order_of_the_card(tmp_path: Path) -> None:

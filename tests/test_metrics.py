@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from viper import task as task_cards
-from viper.evaluation import metrics
+from viper.evaluation import metrics, rankings
 from viper.evaluation.metrics import METRICS, Score, evaluate, mse, pearson
 
 TASK = task_cards.Task(name="two", kind="regression", targets=("Fear", "Surprise"), range=(0.0, 1.0))
@@ -146,3 +146,45 @@ def test_arrays_of_another_shape_are_refused(shapes: tuple[tuple[int, ...], tupl
         evaluate(TASK, np.zeros(shapes[0]), np.zeros(shapes[1]))
     with pytest.raises(ValueError, match="vectors of one length"):
         metrics.pearson(np.zeros(2), np.zeros(3))
+
+
+def test_the_two_top_threes_and_top_one_by_hand() -> None:
+    true = np.array([[0.9, 0.5, 0.4, 0.1, 0.0], [0.1, 0.2, 0.3, 0.4, 0.5], [0.0, 0.1, 0.9, 0.2, 0.3]])
+    predicted = np.array([[0.2, 0.1, 0.3, 0.4, 0.0], [0.1, 0.9, 0.5, 0.6, 0.2], [0.1, 0.2, 0.8, 0.3, 0.4]])
+    # The strongest emotion is predicted 3rd, 4th, 1st; of those predicted strongest only the last is of the true three.
+    assert rankings.vce_top3(predicted, true) == Score(pytest.approx(2 / 3), 3)
+    assert rankings.prediction_in_true_top3(predicted, true) == Score(pytest.approx(1 / 3), 3)
+    assert rankings.top1(predicted, true) == Score(pytest.approx(1 / 3), 3)
+
+
+@pytest.mark.parametrize("name", ["vce_top3", "prediction_in_true_top3", "top1", "top3"])
+def test_ties_and_nan_are_never_right(name: str) -> None:
+    """A constant prediction would otherwise be right about every clip."""
+    metric = getattr(rankings, name)
+    true = np.eye(5)
+    assert metric(np.full((5, 5), 0.3), true) == Score(0.0, 5)
+    assert metric(np.where(true > 0, 1.0, np.nan), true).value == 0
+    assert metric(true, true) == Score(1.0, 5)
+    unknown = np.vstack([true, np.full((1, 5), np.nan)])
+    assert metric(np.vstack([true, true[:1]]), unknown) == Score(1.0, 5)
+    assert math.isnan(metric(true[:0], true[:0]).value)
+
+
+def test_vce_top3_of_the_majority_is_the_share_of_the_three_commonest() -> None:
+    rng = np.random.default_rng(0)
+    strongest = rng.choice(27, size=500, p=(share := rng.dirichlet(np.ones(27))))
+    true = rng.uniform(0, 0.5, (500, 27))
+    true[np.arange(500), strongest] = 0.9
+    counts = np.bincount(strongest, minlength=27)
+    predicted = np.tile(share, (500, 1))
+    expected = counts[np.argsort(-share)[:3]].sum() / 500
+    assert rankings.vce_top3(predicted, true) == Score(pytest.approx(expected), 500)
+
+
+def test_labels_that_map_leaves_out_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    task = task_cards.load_task("moviegraphs_top10")
+    true = np.zeros((6, 10))
+    true[:3, :8] = 1
+    scores = evaluate(task, true * 0.8 + 0.1, true)
+    assert scores.mean("map") == Score(1.0, 6)
+    assert "mAP leaves out serious, surprise: " in caplog.text

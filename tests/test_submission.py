@@ -126,7 +126,7 @@ def test_columns_in_another_order_are_read_by_name(tmp_path: Path) -> None:
     path.write_text("\ufeffEmpathic-Pain,File_ID,Fear\r\n0.5,a,0.25\r\n", encoding="utf-8")
     table = read_submission(path, TASK)
     assert list(table.loc["a"]) == ["a", 0.25, 0.5]
-    assert list(table.columns) == TASK.submission_columns
+    assert list(table.columns) == list(TASK.submission_columns)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from viper.errors import UserError, one_line
 from viper.files import read_csv_rows
+from viper.preferences import Order, order_rows, preferences_path
 from viper.task import Task
 
 SPLITS = ("Train", "Val", "Test")
@@ -83,16 +84,18 @@ class Manifest:
     task : the task whose targets were read.
     table : one row a clip, indexed by clip id: the task's id column as spelled in the file, its split column
         (canonical), each target as float (NaN where empty; a class is 1 where it is the clip's and else 0), and every
-        further column as text.
+        further column as text. The target of a preference task is NaN.
+    orders : of a preference task, the clips of these rows that were put in order; see `read_preferences`.
     """
 
     path: Path
     task: Task
     table: pd.DataFrame
+    orders: tuple[Order, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path, task: Task) -> Manifest:
-        """Reads and checks a manifest.
+        """Reads and checks a manifest, and the preferences beside it.
 
         Raises UserError naming the file and the line (the header is line 1): unreadable file, missing column,
         unusable or duplicate id, unknown split, label that is no number, outside the task's range or no class of it.
@@ -113,12 +116,16 @@ class Manifest:
             where = int(np.flatnonzero(clips.duplicated())[0])
             raise UserError(f"{path}, line {table.index[where]}: the id {clips[where]!r} was already used above")
         table[task.split_column] = _per_row(path, table[task.split_column], canonical_split)
-        if task.label_column is not None:
+        orders: list[Order] = []
+        if task.kind == "preference":
+            table[task.targets[0]] = np.nan
+            orders = read_preferences(preferences_path(path), dict(zip(clips, table[task.split_column], strict=True)))
+        elif task.label_column is not None:
             table = table.drop(columns=list(task.targets), errors="ignore").join(_classes(path, table, task))
         else:
             for target in task.targets:
                 table[target] = _labels(path, table[target], target, task)
-        return cls(path, task, table.set_index(clips))
+        return cls(path, task, table.set_index(clips), tuple(orders))
 
     def split(self, name: str) -> Manifest:
         """The rows of one split; a split without rows is a UserError."""
@@ -126,11 +133,20 @@ class Manifest:
         if rows.empty:
             there = ", ".join(sorted(set(self.table[self.task.split_column])))
             raise UserError(f"{self.path}: no row has the split {canonical_split(name)!r}; there are {there}")
-        return Manifest(self.path, self.task, rows)
+        # An order's clips are all in one split.
+        return Manifest(self.path, self.task, rows, tuple(order for order in self.orders if order[0] in rows.index))
 
     def labelled(self) -> Manifest:
-        """The rows that have a label of at least one target."""
-        return Manifest(self.path, self.task, self.table[self.table[list(self.task.targets)].notna().any(axis=1)])
+        """The rows that have a label of at least one target, or a place in an order; none is a UserError."""
+        if self.task.kind == "preference":
+            known = self.table.index.isin([clip for order in self.orders for clip in order])
+        else:
+            known = self.table[list(self.task.targets)].notna().any(axis=1).to_numpy()
+        if not known.any():
+            splits = ", ".join(sorted(set(self.table[self.task.split_column])))
+            lacking = f"a preference in {preferences_path(self.path)}" if self.task.kind == "preference" else "a label"
+            raise UserError(f"{self.path}: no row of the split {splits} has {lacking}")
+        return Manifest(self.path, self.task, self.table[known], self.orders)
 
     @property
     def clips(self) -> list[str]:
@@ -146,6 +162,60 @@ class Manifest:
     def labels(self) -> np.ndarray:
         """(clips, targets) float32, NaN where the cell is empty."""
         return self.table[list(self.task.targets)].to_numpy(np.float32)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What predictions are scored against: the labels or, of a preference task, `order_rows` of these clips."""
+        return order_rows(self.orders, self.clips) if self.task.kind == "preference" else self.labels
+
+
+def read_preferences(path: Path, splits: Mapping[str, str]) -> list[Order]:
+    """Reads the preferences of a manifest; none where there is no file, as for clips that are only to be predicted.
+
+    Parameters
+    ----------
+    path : a CSV whose columns are rank_1 (the least preferred), rank_2 ...; shorter orders leave the last cells empty.
+    splits : clip id -> its split.
+
+    Raises
+    ------
+    UserError naming the file and the line: another header, an order of fewer than two clips, with a gap, with a clip
+    twice, with one that the manifest lacks, or with clips of different splits.
+    """
+    if not path.exists():
+        return []
+    rows = read_csv_rows(path)
+    header = [name.strip() for name in rows[0][1]]
+    if len(header) < 2 or header != [f"rank_{k}" for k in range(1, len(header) + 1)]:
+        raise UserError(f"{path}: the columns must be rank_1 (least preferred), rank_2, ... and nothing else")
+    orders = []
+    for line, row in rows[1:]:
+        try:
+            orders.append(_order(row, len(header), splits))
+        except UserError as error:
+            raise UserError(f"{path}, line {line}: {error}") from None
+    return orders
+
+
+def _order(row: Sequence[str], n_columns: int, splits: Mapping[str, str]) -> Order:
+    cells = [cell.strip() for cell in row]
+    while cells and not cells[-1]:
+        cells.pop()
+    if len(cells) > n_columns or not all(cells):
+        raise UserError("an order fills its cells from rank_1 on, without a gap")
+    clips = tuple(clip_id(cell) for cell in cells)
+    if len(clips) < 2:
+        raise UserError("an order has at least two clips")
+    for clip in clips:
+        if clip not in splits:
+            raise UserError(f"the clip {clip!r} is not in the manifest")
+        if clips.count(clip) > 1:
+            raise UserError(f"the clip {clip!r} stands there twice")
+        if splits[clip] != splits[clips[0]]:
+            raise UserError(
+                f"clips of different splits: {clips[0]!r} is in {splits[clips[0]]}, {clip!r} in {splits[clip]}"
+            )
+    return clips
 
 
 def _shown(cell: str) -> str:

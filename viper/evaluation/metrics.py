@@ -10,29 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from viper.evaluation import rankings
+from viper.evaluation.score import Score
 from viper.task import DEFAULT_METRICS, Task
 
 logger = logging.getLogger("viper")
 
 # Predictions come out of float32 arithmetic: a spread of a few units in the last place is a constant with rounding.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
-
-
-@dataclass(frozen=True)
-class Score:
-    """A metric's value (nan where it has none) and the number of clips it was computed on."""
-
-    value: float
-    n: int
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """JSON-ready: a value that is nan or infinite becomes None."""
-        return {"value": self.value if math.isfinite(self.value) else None, "n": self.n}
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Score:
-        """The inverse of `to_dict`, but for infinity, which becomes nan."""
-        return cls(math.nan if record["value"] is None else record["value"], record["n"])
 
 
 @dataclass(frozen=True)
@@ -45,7 +30,8 @@ class Metric:
     direction : in which it gets better.
     per_target : (predicted, true), both (n, targets) with NaN in `true` where there is no label -> a Score a target;
         None for a metric that is defined over the targets together only.
-    together : the same arrays -> the Score of them all; None: the mean over targets.
+    together : the same arrays -> the Score of them all; None: the mean over targets. Of a preference task the
+        arrays are utilities and orders, see `viper.evaluation.rankings.pairwise_accuracy`.
     skips_undefined : whether targets without a value are left out of that mean, or make it undefined.
     """
 
@@ -70,7 +56,7 @@ class Scores:
     targets : metric -> target -> Score, targets in the task's order; nothing for a metric of all targets together.
     together : metric -> Score of all targets. Where it is a mean, it is nan when it is nan for one of them, so that no
         target drops out unseen; the classes or labels without a positive clip are left out of it.
-    n_clips : clips that have a label of at least one target.
+    n_clips : clips that have a label of at least one target, or a place in an order.
     """
 
     targets: dict[str, dict[str, Score]]
@@ -206,16 +192,6 @@ def accuracy(predicted: np.ndarray, true: np.ndarray) -> Score:
     return Score(float(np.mean(answer == truth)) if len(truth) else math.nan, len(truth))
 
 
-def top3(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Share of clips whose class is among the three with the highest scores; arrays as in `recalls`."""
-    labelled = ~np.isnan(true).any(axis=1)
-    scores, truth = np.asarray(predicted)[labelled], np.argmax(true[labelled], axis=1)
-    own = np.take_along_axis(scores, truth[:, None], axis=1)
-    rank = (scores > own).sum(axis=1)
-    right = (rank < 3) & np.isfinite(scores).all(axis=1)
-    return Score(float(right.mean()) if len(truth) else math.nan, len(truth))
-
-
 def f1_scores(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
     """F1 of each class, 2 TP / (2 TP + FP + FN); nan for one neither there nor predicted; arrays as in `recalls`."""
     answer, truth, n_classes = _answers(predicted, true)
@@ -257,8 +233,16 @@ METRICS: dict[str, Metric] = {
     "uar": Metric("UAR", "maximise", recalls, skips_undefined=True),
     "accuracy": Metric("accuracy", "maximise", together=accuracy),
     "macro_f1": Metric("macro F1", "maximise", f1_scores, skips_undefined=True),
-    "top3": Metric("top-3 accuracy", "maximise", together=top3),
+    "top3": Metric("top-3 accuracy", "maximise", together=rankings.top3),
+    "top1": Metric("top-1 accuracy", "maximise", together=rankings.top1),
+    "vce_top3": Metric("VCE top-3 accuracy", "maximise", together=rankings.vce_top3),
+    "prediction_in_true_top3": Metric(
+        "prediction in true top 3", "maximise", together=rankings.prediction_in_true_top3
+    ),
     "map": Metric("mAP", "maximise", average_precisions, skips_undefined=True),
+    "pairwise_accuracy": Metric("pairwise accuracy", "maximise", together=rankings.pairwise_accuracy),
+    "listwise_accuracy": Metric("listwise accuracy", "maximise", together=rankings.listwise_accuracy),
+    "kendall_tau": Metric("Kendall's tau", "maximise", together=rankings.kendall_tau),
 }
 """Every metric a task card may name."""
 
@@ -266,18 +250,20 @@ METRICS: dict[str, Metric] = {
 def evaluate(task: Task, predicted: np.ndarray, true: np.ndarray) -> Scores:
     """The metrics of a task: those its card names and those all tasks of its kind have.
 
-    Targets whose Pearson is undefined are named, with the reason, in a warning of the logger "viper".
+    Targets whose Pearson is undefined are named, with the reason, in a warning of the logger "viper", and so are labels
+    that mAP leaves out.
 
     Parameters
     ----------
-    predicted, true : (n, targets), rows for the same clips; NaN in `true` where there is no label.
+    predicted, true : (n, targets), rows for the same clips; NaN in `true` where there is no label. Of a preference task
+        `true` holds the orders instead, see `viper.evaluation.rankings.pairwise_accuracy`.
 
     Raises
     ------
     ValueError : the arrays do not have that shape.
     """
     predicted, true = check_shapes(task, predicted, true)
-    n_clips = int((~np.isnan(true)).any(axis=1).sum())
+    n_clips = _n_clips(task, true)
     targets: dict[str, dict[str, Score]] = {}
     together: dict[str, Score] = {}
     for name in dict.fromkeys((*task.metrics, *DEFAULT_METRICS[task.kind])):
@@ -288,9 +274,21 @@ def evaluate(task: Task, predicted: np.ndarray, true: np.ndarray) -> Scores:
             together[name] = metric.together(predicted, true)
         else:
             together[name] = Score(_mean(targets[name], metric.skips_undefined), n_clips)
+    if "map" in targets:
+        without = [name for name, score in targets["map"].items() if math.isnan(score.value)]
+        if without:
+            logger.warning(
+                "mAP leaves out %s: no clip has the label, or a prediction is not finite", ", ".join(without)
+            )
     if "pearson" in targets:
         _warn_of_undefined(task, predicted, true)
     return Scores(targets, together, n_clips)
+
+
+def _n_clips(task: Task, true: np.ndarray) -> int:
+    if task.kind == "preference":
+        return len(np.unique(true[true >= 0]))
+    return int((~np.isnan(true)).any(axis=1).sum())
 
 
 def _mean(scores: dict[str, Score], skips_undefined: bool) -> float:
@@ -308,8 +306,13 @@ def _warn_of_undefined(task: Task, predicted: np.ndarray, true: np.ndarray) -> N
 
 
 def check_shapes(task: Task, predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 (n, targets). Raises ValueError when one has another shape."""
-    predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    """Both as float64 (n, targets), but orders as they are. Raises ValueError when one has another shape."""
+    predicted, true = np.asarray(predicted, np.float64), np.asarray(true)
+    if task.kind == "preference":
+        if predicted.ndim != 2 or predicted.shape[1] != 1 or true.ndim != 2 or true.max(initial=0) >= len(predicted):
+            raise ValueError(f"predicted {predicted.shape} must be (clips, 1), orders {true.shape} rows of it")
+        return predicted, true
+    true = true.astype(np.float64)
     if predicted.shape != true.shape or true.ndim != 2 or true.shape[1] != len(task.targets):
         raise ValueError(
             f"predicted {predicted.shape} and true {true.shape} must both be (clips, {len(task.targets)} targets)"

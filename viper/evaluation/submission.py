@@ -42,7 +42,8 @@ def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], pred
     path : a file or a folder, see `submission_path`.
     file_ids : the clips in the order of the rows, spelled as the manifest spells them.
     predicted : (len(file_ids), targets), one row a clip. Values outside the task's range are clipped to it. As many
-        digits are written as it takes to read the same number back.
+        digits are written as it takes to read the same number back. Below a label column stands the target with the
+        highest value.
 
     Returns
     -------
@@ -63,7 +64,11 @@ def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], pred
     writer.writerow(task.submission_columns)
     for file_id, row in zip(file_ids, predicted, strict=True):
         # The shortest decimal that reads back as the same float32 or float64, never in scientific notation.
-        writer.writerow([file_id, *(np.format_float_positional(value, trim="0") for value in row)])
+        cells = [np.format_float_positional(value, trim="0") for value in row]
+        cell = {**dict(zip(task.targets, cells, strict=True)), task.id_column: file_id}
+        if task.label_column is not None:
+            cell[task.label_column] = task.targets[int(row.argmax())]
+        writer.writerow([cell[column] for column in task.submission_columns.values()])
     try:
         write_text(path, text.getvalue())
     except OSError as error:
@@ -92,6 +97,8 @@ def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
             f"{path}: the columns are {one_line(', '.join(header))}; a submission to {task.name} has "
             f"{', '.join(task.submission_columns)}"
         )
+    if lacking := [target for target in task.targets if target not in task.submission_columns.values()]:
+        raise UserError(f"{path}: a submission to {task.name} does not hold the prediction of {lacking[0]}")
     if len(rows) == 1:
         raise UserError(f"{path}: the submission has no rows")
     for line, row in rows[1:]:
@@ -99,7 +106,7 @@ def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
             raise UserError(f"{path}, line {line}: {len(row)} cells, where the header has {len(header)}")
     lines = [line for line, _ in rows[1:]]
     cells = pd.DataFrame([row for _, row in rows[1:]], columns=pd.Index(header), dtype=str)
-    table = cells[task.submission_columns].copy()
+    table = cells.rename(columns=task.submission_columns)[[task.id_column, *task.targets]].copy()
     table.index = pd.Index(_unique_clips(table[task.id_column], path, lines), name="clip")
     for target in task.targets:
         table[target] = _numbers(table[target], task, path, lines)

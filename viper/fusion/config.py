@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 FUSIONS = ("tokens", "channels", "linear", "mlp", "gru")
-KINDS = ("regression", "single_label", "multi_label")
+KINDS = ("regression", "single_label", "multi_label", "preference")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,10 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-_DEFAULT_LOSS = {"regression": {"mse": 1.0}, "single_label": {"ce": 1.0}, "multi_label": {"bce": 1.0}}
+_DEFAULT_LOSS = {
+    "regression": {"mse": 1.0}, "single_label": {"ce": 1.0}, "multi_label": {"bce": 1.0},
+    "preference": {"plackett_luce": 1.0},
+}  # fmt: skip
 _SIZES = frozenset(field.name for field in fields(Preset))
 # What transformers itself writes into a config.json, or hands to a config while loading one.
 _BOOKKEEPING = frozenset(PretrainedConfig().to_dict()) | {
@@ -86,9 +89,11 @@ class PerceiverFusionConfig(PretrainedConfig):
         Token count to which channels fusion brings every modality; None: that of the longest in the batch.
     loss : mapping of str to float, optional
         Term of `viper.fusion.losses` -> weight. Unless given, mse for a regression, ce for one class a clip, bce for
-        labels.
+        labels, plackett_luce for preferences.
     label_smoothing : float
         Of ce and bce, see `viper.fusion.losses.compute_loss`.
+    pos_weight : list of float, optional
+        A weight per target, which the term weighted_bce needs.
     linear_share : float
         Share of the answer that a linear model of pooled features gives, in [0, 1); 0: there is none. It is fitted by a
         solver before the rest is trained (`viper.fusion.linear`): with few clips it errs little and elsewhere.
@@ -116,6 +121,7 @@ class PerceiverFusionConfig(PretrainedConfig):
         n_tokens: int | None = None,
         loss: Mapping[str, float] | None = None,
         label_smoothing: float = 0.0,
+        pos_weight: list[float] | None = None,
         linear_share: float = 0.0,
         group_column: str | None = None,
         **kwargs: Any,
@@ -135,6 +141,7 @@ class PerceiverFusionConfig(PretrainedConfig):
         self.n_tokens = n_tokens
         self.loss = dict(loss or _DEFAULT_LOSS.get(self.kind, {}))
         self.label_smoothing = label_smoothing
+        self.pos_weight = pos_weight
         self.linear_share = linear_share
         self.group_column = group_column
         sizes = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
@@ -145,6 +152,8 @@ class PerceiverFusionConfig(PretrainedConfig):
         _check_sizes(sizes, n_tokens)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is a share below 1, not {label_smoothing}")
+        if "weighted_bce" in self.loss and len(pos_weight or []) != len(self.task["targets"]):
+            raise ValueError("the loss weighted_bce needs pos_weight, a number per target")
         if not 0 <= linear_share < 1:
             raise ValueError(f"linear_share is a share below 1, not {linear_share}")
         # The names that hub pages and pipelines show for the outputs.

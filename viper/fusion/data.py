@@ -54,6 +54,7 @@ class FusionData(Dataset[Example]):
         self.groups = groups
         self.clips = manifest.clips
         self.labels = manifest.labels
+        self.orders = manifest.truth if manifest.task.kind == "preference" else None
         self._pack = pack
         self._split = "+".join(sorted(set(manifest.table[manifest.task.split_column])))
         self._states = {name: scan(store, self.clips) for name, store in self.stores.items()}
@@ -71,6 +72,13 @@ class FusionData(Dataset[Example]):
             else StoredFeatures(store, self.clips, self._states[name])
             for name, store in self.stores.items()
         }
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What predictions for the clips are scored against: labels (clips, targets), or orders (n, L) of a preference
+        task, see `viper.preferences.order_rows`.
+        """
+        return self.labels if self.orders is None else self.orders
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -19,6 +19,7 @@ from viper.fusion.data import FusionData
 from viper.fusion.perceiver import PerceiverFusion
 from viper.fusion.predict import predict
 from viper.logs import without_warnings
+from viper.preferences import all_pairs
 from viper.task import Task
 
 # Strongest first, so that of equally good strengths the strongest is taken. The penalty is strength * |w|^2, beside the
@@ -71,9 +72,10 @@ def fit_linear_member(model: PerceiverFusion, task: Task, training: FusionData, 
 def fit_linear(model: PerceiverFusion, task: Task, training: FusionData, validation: FusionData) -> float:
     """Fits a model of the linear fusion and leaves the result in its weights.
 
-    Ridge regression, multinomial logistic regression (single_label), or one logistic regression a target
-    (multi_label). Where the card selects by UAR, classes are weighted inversely to their frequency, since UAR counts
-    them all the same. Labels that are NaN are left out, target by target.
+    Ridge regression, multinomial logistic regression (single_label), one logistic regression a target (multi_label), or
+    one of the differences between the clips of all pairs (preference: Bradley and Terry's model). Where the card
+    selects by UAR, classes are weighted inversely to their frequency, since UAR counts them all the same. Labels that
+    are NaN are left out, target by target.
 
     Parameters
     ----------
@@ -90,14 +92,14 @@ def fit_linear(model: PerceiverFusion, task: Task, training: FusionData, validat
     """
     set_pooling_statistics(model, training)
     body = cast(PooledLinear, model.body)
-    x, y = _pooled(model, body.pool, training), training.labels.astype(np.float64)
+    x = _pooled(model, body.pool, training)
     x_validation = _pooled(model, body.pool, validation)
-    fit, answer = _solver(task, x, y)
+    fit, answer = _solver(task, x, training.truth)
     best: tuple[float, float, LinearMap] | None = None
     for strength in STRENGTHS:
         fitted = fit(strength)
         with without_warnings():
-            scores = evaluate(task, answer(fitted(x_validation)), validation.labels)
+            scores = evaluate(task, answer(fitted(x_validation)), validation.truth)
         value = scores.selection_value(task.metrics[0])
         if best is None or is_better(task.metrics[0], value, best[0]):
             best = value, strength, fitted
@@ -121,10 +123,13 @@ def _pooled(model: PerceiverFusion, pool: Pooling, data: FusionData) -> np.ndarr
     return np.concatenate(rows)
 
 
-def _solver(task: Task, x: np.ndarray, y: np.ndarray) -> tuple[Fit, Callable[[np.ndarray], np.ndarray]]:
-    """How a task's map is fitted to (n, P) and labels (n, targets), and how raw outputs become predictions."""
+def _solver(task: Task, x: np.ndarray, truth: np.ndarray) -> tuple[Fit, Callable[[np.ndarray], np.ndarray]]:
+    """How a task's map is fitted to (n, P) and labels or orders, and how raw outputs become predictions."""
     from scipy.special import expit, softmax
 
+    if task.kind == "preference":
+        return _fit_preferences(x, truth), lambda raw: raw
+    y = truth.astype(np.float64)
     if task.kind == "single_label":
         return _fit_classes(x, y, balanced=task.metrics[0] == "uar"), lambda raw: softmax(raw, axis=1)
     if task.kind == "multi_label":
@@ -213,12 +218,33 @@ def _fit_labels(x: np.ndarray, y: np.ndarray) -> Fit:
     return fit
 
 
-def _logistic_path(x: np.ndarray, y: np.ndarray, balanced: bool) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
+def _fit_preferences(x: np.ndarray, orders: np.ndarray) -> Fit:
+    less, more = all_pairs(orders)
+    difference = x[more] - x[less]
+    # A logistic regression wants two classes: each pair stands there in both directions, so all of it counts twice.
+    mirrored = np.concatenate([difference, -difference])
+    path = _logistic_path(mirrored, np.arange(len(mirrored)) < len(difference), balanced=False, intercept=False)
+
+    def fit(strength: float) -> LinearMap:
+        weight, _ = path(2 * strength)
+        return LinearMap(weight, np.zeros(1))
+
+    return fit
+
+
+def _logistic_path(
+    x: np.ndarray, y: np.ndarray, balanced: bool, intercept: bool = True
+) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
     """Logistic regression for one strength after the other, each starting from the solution of the one before."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(class_weight="balanced" if balanced else None, max_iter=MAX_ITERATIONS, warm_start=True)
+    model = LogisticRegression(
+        class_weight="balanced" if balanced else None,
+        fit_intercept=intercept,
+        max_iter=MAX_ITERATIONS,
+        warm_start=True,
+    )
 
     def path(strength: float) -> tuple[np.ndarray, np.ndarray]:
         with warnings.catch_warnings():

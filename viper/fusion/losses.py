@@ -6,7 +6,8 @@ on the clips of all processes together, so that training in several processes is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ def compute_loss(
     labels: Tensor,
     value_range: tuple[float, float] | None,
     label_smoothing: float = 0.0,
+    pos_weight: Sequence[float] | None = None,
 ) -> Tensor:
     """A weighted sum of terms.
 
@@ -34,23 +36,41 @@ def compute_loss(
     value_range : of the labels; bce needs it.
     label_smoothing : share of a label that is spread evenly over all classes (ce), or moved to the middle of its range
         (bce).
+    pos_weight : what an error on a clip with each label weighs against one on a clip without; weighted_bce needs it.
 
     Returns
     -------
     Scalar; 0 where no label is known.
     """
     raw, predictions, labels = (_of_all_processes(x) for x in (raw, predictions, labels))
-    context = _Context(value_range, label_smoothing)
+    context = _Context(value_range, label_smoothing, pos_weight)
     terms_of_batch = (weight * TERMS[name](raw, predictions, labels, context) for name, weight in terms.items())
     return torch.stack(list(terms_of_batch)).sum()
 
 
+def compute_preference_loss(terms: Mapping[str, float], utilities: Tensor, orders: Tensor) -> Tensor:
+    """A weighted sum of terms over orders of clips.
+
+    Each process takes the mean over its own orders: DistributedDataParallel's mean of the gradients is then that of all
+    orders, since every process has as many.
+
+    Parameters
+    ----------
+    terms : name in `PREFERENCE_TERMS` -> weight.
+    utilities : (n,), one a clip.
+    orders : (B, L) int64, clips from the least to the most preferred, -1 at the end of shorter orders.
+    """
+    terms_of_batch = (weight * PREFERENCE_TERMS[name](utilities, orders) for name, weight in terms.items())
+    return torch.stack(list(terms_of_batch)).sum()
+
+
+@dataclass(frozen=True)
 class _Context:
     """What some terms need beside the outputs and the labels."""
 
-    def __init__(self, value_range: tuple[float, float] | None, label_smoothing: float) -> None:
-        self.value_range = value_range
-        self.label_smoothing = label_smoothing
+    value_range: tuple[float, float] | None
+    label_smoothing: float
+    pos_weight: Sequence[float] | None
 
 
 def _of_all_processes(x: Tensor) -> Tensor:
@@ -106,12 +126,37 @@ def ccc(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> 
 
 def bce(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
     """Binary cross-entropy of logits against labels brought from the task's range to [0, 1]; soft labels will do."""
+    return _binary_cross_entropy(raw, labels, context, None)
+
+
+def weighted_bce(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
+    """bce in which the clips that have a label weigh as much, all together, as those that do not (EmoTx's)."""
+    assert context.pos_weight is not None, "viper.stages.train counts the labels of the training split"
+    return _binary_cross_entropy(raw, labels, context, raw.new_tensor(context.pos_weight))
+
+
+def _binary_cross_entropy(raw: Tensor, labels: Tensor, context: _Context, pos_weight: Tensor | None) -> Tensor:
     assert context.value_range is not None, "viper.task.parse_loss lets no bce pass without a range"
     low, high = context.value_range
     share = (_known(labels, torch.full_like(labels, low)) - low) / (high - low)
     share = share * (1 - context.label_smoothing) + 0.5 * context.label_smoothing
-    error = F.binary_cross_entropy_with_logits(raw, share, reduction="none")
+    error = F.binary_cross_entropy_with_logits(raw, share, reduction="none", pos_weight=pos_weight)
     return _mean_over_labels(error, labels)
+
+
+def kl(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
+    """Kullback-Leibler divergence of the softmax of raw outputs from the labels, as shares of their sum.
+
+    It teaches how intensities compare within a clip, not how high they are. Clips of which a label is not known, or
+    all are 0, are left out.
+    """
+    labelled = ~labels.isnan().any(dim=1)
+    truth = torch.where(labelled.unsqueeze(1), labels, 0.0)
+    total = truth.sum(dim=1, keepdim=True)
+    usable = total.squeeze(1) > 0
+    shares = truth / total.clamp(min=_EPSILON)
+    divergence = F.kl_div(raw.log_softmax(dim=1), shares, reduction="none").sum(dim=1)
+    return torch.where(usable, divergence, 0.0).sum() / usable.sum().clamp(min=1)
 
 
 def ce(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
@@ -123,7 +168,33 @@ def ce(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> T
 
 
 TERMS: dict[str, Callable[[Tensor, Tensor, Tensor, _Context], Tensor]] = {
-    "mse": mse, "l1": l1, "pearson": pearson, "ccc": ccc, "bce": bce, "ce": ce,
+    "mse": mse, "l1": l1, "pearson": pearson, "ccc": ccc, "bce": bce, "weighted_bce": weighted_bce, "kl": kl, "ce": ce,
+}  # fmt: skip
+
+
+def plackett_luce(utilities: Tensor, orders: Tensor) -> Tensor:
+    """Mean over orders of the negative log-likelihood under Plackett and Luce (Plackett 1975); utilities (n,).
+
+    The most preferred clip is chosen among all, the next among those that are left, and so on, each with a chance in
+    proportion to exp(utility). Of a pair it is Bradley and Terry's.
+    """
+    there = orders >= 0
+    chosen = torch.where(there, utilities[orders.clamp(min=0)], -torch.inf)
+    # From the least preferred on: each clip against all that come before it, and itself.
+    left = chosen.logcumsumexp(dim=1)
+    return torch.where(there, left - torch.where(there, chosen, 0.0), 0.0).sum(dim=1).mean()
+
+
+def bradley_terry(utilities: Tensor, orders: Tensor) -> Tensor:
+    """Mean over orders of the negative log-likelihood of all their pairs (Bradley and Terry 1952); utilities (n,)."""
+    first, second = torch.triu_indices(orders.shape[1], orders.shape[1], 1, device=orders.device)
+    less, more = orders[:, first], orders[:, second]
+    error = F.softplus(utilities[less.clamp(min=0)] - utilities[more.clamp(min=0)])
+    return torch.where(more >= 0, error, 0.0).sum(dim=1).mean()
+
+
+PREFERENCE_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "plackett_luce": plackett_luce, "bradley_terry": bradley_terry,
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from viper.fusion.layers import (
     drop_channels,
     random_keep,
 )
-from viper.fusion.losses import compute_loss
+from viper.fusion.losses import compute_loss, compute_preference_loss
 
 __all__ = [
     "BODIES",
@@ -56,7 +56,7 @@ class FusionOutput(ModelOutput):
         The config's loss over the labels that are not NaN; None without labels.
     logits : tensor (B, n_targets)
         Predictions: numbers of a regression, within the task's range but for channels and linear fusion; probabilities
-        of a classification. Named as transformers' Trainer expects.
+        of a classification; a preference task's utilities. Named as transformers' Trainer expects.
     """
 
     loss: Tensor | None = None
@@ -169,6 +169,7 @@ class PerceiverFusion(PreTrainedModel):
         mask: Mapping[str, Tensor],
         time: Mapping[str, Tensor],
         labels: Tensor | None = None,
+        orders: Tensor | None = None,
     ) -> FusionOutput:
         """Predict.
 
@@ -182,6 +183,9 @@ class PerceiverFusion(PreTrainedModel):
             Seconds from the start of the clip.
         labels : tensor (B, n_targets), optional
             NaN where a target is not labelled.
+        orders : int64 tensor (B', L), optional
+            Of a preference task: clips of this batch from the least to the most preferred, -1 at the end of shorter
+            orders. Without them the loss of such a task is 0.
 
         Raises
         ------
@@ -199,11 +203,17 @@ class PerceiverFusion(PreTrainedModel):
         raw = self.body(tokens, mask, time).float()
         predictions = self._squash(raw, within_range=self.config.fusion not in UNBOUNDED)
         loss = None
-        if labels is not None:
+        if self.config.kind == "preference":
+            if orders is not None:
+                loss = compute_preference_loss(self.config.loss, raw.squeeze(1), orders)
+            elif labels is not None:
+                loss = raw.sum() * 0.0
+        elif labels is not None:
             value_range, smoothing = self.config.task.get("range"), self.config.label_smoothing
+            pos_weight = self.config.pos_weight
             # Of the body alone: were the linear member in it, the body would learn only what that one gets wrong on the
             # training clips, which it knows by heart.
-            loss = compute_loss(self.config.loss, raw, predictions, labels, value_range, smoothing)
+            loss = compute_loss(self.config.loss, raw, predictions, labels, value_range, smoothing, pos_weight)
         if self.linear is not None and not self.training:
             # A regression's linear member is fitted as it is, and may leave the range.
             linear = self._squash(self.linear(tokens, mask, time).float(), within_range=False)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from viper.errors import UserError
 from viper.fusion.checkpoint import check_stores
 from viper.fusion.data import NAMED_CLIPS, FusionData
 from viper.fusion.groups import GroupNormalization
@@ -27,14 +26,12 @@ def data_for(
     Parameters
     ----------
     manifest : all rows. A model that standardises within groups needs the clips of a group in every split.
-    labelled : leave out the rows without any label; a split of no other rows is a UserError.
+    labelled : leave out the rows without any label or preference; a split of no other rows is a UserError.
     """
     check_stores(model, stores)
     rows = manifest.split(split)
     if labelled:
         rows = rows.labelled()
-        if not rows.clips:
-            raise UserError(f"{manifest.path}: no row of the split {split} has a label to compare with")
     column = model.config.group_column
     if column is None:
         data = FusionData(stores, rows, pack=False)

@@ -48,15 +48,23 @@ class Recorder(TrainerCallback):
 
     Parameters
     ----------
+    truth : what predictions for the validation split are scored against, see `viper.fusion.data.FusionData.truth`.
     keep : "all" epochs' checkpoints, or only the "best" ones and the last.
     patience : epochs without a better score after which training stops; None: never.
     """
 
     def __init__(
-        self, model: PerceiverFusion, task: Task, run: Path, keep: str, patience: int | None, writes: bool
+        self,
+        model: PerceiverFusion,
+        task: Task,
+        truth: np.ndarray,
+        run: Path,
+        keep: str,
+        patience: int | None,
+        writes: bool,
     ) -> None:
-        self._model, self._task, self._run, self._keep, self._writes = model, task, run, keep, writes
-        self._patience = patience
+        self._model, self._task, self._truth, self._run = model, task, truth, run
+        self._keep, self._patience, self._writes = keep, patience, writes
         self.epochs: list[Epoch] = []
         self.losses: list[torch.Tensor] = []
         self._scores: Scores | None = None
@@ -76,7 +84,7 @@ class Recorder(TrainerCallback):
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """For the Trainer, which wants numbers; the scores behind them are kept for on_evaluate."""
-        self._scores = evaluate(self._task, np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
+        self._scores = evaluate(self._task, np.asarray(prediction.predictions), self._truth)
         return {metric: self._scores.selection_value(metric) for metric in self._scores.together}
 
     def on_log(

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from viper.errors import NothingDoneError, UserError
-from viper.fusion.data import FusionData
+from viper.fusion.data import Example, FusionData
+from viper.fusion.orders import OrderData
 from viper.fusion.perceiver import PerceiverFusion
 from viper.fusion.recorder import Epoch, Recorder
 from viper.fusion.state import (
@@ -93,9 +94,11 @@ def train(
     """
     with tempfile.TemporaryDirectory() as scratch:
         arguments = _training_arguments(options, run, Path(scratch))
-        recorder = Recorder(model, task, run, options.keep, options.patience, arguments.should_save)
+        truth = validation.truth
+        recorder = Recorder(model, task, truth, run, options.keep, options.patience, arguments.should_save)
+        examples = training if training.orders is None else OrderData(training)
         optimizer = make_optimizer(model, options.learning_rate, options.weight_decay)
-        steps_per_epoch = math.ceil(len(training) / options.batch_size)
+        steps_per_epoch = math.ceil(len(examples) / options.batch_size)
         try:
             trainer = _Trainer(
                 recorder,
@@ -104,8 +107,8 @@ def train(
                 resumed,
                 model=model,
                 args=arguments,
-                data_collator=training.collate,
-                train_dataset=training,
+                data_collator=_collator(training, examples),
+                train_dataset=examples,
                 eval_dataset=validation,
                 compute_metrics=recorder.compute_metrics,
                 optimizers=(optimizer, make_schedule(optimizer, options, steps_per_epoch)),
@@ -126,6 +129,15 @@ def train(
     if not recorder.epochs:
         raise NothingDoneError("training ended without a single epoch")
     return recorder.best(task.metrics[0]), {metric: recorder.best(metric) for metric in recorder.metrics}
+
+
+def _collator(clips: FusionData, examples: FusionData | OrderData) -> Callable[[Sequence[Any]], dict[str, Any]]:
+    """The Trainer has one collator for both splits: orders are trained on, but single clips are validated."""
+
+    def collate(items: Sequence[Any]) -> dict[str, Any]:
+        return clips.collate(items) if isinstance(items[0], Example) else examples.collate(items)
+
+    return collate
 
 
 def _training_arguments(options: TrainOptions, run: Path, scratch: Path) -> TrainingArguments:

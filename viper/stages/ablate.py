@@ -65,7 +65,7 @@ def run(config: AblateConfig) -> int:
     views = {subset: np.tile([name in subset for name in stores], (len(data.clips), 1)) for subset in subsets}
     predictions = predict_views(model, data, views, config.batch_size, choose_device(config.device))
     with without_warnings():
-        scores = {subset: evaluate(task, predictions[subset], data.labels) for subset in subsets}
+        scores = {subset: evaluate(task, predictions[subset], data.truth) for subset in subsets}
     lacking = {name: [clip for clip in data.clips if clip not in store] for name, store in stores.items()}
     _write(config, task, stores, scores, lacking)
     _print(task, scores)

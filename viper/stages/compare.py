@@ -196,7 +196,7 @@ def _score(
             predictions = predict_views(fusion, data, masks, BATCH_SIZE, choose_device(config.device))
             for view, predicted in predictions.items():
                 with without_warnings():
-                    scores = evaluate(task, predicted, data.labels)
+                    scores = evaluate(task, predicted, data.truth)
                 for metric, value in _values(scores).items():
                     views.setdefault(view, {}).setdefault(metric, []).append(value)
     n_parameters = sum(parameter.numel() for parameter in fusion.parameters())

@@ -38,8 +38,8 @@ def run(config: EnsembleConfig) -> int:
     # Not above: scipy takes a second to import, and --help should not.
     from viper.evaluation.ensemble import combine, equal_weights, read_members
 
-    _check(config)
     task = load_task(config.task)
+    _check(config, task)
     path = submission_path(config.output_path)
     _, file_ids, predicted = read_members(config.predictions, task)
     weights = equal_weights(len(config.predictions), len(task.targets))
@@ -61,7 +61,7 @@ def run(config: EnsembleConfig) -> int:
     return 0
 
 
-def _check(config: EnsembleConfig) -> None:
+def _check(config: EnsembleConfig, task: Task) -> None:
     if len(config.predictions) < 2:
         raise UserError("--predictions: an ensemble has at least two members")
     for option, paths in (
@@ -71,6 +71,8 @@ def _check(config: EnsembleConfig) -> None:
         for path in paths:
             if paths.count(path) > 1:
                 raise UserError(f"{option} {path}: given twice")
+    if config.csv_path is not None and task.kind == "preference":
+        raise UserError(f"--csv_path: the weights of {task.name} cannot be fitted, utilities are only averaged")
     if (config.csv_path is None) != (not config.validation_predictions):
         raise UserError("fitted weights need both --csv_path and --validation_predictions")
     n, n_validation = len(config.predictions), len(config.validation_predictions)
@@ -90,8 +92,7 @@ def _fit(config: EnsembleConfig, task: Task, csv_path: Path) -> tuple[np.ndarray
     order = sorted(range(len(clips)), key=lambda i: clips[i])
     predicted = predicted[:, order]
     true = manifest.table.loc[[clips[i] for i in order], list(task.targets)].to_numpy(float)
-    if not manifest.labelled().clips:
-        raise UserError(f"{csv_path}: no row of the split Val has a label to fit weights on")
+    manifest.labelled()  # a split without any label has nothing to fit weights on
     weights = fit_weights(task, predicted, true)
     members = {str(path): evaluate(task, p, true) for path, p in zip(config.predictions, predicted, strict=True)}
     scores = evaluate(task, combine(predicted, weights), true)

@@ -38,7 +38,7 @@ def describe(config: Any, stores: Mapping[str, FeatureStore], manifest: Manifest
         "viper": viper.__version__, "python": platform.python_version(), **package_versions(RECORDED_PACKAGES),
     }  # fmt: skip
     encoders = {name: dataclasses.asdict(store.info) for name, store in stores.items()}
-    data = digest_of([manifest.clips, manifest.labels.astype(float).round(7).astype(str).tolist()])
+    data = digest_of([manifest.clips, manifest.truth.astype(float).round(7).astype(str).tolist()])
     return {
         "options": options,
         "encoders": encoders,

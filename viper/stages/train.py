@@ -49,7 +49,7 @@ class TrainConfig(ModelOptions, FeatureOptions):
     n_epochs: int = 30
     """Passes over the training split."""
     batch_size: int = 16
-    """Clips a step, of all processes together."""
+    """Clips a step, of all processes together; of a preference task, pairs and lists."""
     learning_rate: float | None = None
     """By default 1e-5 for channels; for the others 2e-3 (tiny), 5e-4 (small), 2e-4 (base), 1e-4 (paper)."""
     step_size: int | None = None
@@ -57,7 +57,8 @@ class TrainConfig(ModelOptions, FeatureOptions):
     weight_decay: float = 0.01
     """AdamW's, of matrices only."""
     loss: str | None = None
-    """What is minimised: mse, l1, pearson, ccc, bce, ce, or a sum such as mse+0.5*ccc. By default the task's."""
+    """What is minimised: mse, l1, pearson, ccc, bce or kl (regression), ce (single_label), weighted_bce or bce
+    (multi_label), plackett_luce or bradley_terry (preference), or a sum such as mse+0.5*ccc. By default the task's."""
     label_smoothing: float = 0.0
     """Share of a label that ce spreads over all classes, and bce moves to the middle of the range."""
     ema: float = 0.0
@@ -103,7 +104,7 @@ def run(config: TrainConfig) -> int:
         and task.kind == "regression"
         and config.fusion == "channels"
     ):
-        raise UserError("--loss bce: a regression by channels fusion has no bounded output to take it of")
+        raise UserError("--loss bce: a regression by channels fusion has no bounded output to take it of; give --loss mse")
     manifest = Manifest.load(config.csv_path, task)
     stores = config.stores()
     _check_modalities_agree(stores)
@@ -135,11 +136,23 @@ class _Data:
         splits = []
         for split in ("Train", "Val"):
             rows = manifest.split(split).labelled()
-            if not rows.clips:
-                raise UserError(f"{manifest.path}: no row of the split {split} has a label")
             splits.append(FusionData(stores, rows, groups))
             splits[-1].report_missing(split)
+        _check_orders(splits[1], manifest)
         return cls(manifest, *splits)
+
+
+def _check_orders(validation: FusionData, manifest: Manifest) -> None:
+    """Refuses validation orders by which no epoch could be told from another."""
+    if validation.orders is None:
+        return
+    metric, lengths = manifest.task.metrics[0], (validation.orders >= 0).sum(axis=1)
+    what, n = ("pairs", sum(lengths == 2)) if metric == "pairwise_accuracy" else ("lists", sum(lengths > 2))
+    if not n:
+        raise UserError(
+            f"{manifest.path}: the preferences of the split Val hold no {what}, and {metric} chooses the best epoch; "
+            "add some, or put another metric first in a card of your own"
+        )
 
 
 def _run_seeds(config: TrainConfig, task: Task, data: _Data) -> None:
@@ -257,7 +270,8 @@ def _train(config: TrainConfig, task: Task, data: _Data, going_on: bool) -> tupl
         return _fit(model, task, data, folder)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     log.info("%s fusion, preset %s: %.1f M parameters", config.fusion, config.preset, n_parameters / 1e6)
-    log.info("%d clips to train on, %d to validate", len(data.training), len(data.validation))
+    orders = "" if data.training.orders is None else f", by {len(data.training.orders)} pairs and lists"
+    log.info("%d clips to train on%s; %d to validate", len(data.training), orders, len(data.validation))
     assert config.learning_rate is not None
     options = TrainOptions(
         n_epochs=config.n_epochs,
@@ -297,6 +311,7 @@ def _make_model(
             n_tokens=training.max_tokens() if config.fusion == "channels" else None,
             loss=parse_loss(config.loss or task.loss, task),
             label_smoothing=config.label_smoothing,
+            pos_weight=_pos_weight(training) if task.kind == "multi_label" else None,
             linear_share=config.linear_share or 0.0,
             group_column=config.group_column,
             **config.sizes(),
@@ -315,6 +330,13 @@ def _make_model(
     return model
 
 
+def _pos_weight(training: FusionData) -> list[float]:
+    """Clips without each label divided by clips with it, of the training split; 1 for a label all or none have."""
+    positive, negative = (training.labels == 1).sum(axis=0), (training.labels == 0).sum(axis=0)
+    usable = (positive > 0) & (negative > 0)
+    return [float(weight) for weight in np.where(usable, negative / np.maximum(positive, 1), 1.0)]
+
+
 def _fit(model: PerceiverFusion, task: Task, data: _Data, folder: Path) -> tuple[Epoch, dict[str, Epoch]]:
     """The linear fusion has a solver instead of epochs: its run has one."""
     import torch
@@ -328,7 +350,7 @@ def _fit(model: PerceiverFusion, task: Task, data: _Data, folder: Path) -> tuple
     strength = fit_linear(model, task, data.training, data.validation)
     log.info("L2 penalty chosen on the validation split: %g", strength)
     predictions = predict(model, data.validation, BATCH_SIZE, torch.device("cpu"))
-    epoch = Epoch(1, float("nan"), evaluate(task, predictions, data.validation.labels))
+    epoch = Epoch(1, float("nan"), evaluate(task, predictions, data.validation.truth))
     if _is_first_process():
         save_checkpoint(folder, 1, model)
         point_best(folder, 1)
