@@ -57,10 +57,12 @@ def _read(path: Path, separator: str, text: str = "") -> pd.DataFrame:
         # Of rows longer than the header pandas would make an index, or drop the end, and columns would be mixed up.
         warnings.simplefilter("error", ParserWarning)
         how: Any = {"sep": separator, "encoding": "utf-8-sig", "skipinitialspace": True, "index_col": False}
-        header = pd.read_csv(path, nrows=0, **how)
-        as_text = {name: str for name in header.columns if str(name).strip().lower() == text}
-        table = pd.read_csv(path, converters=as_text, **how)
-    table.columns = [str(column).strip() for column in table.columns]
+        table = pd.read_csv(path, **how)
+        table.columns = [str(column).strip() for column in table.columns]
+        place = next((i for i, name in enumerate(table.columns) if text and name.lower() == text), None)
+        if place is not None:
+            cells = pd.read_csv(path, usecols=[place], dtype=str, keep_default_na=False, **how)
+            table.isetitem(place, cells.iloc[:, 0])
     # Where lines end in a comma there is a last column without a name or a value.
     table = table.drop(columns=[c for c in table.columns if c.startswith("Unnamed:") and table[c].isna().all()])
     if table.columns.has_duplicates:

@@ -15,6 +15,8 @@ from viper.media.table import Table, table_of_array
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
 FEATURE_SUFFIXES = (".pt", ".pth", ".npy", ".csv", *PICKLE_SUFFIXES)
+# Folders beside features without times, with <clip>.npy: seconds (T,), and which tokens count (T,).
+COMPANIONS = ("time", "mask")
 
 
 def read_table(path: Path, key: str = "", columns: tuple[str, ...] = ()) -> Table:
@@ -35,8 +37,10 @@ def read_table(path: Path, key: str = "", columns: tuple[str, ...] = ()) -> Tabl
         if suffix == ".csv":
             return read_csv_table(path, columns)
         if suffix in PICKLE_SUFFIXES:
-            return table_of_array(_array_of_pickle(path, key))
-        return table_of_array(_read_npy(path) if suffix == ".npy" else _read_tensor(path))
+            array = _array_of_pickle(path, key)
+        else:
+            array = _read_npy(path) if suffix == ".npy" else _read_tensor(path)
+        return _with_companions(table_of_array(array), path)
     except ClipError as error:
         raise ClipError(f"{path.name}: {error}") from error
     except Exception as error:  # readers made for honest files raise anything of a damaged one
@@ -45,6 +49,29 @@ def read_table(path: Path, key: str = "", columns: tuple[str, ...] = ()) -> Tabl
         kind = "CSV" if suffix == ".csv" else "plain numbers"
         reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
         raise ClipError(f"{path.name}: cannot be read as {kind} ({reason})") from error
+
+
+def companions(path: Path) -> dict[str, Path]:
+    """The files beside one of features, in the folders `time` and `mask`, that say its times and its mask."""
+    if path.suffix.lower() == ".csv":
+        return {}
+    beside = {name: path.parent / name / f"{path.stem}.npy" for name in COMPANIONS}
+    return {name: file for name, file in beside.items() if file.is_file()}
+
+
+def _with_companions(table: Table, path: Path) -> Table:
+    found = {name: _read_npy(file) for name, file in companions(path).items()}
+    for name, array in found.items():
+        if array.shape != (len(table.tokens),) or array.dtype.kind not in ("fiu" if name == "time" else "b"):
+            raise ClipError(f"{name}/{path.stem}.npy beside it is not one value for each of {len(table.tokens)} tokens")
+    times, mask = table.times, table.mask
+    if "time" in found:
+        times = np.array(found["time"], np.float64)
+        if not np.isfinite(times).all():
+            raise ClipError(f"time/{path.stem}.npy beside it holds a time that is no number")
+    if "mask" in found:
+        mask = mask & found["mask"]
+    return Table(table.tokens, mask, times)
 
 
 def _array_of_pickle(path: Path, key: str) -> np.ndarray:

@@ -56,7 +56,10 @@ class MmsaSplit:
         numbers = [value.item() if isinstance(value, np.ndarray) and value.size == 1 else value for value in values]
         if len(numbers) != len(self.ids) or any(type(number) not in (int, float, bool) for number in numbers):
             raise UserError(f"{self._where(key)} is not one number a clip")
-        return np.array([float(number) if abs(number) < 1e300 else np.inf for number in numbers])
+        try:
+            return np.array([float(number) for number in numbers])
+        except OverflowError:
+            raise UserError(f"{self._where(key)} holds a number that is too large") from None
 
     def texts(self, key: str) -> tuple[str, ...]:
         """n texts of a key such as raw_text; empty ones where it is not there. UserError where it is no n texts."""

@@ -28,10 +28,7 @@ class Table:
 
 
 def table_of_array(array: np.ndarray) -> Table:
-    """A table of an array (T, D), (1, T, D) or (D,), as the published scripts' files are. ClipError for any other.
-
-    An array (0, D), as of a clip without this modality, becomes one masked token.
-    """
+    """A table of an array (T, D), (1, T, D) or (D,), as the published scripts' files are. ClipError for any other."""
     if array.dtype.kind not in "fiub":
         raise ClipError("holds no single array of numbers")
     while array.ndim > 2 and array.shape[0] == 1:
@@ -40,8 +37,6 @@ def table_of_array(array: np.ndarray) -> Table:
         array = array[None]
     if array.ndim != 2 or not array.shape[1]:
         raise ClipError(f"an array of shape {array.shape} is not (tokens, channels)")
-    if not len(array):
-        return Table(np.zeros((1, array.shape[1]), np.float32), np.zeros(1, bool), None)
     tokens = float32(array)
     return Table(tokens, np.isfinite(tokens).all(axis=1), None)
 

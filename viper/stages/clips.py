@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from viper.errors import ClipError, UserError
-from viper.media.features import FEATURE_SUFFIXES, PICKLE_SUFFIXES, read_table
+from viper.errors import UserError
+from viper.files import fingerprint
+from viper.media.features import FEATURE_SUFFIXES, PICKLE_SUFFIXES, companions, read_table
 from viper.media.frames import FrameClip, Frames, list_frame_clips
 from viper.media.listing import MediaClip, list_files, list_sounds
 from viper.media.mmsa import read_mmsa
@@ -64,6 +65,10 @@ class ForeignClip(MediaClip):
     key: str = ""
     columns: tuple[str, ...] = ()
 
+    def source(self) -> str:
+        """Fingerprint of the file, and of those beside it that have its times and mask."""
+        return "-".join(fingerprint(path) for path in (self.path, *companions(self.path).values()))
+
     def read(self) -> Table:
         """Its rows."""
         return read_table(self.path, self.key, self.columns)
@@ -83,11 +88,11 @@ class RowsClip:
         return digest.hexdigest()
 
     def read(self) -> Table:
-        """Its rows; a clip of zeros only is one without this modality."""
-        try:
-            return table_of_array(self.rows if self.rows.any() else self.rows[:0])
-        except ClipError as error:
-            raise ClipError(f"{self.id}: {error}") from error
+        """Its rows; a clip of zeros only, or of nothing, is one without this modality: a masked token."""
+        table = table_of_array(self.rows)
+        if self.rows.any():
+            return table
+        return Table(np.zeros((1, table.tokens.shape[1]), np.float32), np.zeros(1, bool), None)
 
 
 Clip = FrameClip | SoundClip | SubtitleClip | ForeignClip | RowsClip
