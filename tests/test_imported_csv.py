@@ -124,6 +124,13 @@ def test_other_columns_of_openface(tmp_path: Path, run: Run) -> None:
     assert "10002.csv: has no column that begins with gaze or pose_R" in read_failures(tmp_path / "out")[0].message
 
 
+def test_a_pipeline_takes_the_columns_as_a_list(tmp_path: Path, run: Run) -> None:
+    features = "features:\n  visual: {from_files: f, step_seconds: 0.5, columns: gaze}\n"
+    (tmp_path / "data.yaml").write_text(f"csv_path: m.csv\nvideos: v\noutput: o\n{features}")
+    outcome = run("pipeline", tmp_path / "data.yaml", n_workers=None)
+    assert (outcome.code, "features.visual.columns: 'gaze' is no list[str]" in outcome.said) == (2, True)
+
+
 @pytest.mark.parametrize(
     "header", ["frame,timestamp,success,AU01_r", "frame, timestamp, success, AU01_r", "Frame,Timestamp,Success,AU01_r"]
 )

@@ -249,8 +249,8 @@ class FAUConfig(ExtractConfig):
     batch_size: int = 32
     """Faces on the device at once, from any clips."""
     from_csv: Path | None = None
-    """Instead: a folder of <clip>.csv made by OpenFace or shipped by the organisers, to bring into the store; or what
-    --from_files of the other commands takes."""
+    """Instead: features made elsewhere, to bring into the store: a folder of <clip>.csv, made by OpenFace or shipped by
+    the organisers, or of .pt, .npy or .pkl, or one .pkl of MMSA."""
 
     @property
     def pictures(self) -> Path | None:
@@ -296,7 +296,7 @@ def _clips(config: ExtractConfig) -> Sequence[Clip]:
     if config.foreign is not None:
         return list_foreign_clips(config.foreign, config.key or MMSA_KEYS[config.modality], tuple(config.columns))
     for option in ("step_seconds", "key", "columns"):
-        if getattr(config, option):
+        if getattr(config, option) not in (None, []):
             raise UserError(f"--{option}: is for features made elsewhere only (--from_files, --from_csv)")
     return config.clips()
 

@@ -104,7 +104,9 @@ def run(config: TrainConfig) -> int:
         and task.kind == "regression"
         and config.fusion == "channels"
     ):
-        raise UserError("--loss bce: a regression by channels fusion has no bounded output to take it of; give --loss mse")
+        raise UserError(
+            "--loss bce: a regression by channels fusion has no bounded output to take it of; give --loss mse"
+        )
     manifest = Manifest.load(config.csv_path, task)
     stores = config.stores()
     _check_modalities_agree(stores)
