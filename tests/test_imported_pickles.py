@@ -397,6 +397,13 @@ def test_labels_as_array_list_or_column(tmp_path: Path, make: Callable[[Any], An
     np.testing.assert_array_equal(read_mmsa(path).splits["train"].regression_labels, values)
 
 
+def test_a_line_break_in_a_key_stays_out_of_messages(tmp_path: Path) -> None:
+    path = write(tmp_path / "mosi.pkl", {"tr\nain": mmsa()["train"]})
+    with pytest.raises(UserError) as error:
+        read_mmsa(path).splits["tr\nain"].rows("vi\nsion")
+    assert "\n" not in str(error.value)
+
+
 def test_an_id_of_mmsa_is_a_clip_id() -> None:
     assert clip_of("03bSnISJMsM$_$11") == "03bSnISJMsM_11"
 

@@ -107,7 +107,7 @@ class MmsaSplit:
         return np.asarray(values) if isinstance(values, np.ndarray) else values
 
     def _where(self, key: str) -> str:
-        return f"{self.path}: {self.name}.{key}" if self.name else f"{self.path}: {key}"
+        return f"{self.path}: {one_line(f'{self.name}.{key}' if self.name else key)}"
 
 
 @dataclass(frozen=True)
