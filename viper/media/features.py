@@ -10,11 +10,11 @@ import numpy as np
 
 from viper.errors import ClipError, one_line
 from viper.media.csv_tables import read_csv_table
+from viper.media.mmsa import MMSA_SUFFIXES
 from viper.media.safe_pickle import load_plain
 from viper.media.table import Table, table_of_array
 
-PICKLE_SUFFIXES = (".pkl", ".pickle")
-FEATURE_SUFFIXES = (".pt", ".pth", ".npy", ".csv", *PICKLE_SUFFIXES)
+FEATURE_SUFFIXES = (".pt", ".pth", ".npy", ".csv", *MMSA_SUFFIXES)
 # Folders beside features without times, with <clip>.npy: seconds (T,), and which tokens count (T,).
 COMPANIONS = ("time", "mask")
 
@@ -36,7 +36,7 @@ def read_table(path: Path, key: str = "", columns: tuple[str, ...] = ()) -> Tabl
     try:
         if suffix == ".csv":
             return read_csv_table(path, columns)
-        if suffix in PICKLE_SUFFIXES:
+        if suffix in MMSA_SUFFIXES:
             array = _array_of_pickle(path, key)
         else:
             array = _read_npy(path) if suffix == ".npy" else _read_tensor(path)

@@ -13,6 +13,7 @@ from viper.errors import ClipError, UserError, one_line
 from viper.manifest import clip_id
 from viper.media.safe_pickle import load_plain
 
+MMSA_SUFFIXES = (".pkl", ".pickle")
 # Numbers of a tokeniser's entries, its mask and segments: (n, 3, tokens).
 TOKENISER = "text_bert"
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from viper.errors import UserError
 from viper.files import fingerprint
-from viper.media.features import FEATURE_SUFFIXES, PICKLE_SUFFIXES, companions, read_table
+from viper.media.features import FEATURE_SUFFIXES, companions, read_table
 from viper.media.frames import FrameClip, Frames, list_frame_clips
 from viper.media.listing import MediaClip, list_files, list_sounds
-from viper.media.mmsa import read_mmsa
+from viper.media.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import Cue, read_cues
 from viper.media.table import Table, table_of_array
@@ -128,7 +128,7 @@ def list_foreign_clips(path: Path, key: str, columns: tuple[str, ...]) -> Sequen
     if not path.is_file():
         files = list_files(path, FEATURE_SUFFIXES, "features")
         return [ForeignClip(file.id, file.path, key, columns) for file in files if file.path.name != "failures.csv"]
-    if path.suffix.lower() not in PICKLE_SUFFIXES:
+    if path.suffix.lower() not in MMSA_SUFFIXES:
         raise UserError(f"{path}: is a file; name its folder (one file may hold many clips only as a pickle of MMSA)")
     splits = read_mmsa(path).splits.values()
     clips = [RowsClip(*pair) for split in splits for pair in zip(split.clips, split.rows(key), strict=True)]
