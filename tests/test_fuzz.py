@@ -519,7 +519,7 @@ def test_tables_come_back_as_they_were_written(folder: Path, values: np.ndarray)
     np.save(buffer, values)
     (folder / "a.npy").write_bytes(buffer.getvalue())
     torch.save(torch.from_numpy(values), folder / "a.pt")
-    rows = [",".join(["x", str(row / 10), *(repr(float(each)) for each in line)]) for row, line in enumerate(values)]
+    rows = [",".join(["a", str(row / 10), *(repr(float(each)) for each in line)]) for row, line in enumerate(values)]
     names = [f"c{column}" for column in range(values.shape[1])]
     (folder / "a.csv").write_text("\n".join([",".join(["id", "time", *names]), *rows]))
     for name in ("a.npy", "a.pt", "a.csv"):
