@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
 from viper.datasets import Format, Labels, ReadOptions, read_labels
@@ -269,7 +270,7 @@ def _log_labels(part: Manifest) -> None:
         lengths = Counter(len(order) for order in part.orders)
         log.info("        %s", ", ".join(f"{n} orders of {length}" for length, n in sorted(lengths.items())) or "none")
     elif task.kind == "regression":
-        log.info("        %d with labels", len(part.labelled().clips))
+        log.info("        %d with labels", int(np.isfinite(part.labels).any(axis=1).sum()))
     else:
         counts = part.table[list(task.targets)].sum().astype(int)
         log.info("        %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
