@@ -2,12 +2,12 @@
 
     python benchmarks/emodb.py --wav_folder ../shared/data/emodb/wav --output_folder emodb
 
-Every model and feature goes the way a user's does: extract_audio_features once, then for each of the ten speakers a
-manifest whose test split is that speaker, train_perceiver, submission_creation. One of the other nine speakers, a
-different one for each fold and the same for every model, is the validation split: it alone chooses the epoch (--epoch
-best; --epoch last takes that of the fixed schedule, where nothing is chosen) and the penalty of `linear`; nothing is
-fitted on the test speaker. With `speaker` standardisation the features are
-standardised within each speaker over all of that speaker's clips, the test speaker's too; no label is used.
+Every model and feature goes the way a user's does: extract_audio_features once, then for each of the ten speakers
+`viper prepare emodb --test_groups SPEAKER --val_groups ANOTHER`, train_perceiver, submission_creation. One of the other
+nine speakers, a different one for each fold and the same for every model, is the validation split: it alone chooses the
+epoch (--epoch best; --epoch last takes that of the fixed schedule, where nothing is chosen) and the penalty of
+`linear`; nothing is fitted on the test speaker. With `speaker` standardisation the features are standardised within
+each speaker over all of that speaker's clips, the test speaker's too; no label is used.
 
 The UAR is that of all 535 test predictions together; the mean of the ten speakers' own is in results.csv beside it.
 """
@@ -30,8 +30,6 @@ from viper.evaluation.submission import read_submission
 from viper.files import write_text
 from viper.task import load_task
 
-# The sixth character of a file's name, by its German word; the first two are the speaker.
-EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "joy", "N": "neutral", "T": "sadness"}
 COMMON = ["--task", "emodb", "--batch_size", "32", "--keep", "best", "--device", "cpu"]
 N_EPOCHS = 25
 NEURAL = f"--preset tiny --n_epochs {N_EPOCHS} --ema 0.99 --label_smoothing 0.1 --weight_decay 0.05".split()
@@ -72,12 +70,11 @@ class Config:
     """Seeds 0, 1, ... `linear` has nothing random and is fitted once."""
 
 
-def clips_of(folder: Path) -> pd.DataFrame:
-    """File_ID, speaker and emotion of every wav."""
-    names = sorted(path.stem for path in folder.glob("*.wav"))
-    return pd.DataFrame(
-        {"File_ID": names, "speaker": [name[:2] for name in names], "emotion": [EMOTIONS[name[5]] for name in names]}
-    )
+def prepare(folder: Path, manifest: Path, *options: str) -> pd.DataFrame:
+    """Writes a manifest of the wav files; answers File_ID, Split, speaker and emotion of each, by the file's name."""
+    arguments = ["emodb", "--source", str(folder), "--output", str(manifest), *options]
+    assert run_command("prepare", arguments) == 0
+    return pd.read_csv(manifest, dtype=str)
 
 
 def validation_speakers(speakers: list[str]) -> dict[str, str]:
@@ -87,7 +84,7 @@ def validation_speakers(speakers: list[str]) -> dict[str, str]:
 
 
 def predict_speaker(
-    clips: pd.DataFrame,
+    wav_folder: Path,
     test: str,
     validation: str,
     store: Path,
@@ -98,8 +95,7 @@ def predict_speaker(
     """The emotion predicted for each clip of the test speaker, by clip, for each seed."""
     with tempfile.TemporaryDirectory() as scratch:
         manifest, run = Path(scratch) / "manifest.csv", Path(scratch) / "run"
-        split = clips.speaker.map({test: "Test", validation: "Val"}).fillna("Train")
-        clips.assign(Split=split).to_csv(manifest, index=False)
+        prepare(wav_folder, manifest, "--test_groups", test, "--val_groups", validation)
         data = ["--csv_path", str(manifest), "--audio_features_input_folder", str(store)]
         seeds = ["--seed", "0", "--n_seeds", str(n_seeds)]
         options = [*data, "--output_checkpoint_folder", str(run), *COMMON, *training, *seeds]
@@ -123,11 +119,11 @@ def uar(true: pd.Series, predicted: pd.Series) -> float:
 
 
 def measure(
-    clips: pd.DataFrame, store: Path, training: list[str], n_seeds: int, checkpoint: str = "best"
+    wav_folder: Path, clips: pd.DataFrame, store: Path, training: list[str], n_seeds: int, checkpoint: str = "best"
 ) -> np.ndarray:
     """(seeds, 2): UAR of all predictions together, and the mean of the speakers' own UAR."""
     pairs = validation_speakers(sorted(clips.speaker.unique()))
-    folds = [predict_speaker(clips, *pair, store, training, n_seeds, checkpoint) for pair in sorted(pairs.items())]
+    folds = [predict_speaker(wav_folder, *pair, store, training, n_seeds, checkpoint) for pair in sorted(pairs.items())]
     truth = clips.set_index("File_ID")
     rows = []
     for predictions in zip(*folds, strict=True):
@@ -140,7 +136,8 @@ def measure(
 def main() -> None:
     """Prints a row per encoder, model and standardisation, as each is done."""
     config = tyro.cli(Config, use_underscores=True)
-    clips = clips_of(config.wav_folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        clips = prepare(config.wav_folder, Path(scratch) / "all.csv")
     results = []
     print(
         "| features | model | standardised by | UAR | mean of speakers' UAR | s |\n|---|---|---|---|---|---|",
@@ -156,7 +153,7 @@ def main() -> None:
                 n_seeds = 1 if model == "linear" else config.n_seeds
                 options = [*RECIPES[model], *STANDARDISATION[standardisation]]
                 chosen = f"perceiver_{N_EPOCHS}" if config.epoch == "last" and model != "linear" else "best"
-                rows = measure(clips, store, options, n_seeds, chosen)
+                rows = measure(config.wav_folder, clips, store, options, n_seeds, chosen)
                 seconds = time.monotonic() - start
                 cells = " | ".join(_cell(column) for column in rows.T)
                 print(f"| {name} | {model} | {standardisation} | {cells} | {seconds:.0f} |", flush=True)

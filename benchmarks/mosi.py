@@ -20,22 +20,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tyro
-import yaml
 
 from viper.cli import run_command
 from viper.evaluation.metrics import evaluate
 from viper.evaluation.submission import read_submission
-from viper.files import write_text
 from viper.manifest import Manifest
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import Task, load_task
 
 MODALITIES = {"T": "text", "A": "audio", "V": "video"}
 ROWS = ("T", "A", "V", "TAV")
-CARD = {
-    "name": "mosi", "kind": "regression", "targets": ["sentiment"], "range": [-3, 3],
-    "metrics": ["pearson", "binary_accuracy", "mse"],
-}  # fmt: skip
 # The defaults, but for a small model, averaged weights, and more modality dropout: none is to be relied on alone.
 RECIPE = (
     "--preset tiny --n_epochs 15 --batch_size 32 --learning_rate 1e-3 --weight_decay 0.05 --ema 0.99 "
@@ -80,8 +74,8 @@ def windows(ids: Sequence[str], reach: int) -> list[tuple[np.ndarray, np.ndarray
     return [found[row] for row in range(len(ids))]
 
 
-def prepare(config: Config, folder: Path) -> tuple[Path, Path]:
-    """Writes the task card, a manifest without the test labels, the labels, and the stores; answers card and labels."""
+def prepare(config: Config, folder: Path) -> Path:
+    """Writes a manifest without the test labels, one with all labels, and the stores; answers the latter manifest."""
     data = dict(np.load(config.data))
     ids = [str(name) for name in data["id"]]
     for name in MODALITIES.values():
@@ -102,8 +96,7 @@ def prepare(config: Config, folder: Path) -> tuple[Path, Path]:
     labels.to_csv(folder / "labels.csv", index=False)
     hidden = labels["sentiment"].where(labels["Split"] != "Test")
     labels.assign(sentiment=hidden).to_csv(folder / "manifest.csv", index=False)
-    write_text(folder / "mosi.yaml", yaml.safe_dump(CARD))
-    return folder / "mosi.yaml", folder / "labels.csv"
+    return folder / "labels.csv"
 
 
 def predictions(config: Config, row: str, kind: str, folder: Path, task: Task, clips: list[str]) -> list[np.ndarray]:
@@ -114,7 +107,7 @@ def predictions(config: Config, row: str, kind: str, folder: Path, task: Task, c
         names += [f"{name}_context" for name in names]
     stores = [part for name in names for part in ("--features", f"{name}={folder / name}")]
     data = ["--csv_path", str(folder / "manifest.csv"), *stores]
-    options = [*config.training.split(), "--keep", "best", "--device", "cpu", "--task", str(folder / "mosi.yaml")]
+    options = [*config.training.split(), "--keep", "best", "--device", "cpu", "--task", "mosi"]
     found = []
     for seed in range(config.n_seeds):
         model = run / f"seed_{seed}"
@@ -141,9 +134,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        card, labels = prepare(config, folder)
-        task = load_task(str(card))
-        truth = Manifest.load(labels, task).split("Test")
+        task = load_task("mosi")
+        truth = Manifest.load(prepare(config, folder), task).split("Test")
         for row in config.rows:
             for kind in ("without", "with"):
                 members = predictions(config, row, kind, folder, task, truth.clips)

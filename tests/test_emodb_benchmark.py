@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from emodb import clips_of, measure, uar, validation_speakers
+from emodb import measure, prepare, uar, validation_speakers
 
 from viper.cli import run_command
 
@@ -32,7 +32,7 @@ def test_uar_is_the_mean_recall_of_the_classes_there_are() -> None:
 
 @pytest.mark.skipif(not WAVS.is_dir(), reason=f"no recordings in {WAVS.parent}")
 def test_clips_are_named_by_speaker_and_emotion_and_are_told_apart_above_chance(tmp_path: Path) -> None:
-    clips = clips_of(WAVS)
+    clips = prepare(WAVS, tmp_path / "all.csv")
     assert len(clips) == 535
     assert clips.emotion.value_counts().to_dict() == {
         "anger": 127, "boredom": 81, "disgust": 46, "fear": 69, "joy": 71, "sadness": 62, "neutral": 79,
@@ -44,6 +44,6 @@ def test_clips_are_named_by_speaker_and_emotion_and_are_told_apart_above_chance(
     command = ["--input_folder", str(tmp_path / "wavs"), "--output_folder", str(tmp_path / "store")]
     assert run_command("extract_audio_features", [*command, "--model_name", "acoustic", "--n_fragments", "2"]) == 0
     options = ["--fusion", "linear", "--normalize", "group", "--group_column", "speaker"]
-    rows = measure(some.reset_index(drop=True), tmp_path / "store", options, n_seeds=1)
+    rows = measure(tmp_path / "wavs", some.reset_index(drop=True), tmp_path / "store", options, n_seeds=1)
     assert rows.shape == (1, 2)
     assert np.all(rows > 2 / 7)

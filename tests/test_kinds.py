@@ -42,12 +42,17 @@ def test_what_was_planted_is_learned_and_scored(tmp_path: Path, kind: str, fusio
     assert values.min() >= 0
     if kind == "single_label":
         np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-5)
+        assert list(rows[0]) == ["File_ID", "feeling", *TARGETS]
+        assert [row["feeling"] for row in rows] == [TARGETS[k] for k in values.argmax(axis=1)]
     # Mean average precision, for classes too: of 16 clips, the share predicted right jumps by what one clip is worth.
     reached = average_precision_score(truth, values)
     # 16 clips and little noise: far above chance, without asking for luck.
     assert reached > CHANCE[kind] + 0.2
     assert run_command("confusion_matrix", [*arguments, "--output_path", str(tmp_path / "confusion")]) == 0
-    assert (tmp_path / "confusion" / "confusion_overview.png").is_file()
+    overview = {"single_label": "confusion_overview.png", "multi_label": "precision_recall_overview.png"}[kind]
+    assert (tmp_path / "confusion" / overview).is_file()
+    with pytest.raises(UserError, match="is a file"):
+        run_command("confusion_matrix", [*arguments, "--output_path", str(tmp_path / "s.csv")])
 
 
 def test_validation_scores_of_classes_are_sklearns(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_arrays_of_another_shape_are_refused(shapes: tuple[tuple[int, ...], tupl
 def test_the_two_top_threes_and_top_one_by_hand() -> None:
     true = np.array([[0.9, 0.5, 0.4, 0.1, 0.0], [0.1, 0.2, 0.3, 0.4, 0.5], [0.0, 0.1, 0.9, 0.2, 0.3]])
     predicted = np.array([[0.2, 0.1, 0.3, 0.4, 0.0], [0.1, 0.9, 0.5, 0.6, 0.2], [0.1, 0.2, 0.8, 0.3, 0.4]])
-    # The strongest emotion is predicted 3rd, 4th, 1st. Those predicted strongest are 3, 1, 2: only the last is of the true three.
+    # The strongest emotion is predicted 3rd, 4th, 1st; of those predicted strongest only the last is of the true three.
     assert rankings.vce_top3(predicted, true) == Score(pytest.approx(2 / 3), 3)
     assert rankings.prediction_in_true_top3(predicted, true) == Score(pytest.approx(1 / 3), 3)
     assert rankings.top1(predicted, true) == Score(pytest.approx(1 / 3), 3)

@@ -151,7 +151,7 @@ def test_the_linear_member_is_bradley_and_terrys_model(planted: Planted) -> None
     fit_linear(model, planted.task, planted.data("Train"), planted.data("Val"))
     predicted = predict(model, planted.data("Test"), 16, torch.device("cpu"))
     assert pairwise_accuracy(predicted, planted.data("Test").truth).value > 0.85
-    assert float(model.body.head.bias) == 0
+    assert float(model.body.head.bias.detach()) == 0
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +219,18 @@ def test_the_same_seed_draws_the_same_batches(planted: Planted, tmp_path: Path, 
     one, two = (rows_of(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     assert one == two
     assert float(one[0]["training_loss"]) > float(one[-1]["training_loss"])
+
+
+def test_validation_without_what_chooses_the_epoch_is_refused(planted: Planted, tmp_path: Path, run: Run) -> None:
+    lists = [row for row in rows_of(preferences_path(planted.manifest)) if row["rank_3"]]
+    (tmp_path / "clips.csv").write_bytes(planted.manifest.read_bytes())
+    lines = [",".join(lists[0]), *(",".join(row.values()) for row in lists)]
+    (tmp_path / "clips_preferences.csv").write_text("\n".join(lines))
+    arguments = ["--csv_path", tmp_path / "clips.csv", *planted.inputs("visual"), *QUICK[:2], "--n_epochs", "1"]
+    output = ["--output_checkpoint_folder", tmp_path / "run"]
+    refused = run("train_perceiver", *arguments, *output, "--task", planted.card, n_workers=None)
+    assert refused.code == 2
+    assert "the split Val hold no pairs, and pairwise_accuracy chooses the best epoch" in refused.said
+    own = tmp_path / "own.yaml"
+    own.write_text(planted.card.read_text() + "metrics: [listwise_accuracy]\n")
+    assert run("train_perceiver", *arguments, *output, "--task", own, n_workers=None).code == 0

@@ -48,6 +48,7 @@ COMMANDS = {
     "compare": Command("compare", "CompareConfig", BEYOND, "the Perceiver and the baselines, over seeds -> one table"),
     "tune": Command("tune", "TuneConfig", BEYOND, "options of train_perceiver, searched on the validation split"),
     "ensemble": Command("ensemble", "EnsembleConfig", BEYOND, "several submissions -> their (weighted) average"),
+    "tasks": Command("tasks", "TasksConfig", BEYOND, "the task cards: what each predicts and how it is scored"),
     "status": Command(
         "status", "StatusConfig", BEYOND, "which clips have their features; what is wrong with the others"
     ),

@@ -96,6 +96,10 @@ class Task:
         """What a checkpoint keeps of the card: all of it but the path of the prompts."""
         card = dataclasses.asdict(self)
         del card["prompts"]
+        # A list, since a checkpoint's JSON does not keep the order of a mapping.
+        card["submission_columns"] = [
+            column if header == column else {header: column} for header, column in self.submission_columns.items()
+        ]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in card.items()}
 
     @classmethod
@@ -231,18 +235,20 @@ def _parse_targets(card: dict[str, Any], source: Path) -> tuple[str, ...]:
 
 
 def _parse_submission(card: dict[str, Any], source: Path) -> dict[str, str]:
-    """Header -> what stands below it; a list of columns names them as they are. Empty: all there are."""
-    given = card.get("submission_columns") or {}
-    columns = {str(column): column for column in given} if isinstance(given, list) else given
+    """Header -> what stands below it; a list of columns names them as they are, or in the way {header: column}."""
+    given = card.get("submission_columns") or []
+    entries = given if isinstance(given, list) else [given]
+    pairs = [pair for e in entries for pair in (e.items() if isinstance(e, dict) else [(e, e)])]
     identifier = card.get("id_column", Task.id_column)
     known = [identifier, *([card["label_column"]] if card.get("label_column") else []), *card["targets"]]
-    if not isinstance(columns, dict) or len(columns) != len(given) or any(c not in known for c in columns.values()):
+    columns = {str(header): str(column) for header, column in pairs}
+    if len(columns) != len(pairs) or any(column not in known for column in columns.values()):
         raise UserError(
             f"{source}: submission_columns must be a list, or a mapping from a header, out of {', '.join(known)}"
         )
     if columns and (identifier not in columns.values() or len(columns) < 2):
         raise UserError(f"{source}: submission_columns must have {identifier} and something that is predicted")
-    return {str(header): str(column) for header, column in columns.items()}
+    return columns
 
 
 def _parse_range(bounds: Any, source: Path) -> tuple[float, float] | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from viper.errors import UserError
 from viper.evaluation.drawing import Matrix, matrix_figure, overview_figure, save_png
-from viper.evaluation.metrics import METRICS, Score, Scores, check_shapes, evaluate
+from viper.evaluation.metrics import METRICS, Score, Scores, evaluate
 from viper.files import write_json, write_text
 from viper.task import Task
 
@@ -90,7 +90,7 @@ def _count(rows: np.ndarray, columns: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ConfusionReport:
-    """All confusion matrices of one split.
+    """All confusion matrices of one split of a regression or single_label task.
 
     Attributes
     ----------
@@ -116,10 +116,8 @@ class ConfusionReport:
 
     @property
     def has_classes(self) -> bool:
-        """Whether the arg-max matrix says anything: of a single target, every clip is predicted right; of labels that
-        are there or not, none is the strongest.
-        """
-        return len(self.task.targets) > 1 and self.task.kind != "multi_label"
+        """Whether the arg-max matrix says anything: of a single target, every clip is predicted right."""
+        return len(self.task.targets) > 1
 
     @property
     def accuracy(self) -> Score:
@@ -161,11 +159,9 @@ class ConfusionReport:
         For each target, and for `argmax` where there are several: confusion_NAME.csv (clips),
         confusion_NAME_normalised.csv (shares, empty in a row without clips) and confusion_NAME.png; then
         confusion_overview.png and, when all else is there, confusion.json. In NAME, characters of a target that do not
-        suit a file name are replaced by underscores. Raises UserError when `folder` is a file.
+        suit a file name are replaced by underscores.
         """
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder}: is a file; the confusion matrices need a folder")
-        names, intervals = _file_names(self.task.targets), _intervals(_edges(self.task))
+        names, intervals = file_names(self.task.targets), _intervals(_edges(self.task))
         pictures = {names[target]: self._target_picture(target) for target in self.counts}
         in_overview = list(pictures.values())
         if self.has_classes:
@@ -186,7 +182,7 @@ class ConfusionReport:
     def _overview_title(self) -> str:
         metric, mean = self._metric, self.scores.mean(self._metric)
         title = "mean Pearson r" if metric == "pearson" else METRICS[metric].title
-        return f"{self.task.name}: {title} {_number(mean.value)}, n = {mean.n:,}"
+        return f"{self.task.name}: {title} {number_text(mean.value)}, n = {mean.n:,}"
 
     @property
     def _metric(self) -> str:
@@ -197,44 +193,35 @@ class ConfusionReport:
         score = self.scores.targets[self._metric][target]
         ticks = _edge_labels(_edges(self.task))
         title = "Pearson r" if self._metric == "pearson" else METRICS[self._metric].title
-        subtitle = f"{title} {_number(score.value)}, n = {score.n:,}"
+        subtitle = f"{title} {number_text(score.value)}, n = {score.n:,}"
         return Matrix(self.counts[target], self.normalised[target], ticks, target, subtitle)
 
     def _argmax_picture(self) -> Matrix:
         shares = normalise_rows(self.argmax_counts)
-        subtitle = f"accuracy {_number(self.accuracy.value)}, UAR {_number(self.uar.value)}, n = {self.accuracy.n:,}"
+        subtitle = (
+            f"accuracy {number_text(self.accuracy.value)}, UAR {number_text(self.uar.value)}, n = {self.accuracy.n:,}"
+        )
         title = "Class" if self.task.kind == "single_label" else "Strongest target"
         return Matrix(self.argmax_counts, shares, self.task.targets, title, subtitle)
 
 
-def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: np.ndarray) -> ConfusionReport:
+def confusion_report(task: Task, predicted: np.ndarray, true: np.ndarray) -> ConfusionReport:
     """Counts everything a ConfusionReport holds.
 
     Parameters
     ----------
-    clips : n ids, for messages.
-    predicted, true : (n, targets), rows in the order of `clips`; NaN in `true` where there is no label.
+    predicted, true : (n, targets) float64, finite but for NaN in `true` where there is no label.
 
     Raises
     ------
-    UserError : a task without a range, no label at all, a prediction that is not finite (naming the clip).
-    ValueError : the arrays do not have that shape.
+    UserError : a task without a range.
     """
-    predicted, true = check_shapes(task, predicted, true)
-    if len(clips) != len(true):
-        raise ValueError(f"{len(clips)} clips for {len(true)} rows of labels")
     if task.range is None:
         raise UserError(f"task {task.name}: confusion matrices need a range, and its card gives none")
-    if np.isnan(true).all():
-        raise UserError(f"task {task.name}: none of the {len(clips)} clips has a label to compare with")
-    unusable = ~np.isfinite(predicted)
-    if unusable.any():
-        row, column = np.argwhere(unusable)[0]
-        raise UserError(f"clip {clips[row]!r}: the prediction of {task.targets[column]} is {predicted[row, column]}")
     complete = true[~np.isnan(true).any(axis=1)]
     return ConfusionReport(
         task=task,
-        n_clips=len(clips),
+        n_clips=len(true),
         counts={
             target: binned_matrix(predicted[:, column], true[:, column], task.range)
             for column, target in enumerate(task.targets)
@@ -265,11 +252,12 @@ def _intervals(edges: np.ndarray) -> list[str]:
     return [f"[{low}, {high}{end}" for low, high, end in zip(labels[:-1], labels[1:], closing, strict=True)]
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """A score as titles show it."""
     return "undefined" if math.isnan(value) else f"= {value:.3f}"
 
 
-def _file_names(targets: Sequence[str]) -> dict[str, str]:
+def file_names(targets: Sequence[str]) -> dict[str, str]:
     """A name for each target's files, different from the report's other files on every file system."""
     taken = {"argmax", "argmax_normalised", "overview"}
     names: dict[str, str] = {}

@@ -55,7 +55,7 @@ def matrix_figure(matrix: Matrix) -> Figure:
     """One heat map with share and count in every cell that has clips, the clips of each row, and the colour scale."""
     size = len(matrix.counts)
     side = max(4.5, 1.6 + 0.56 * size)
-    figure = _new_figure(side + 1.9, side + 0.9)
+    figure = new_figure(side + 1.9, side + 0.9)
     axes = figure.add_subplot()
     image = heat_map(axes, matrix, annotate=True)
     _colour_bar(figure, image, [axes], shrink=0.8)
@@ -68,7 +68,7 @@ def overview_figure(matrices: Sequence[Matrix], title: str) -> Figure:
     """Small heat maps side by side, colours only, on one colour scale."""
     n_columns = min(len(matrices), max(2, math.ceil(math.sqrt(1.5 * len(matrices)))))
     n_rows = math.ceil(len(matrices) / n_columns)
-    figure = _new_figure(2.9 * n_columns + 1.2, 3.3 * n_rows + 0.6)
+    figure = new_figure(2.9 * n_columns + 1.2, 3.3 * n_rows + 0.6)
     grid = figure.subplots(n_rows, n_columns, squeeze=False)
     panels = list(grid.flat)
     for axes, matrix in zip(panels, matrices, strict=False):
@@ -126,7 +126,7 @@ def bar_figure(
     known = np.isfinite(values)
     lengths = np.where(known, values, 0.0)
     longest = max(len(label) for label in labels)
-    figure = _new_figure(5.5 + 0.075 * longest, 1.3 + 0.29 * len(labels))
+    figure = new_figure(5.5 + 0.075 * longest, 1.3 + 0.29 * len(labels))
     axes = figure.add_subplot()
     colours = [COLOUR_MAP(0.85 if i == emphasised else 0.45) for i in range(len(labels))]
     axes.barh(range(len(labels)), lengths, height=0.72, color=colours)
@@ -141,12 +141,17 @@ def bar_figure(
     axes.margins(x=0.08)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8, color=FAINT_INK, labelcolor=FAINT_INK)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT_INK)
+    hide_frame(axes, "top", "right", "left")
     figure.suptitle(title, fontsize=12, color=INK, parse_math=False)
     figure.supxlabel(caption, fontsize=8, color=FAINT_INK, parse_math=False)
     return figure
+
+
+def hide_frame(axes: Axes, *sides: str) -> None:
+    """Takes these sides of the frame away and makes the others faint."""
+    for side, spine in axes.spines.items():
+        spine.set_visible(side not in sides)
+        spine.set_color(FAINT_INK)
 
 
 def text_colour(background: Sequence[float]) -> str:
@@ -164,7 +169,8 @@ def save_png(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, laid out so that nothing overlaps."""
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from viper.evaluation.confusion import build_report
+from viper.errors import UserError
+from viper.evaluation.split_report import build_report
 from viper.manifest import Manifest
 from viper.stages.common import log, report_scores
 from viper.stages.features import FeatureOptions
@@ -13,7 +14,9 @@ from viper.stages.features import FeatureOptions
 
 @dataclass(kw_only=True)
 class ConfusionConfig(FeatureOptions):
-    """Confusion matrices and scores of a split: pictures, tables and JSON."""
+    """Confusion matrices and scores of a split: pictures, tables and JSON.
+
+    Of a multi_label task precision-recall curves, of a preference task histograms of utilities."""
 
     csv_path: Path
     """The manifest. Rows without labels are left out."""
@@ -36,6 +39,8 @@ def run(config: ConfusionConfig) -> int:
     from viper.fusion.checkpoint import load_checkpoint, task_of
     from viper.fusion.predict import data_for, predict
 
+    if config.output_path.exists() and not config.output_path.is_dir():
+        raise UserError(f"--output_path {config.output_path}: is a file; the report needs a folder")
     model = load_checkpoint(config.model_path)
     task = task_of(model)
     manifest = Manifest.load(config.csv_path, task)

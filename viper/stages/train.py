@@ -104,7 +104,7 @@ def run(config: TrainConfig) -> int:
         and task.kind == "regression"
         and config.fusion == "channels"
     ):
-        raise UserError("--loss bce: a regression by channels fusion has no bounded output to take it of")
+        raise UserError("--loss bce: a regression by channels fusion has no bounded output to take it of; give --loss mse")
     manifest = Manifest.load(config.csv_path, task)
     stores = config.stores()
     _check_modalities_agree(stores)
@@ -138,7 +138,21 @@ class _Data:
             rows = manifest.split(split).labelled()
             splits.append(FusionData(stores, rows, groups))
             splits[-1].report_missing(split)
+        _check_orders(splits[1], manifest)
         return cls(manifest, *splits)
+
+
+def _check_orders(validation: FusionData, manifest: Manifest) -> None:
+    """Refuses validation orders by which no epoch could be told from another."""
+    if validation.orders is None:
+        return
+    metric, lengths = manifest.task.metrics[0], (validation.orders >= 0).sum(axis=1)
+    what, n = ("pairs", sum(lengths == 2)) if metric == "pairwise_accuracy" else ("lists", sum(lengths > 2))
+    if not n:
+        raise UserError(
+            f"{manifest.path}: the preferences of the split Val hold no {what}, and {metric} chooses the best epoch; "
+            "add some, or put another metric first in a card of your own"
+        )
 
 
 def _run_seeds(config: TrainConfig, task: Task, data: _Data) -> None:
