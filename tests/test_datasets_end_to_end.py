@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from viper.cli import run_command
-from viper.evaluation import drawing
+from viper.evaluation import confusion
 from viper.evaluation.submission import read_submission
 from viper.files import write_text
 from viper.synth import miniatures
@@ -77,9 +77,9 @@ def _own(root: Path) -> miniatures.Truth:
 # about .37, the share of clips that have a label, for mAP. A constant guess has VCE's strongest emotion among its three
 # in less than half of the clips.
 CASES = {
-    "hume": Case("Hume-Reaction", lambda root: miniatures.write_hume(root / "hume", 36, 12, 8), "pearson", 0.7),
-    "vce": Case("VCE", lambda root: miniatures.write_vce(root / "vce", 80, 24), "vce_top3", 0.8),
-    "v2v": Case("V2V", lambda root: miniatures.write_v2v(root / "v2v", 60, 20, 6), "pairwise_accuracy", 0.8),
+    "hume": Case("Hume-Reaction", lambda root: miniatures.write_hume(root / "hume", 32, 10, 8), "pearson", 0.7),
+    "vce": Case("VCE", lambda root: miniatures.write_vce(root / "vce", 70, 24), "vce_top3", 0.8),
+    "v2v": Case("V2V", lambda root: miniatures.write_v2v(root / "v2v", 110, 24, 5), "pairwise_accuracy", 0.7),
     "ve8": Case(
         "VideoEmotion-8",
         lambda root: miniatures.write_folders(root / "ve8", load_task("ve8").targets, 10),
@@ -124,7 +124,7 @@ def test_the_commands_of_the_page_lead_to_a_score(name: str, tmp_path: Path, mon
     truth = case.make(tmp_path)
     monkeypatch.chdir(tmp_path)
     if name == "vce":  # 29 pictures take ten seconds; that they are drawn is seen in the other sections
-        monkeypatch.setattr(drawing, "save_png", lambda figure, path: path.write_bytes(b"PNG"))
+        monkeypatch.setattr(confusion, "save_png", lambda figure, path: path.write_bytes(b"PNG"))
     (commands,) = _blocks(case.heading, "sh")
     folder = None
     for line in commands.replace("\\\n", " ").splitlines():

@@ -8,6 +8,7 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
+from viper.datasets.cognitive import keep_compared
 from viper.datasets.rows import MEDIA_SUFFIXES, Clip, Labels
 from viper.errors import UserError
 from viper.files import remove, temporary_path, visible_entries
@@ -41,6 +42,8 @@ def find_media(labels: Labels, folder: Path) -> dict[str, Path]:
     for order in set(labels.orders) - set(kept):
         labels.drop(f"comparisons of {NO_FILE}", " < ".join(order))
     labels.orders = kept
+    if kept:
+        keep_compared(labels)
     return found
 
 

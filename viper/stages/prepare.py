@@ -92,6 +92,7 @@ def run(config: PrepareConfig) -> int:
         files = find_media(labels, _media_folder(config))
         labels.check()
     report = _split(labels, task, config)
+    files = {clip.id: files[clip.id] for clip in labels.clips if clip.id in files}
     written = {config.output: _manifest_text(labels, task)}
     if task.kind == "preference":
         written = {preferences_path(config.output): _preferences_text(labels), **written}
@@ -100,8 +101,7 @@ def run(config: PrepareConfig) -> int:
     for path, text in written.items():
         _refuse_other(path, text, config.overwrite)
     if config.clips_folder:
-        kept = {clip.id: files[clip.id] for clip in labels.clips}
-        others = link_clips(kept, config.clips_folder, config.overwrite)
+        others = link_clips(files, config.clips_folder, config.overwrite)
         if others:
             log.warning("%s: %d further entries, which are no clips of this manifest", config.clips_folder, others)
     for path, text in written.items():

@@ -16,7 +16,7 @@ import numpy as np
 
 from viper.files import write_json, write_text
 from viper.synth.media import write_video, write_wav
-from viper.synth.patterns import FPS, RATE, stripe_frames, tones
+from viper.synth.patterns import FPS, MAX_LEVELS, RATE, stripe_frames, tones
 from viper.task import load_task
 
 Truth = dict[str, dict[str, float]]
@@ -82,7 +82,7 @@ def write_vce(folder: Path, n_train: int = 120, n_test: int = 30, seed: int = 0)
 
 
 def write_v2v(
-    folder: Path, n_train: int = 90, n_test: int = 30, n_lists: int = 12, seed: int = 0, n_others: int = 7
+    folder: Path, n_train: int = 90, n_test: int = 30, n_lists: int = 12, seed: int = 0, n_others: int = 3
 ) -> Truth:
     """V2V: `train_labels.json`, `test_labels.json`, `listwise_labels.json`, `metadata.json` and `videos/<id>.mp4`.
 
@@ -147,9 +147,10 @@ def write_emoset(folder: Path, n_train: int = 10, n_val: int = 3, n_test: int = 
                 truth[clip] = _one_hot(name, classes)
                 image = folder / "image" / name / f"{clip}.jpg"
                 image.parent.mkdir(parents=True, exist_ok=True)
-                # A picture shows a patch one way or the other.
-                levels = [float(rng.uniform() < level) for level in _class_levels(name, classes, rng)]
-                write_image(image, next(stripe_frames(levels, 1, rng)))
+                # In one picture a patch is one way or the other: most of the four of its class are upright.
+                likely = np.tile([0.9 if other == name else 0.15 for other in classes], MAX_LEVELS // len(classes))
+                levels = (rng.uniform(size=len(likely)) < likely).astype(float)
+                write_image(image, next(stripe_frames(levels.tolist(), 1, rng)))
                 entries.append([name, f"image/{name}/{clip}.jpg", f"annotation/{name}/{clip}.json"])
         write_json(folder / f"{split}.json", entries)
     return truth
@@ -245,7 +246,7 @@ def _video(path: Path, levels: Sequence[float], rng: np.random.Generator, heard:
 
 def _class_levels(name: str, classes: Sequence[str], rng: np.random.Generator) -> list[float]:
     """A level a class: high for its own, low for the others, never clear-cut."""
-    return [float(rng.uniform(0.6, 1) if other == name else rng.uniform(0, 0.5)) for other in classes]
+    return [float(rng.uniform(0.7, 1) if other == name else rng.uniform(0, 0.4)) for other in classes]
 
 
 def _one_hot(name: str, classes: Sequence[str]) -> dict[str, float]:
