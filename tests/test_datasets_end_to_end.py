@@ -78,7 +78,7 @@ def _own(root: Path) -> miniatures.Truth:
 # in less than half of the clips.
 CASES = {
     "hume": Case("Hume-Reaction", lambda root: miniatures.write_hume(root / "hume", 32, 10, 8), "pearson", 0.7),
-    "vce": Case("VCE", lambda root: miniatures.write_vce(root / "vce", 70, 24), "vce_top3", 0.8),
+    "vce": Case("VCE", lambda root: miniatures.write_vce(root / "vce", 110, 24), "vce_top3", 0.8),
     "v2v": Case("V2V", lambda root: miniatures.write_v2v(root / "v2v", 110, 24, 5), "pairwise_accuracy", 0.7),
     "ve8": Case(
         "VideoEmotion-8",

@@ -30,11 +30,12 @@ def stripe_frames(levels: Sequence[float], n_frames: int, rng: np.random.Generat
         raise ValueError(f"{len(levels)} levels; a picture shows 1 to {MAX_LEVELS}")
     across, down = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
     upright, level = across % _PERIOD < _PERIOD // 2, down % _PERIOD < _PERIOD // 2
-    owner = np.arange(MAX_LEVELS) % len(levels)
-    phases = rng.uniform(size=len(levels))
+    owner, rank = np.arange(MAX_LEVELS) % len(levels), np.arange(MAX_LEVELS) // len(levels)
+    shares = np.asarray(levels)[owner]
+    # A level's patches begin a part of a frame after one another: together they show more than n_frames + 1 values.
+    phases = rng.uniform(size=len(levels))[owner] + rank / (MAX_LEVELS / len(levels)) / n_frames
     for number in range(n_frames):
-        shown = ((number + phases * n_frames) % n_frames + 0.5) / n_frames < np.asarray(levels)
-        patches = shown[owner].reshape(N_ROWS, N_COLUMNS)
+        patches = ((number / n_frames + phases) % 1 < shares).reshape(N_ROWS, N_COLUMNS)
         mask = np.repeat(np.repeat(patches, SIDE // N_ROWS, axis=0), SIDE // N_COLUMNS, axis=1)
         grey = 128 + _CONTRAST * np.where(np.where(mask, upright, level), 1.0, -1.0)
         grey += rng.normal(0, _GRAIN, grey.shape)
