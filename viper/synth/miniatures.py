@@ -246,7 +246,7 @@ def _video(path: Path, levels: Sequence[float], rng: np.random.Generator, heard:
 
 def _class_levels(name: str, classes: Sequence[str], rng: np.random.Generator) -> list[float]:
     """A level a class: high for its own, low for the others, never clear-cut."""
-    return [float(rng.uniform(0.7, 1) if other == name else rng.uniform(0, 0.4)) for other in classes]
+    return [float(rng.uniform(0.75, 1) if other == name else rng.uniform(0, 0.3)) for other in classes]
 
 
 def _one_hot(name: str, classes: Sequence[str]) -> dict[str, float]:
