@@ -17,6 +17,7 @@ from viper.errors import UserError
 from viper.media import frames
 from viper.store import FeatureStore
 from viper.synth import make_dataset
+from viper.synth.miniatures import write_v2v
 
 CARD = {
     "csv_path": "manifest.csv",
@@ -206,3 +207,23 @@ def test_some_failed_clips_end_in_exit_code_3(tmp_path: Path) -> None:
         with (tmp_path / "work" / folder / "failures.csv").open(newline="") as file:
             assert [row["clip"] for row in csv.DictReader(file)] == ["10001"]
     assert (tmp_path / "work" / "submission.csv").is_file()
+
+
+def test_other_preferences_are_trained_on_again(tmp_path: Path) -> None:
+    write_v2v(tmp_path / "v2v", 16, 4, 2)
+    made = ["v2v", "--source", tmp_path / "v2v", "--output", tmp_path / "v2v.csv", "--pipeline", tmp_path / "v2v.yaml"]
+    options = ["--clips_folder", tmp_path / "clips", "--features", "hog"]
+    assert run_command("prepare", [str(argument) for argument in [*made, *options]]) == 0
+    card = yaml.safe_load((tmp_path / "v2v.yaml").read_text())
+    card |= {"frames": {"n_frames": 2}, "train": CARD["train"], "n_workers": 0, "device": "cpu", "confusion": False}
+    (tmp_path / "v2v.yaml").write_text(yaml.safe_dump(card))
+    assert run_command("pipeline", [str(tmp_path / "v2v.yaml")]) == 0
+    before = _stamps(tmp_path / "v2v_work")
+    preferences = tmp_path / "v2v_preferences.csv"
+    header, first, *others = preferences.read_text().splitlines()
+    less, more, *_ = first.split(",")
+    preferences.write_text("\n".join([header, f"{more},{less}", *others]) + "\n")
+    assert run_command("pipeline", [str(tmp_path / "v2v.yaml")]) == 0
+    after = _stamps(tmp_path / "v2v_work")
+    assert {"run/summary.json", "submission.csv"} <= {path for path in after if before[path] != after[path]}
+    assert not any(path.startswith(("frames", "features/visual/0")) for path in after if before[path] != after[path])

@@ -42,6 +42,7 @@ COMMANDS = {
     "confusion_matrix": Command(
         "confusion", "ConfusionConfig", PUBLISHED, "a checkpoint -> matrices, scores, pictures"
     ),
+    "prepare": Command("prepare", "PrepareConfig", BEYOND, "a dataset's own label files -> the manifest"),
     "pipeline": Command("pipeline", "PipelineConfig", BEYOND, "all of the above for one data set, from one YAML"),
     "ablate": Command("ablate", "AblateConfig", BEYOND, "a checkpoint -> the score of every subset of modalities"),
     "compare": Command("compare", "CompareConfig", BEYOND, "the Perceiver and the baselines, over seeds -> one table"),

@@ -14,6 +14,7 @@ import yaml
 
 from viper.errors import UserError
 from viper.files import digest_of, fingerprint, read_json, write_json, write_text
+from viper.preferences import preferences_path
 from viper.stages.common import log
 from viper.stages.features import MODALITIES
 from viper.store import ENCODER_FILE, FeatureStore
@@ -191,8 +192,9 @@ class _Pipeline:
         return folder is not None and folder != self._videos
 
     def _input_digest(self) -> str:
-        """Of the manifest, every encoder and every feature."""
-        parts: list[Any] = [fingerprint(self._csv_path)]
+        """Of the manifest and the preferences beside it, every encoder and every feature."""
+        beside = preferences_path(self._csv_path)
+        parts: list[Any] = [fingerprint(path) for path in (self._csv_path, beside) if path.is_file()]
         for name, config in self._extracts.items():
             store = FeatureStore.open(config.output_folder)
             parts.append([name, fingerprint(store.folder / ENCODER_FILE)])

@@ -1,0 +1,112 @@
+"""Where clips' files lie, and a flat folder of links to them by clip id, as the extracting commands want it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+from viper.datasets.cognitive import keep_compared
+from viper.datasets.rows import MEDIA_SUFFIXES, Clip, Labels
+from viper.errors import UserError
+from viper.files import remove, temporary_path, visible_entries
+from viper.manifest import clip_id
+from viper.media.frames import IMAGE_SUFFIXES
+
+NO_FILE = "clips without a media file"
+
+
+def find_media(labels: Labels, folder: Path) -> dict[str, Path]:
+    """Clip id -> its file below `folder`: the one the label files name, else the one of the clip's id.
+
+    Clips without one are dropped, and so are comparisons of them. Two files that could both be a clip's are a
+    UserError naming them.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    by_name: dict[str, list[Path]] | None = None
+    found: dict[str, Path] = {}
+    for clip in labels.clips:
+        path = folder / clip.media if clip.media else None
+        if path is None or path.suffix.lower() not in MEDIA_SUFFIXES or not path.is_file():
+            by_name = _by_name(folder) if by_name is None else by_name
+            path = _only(clip, by_name.get(clip.id, []))
+        if path is None:
+            labels.drop(NO_FILE, clip.id)
+        else:
+            found[clip.id] = path
+    labels.clips = [clip for clip in labels.clips if clip.id in found]
+    kept = [order for order in labels.orders if all(identifier in found for identifier in order)]
+    for order in set(labels.orders) - set(kept):
+        labels.drop(f"comparisons of {NO_FILE}", " < ".join(order))
+    labels.orders = kept
+    if kept:
+        keep_compared(labels)
+    return found
+
+
+def link_clips(files: dict[str, Path], folder: Path, overwrite: bool) -> int:
+    """Makes `<id>.<suffix>` in `folder` for each file: a relative link, a hard link or a copy, the first that works.
+
+    A picture gets a folder of its own, `<id>/<id>.<suffix>`: it is what a folder of frames is. What is there already
+    and leads to the same file is left; anything else of that name is a UserError unless `overwrite`. Answers how many
+    other entries the folder has.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = set()
+    for identifier, path in files.items():
+        name = f"{identifier}{path.suffix.lower()}"
+        is_picture = path.suffix.lower() in IMAGE_SUFFIXES
+        link = folder / identifier / name if is_picture else folder / name
+        names.add(identifier if is_picture else name)
+        if os.path.lexists(link):
+            if link.exists() and _is_same(link, path):
+                continue
+            if not overwrite:
+                raise UserError(f"{link}: is there already, and is another file; --overwrite replaces it")
+        link.parent.mkdir(exist_ok=True)
+        _link(path, link)
+    return sum(entry.name not in names for entry in visible_entries(folder))
+
+
+def _is_same(link: Path, path: Path) -> bool:
+    """Whether they are one file, or `link` a copy of it: of the same size and time, as shutil.copy2 leaves it."""
+    one, other = link.stat(), path.stat()
+    return os.path.samestat(one, other) or (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+
+
+def _link(path: Path, link: Path) -> None:
+    temporary = temporary_path(link.parent, link.suffix)
+    target = os.path.relpath(path.resolve(), link.parent.resolve())
+    try:
+        for make in (
+            lambda: os.symlink(target, temporary),
+            lambda: os.link(path.resolve(), temporary),
+        ):
+            with contextlib.suppress(OSError, NotImplementedError):
+                make()
+                break
+        else:
+            shutil.copy2(path, temporary)
+        os.replace(temporary, link)
+    finally:
+        remove(temporary)
+
+
+def _by_name(folder: Path) -> dict[str, list[Path]]:
+    files = defaultdict(list)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in MEDIA_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            with contextlib.suppress(UserError):
+                files[clip_id(path.stem)].append(path)
+    return files
+
+
+def _only(clip: Clip, paths: list[Path]) -> Path | None:
+    if len(paths) > 1:
+        raise UserError(
+            f"clip {clip.id!r}: {paths[0]} and {paths[1]} could both be its file; name a --media_folder with one"
+        )
+    return paths[0] if paths else None

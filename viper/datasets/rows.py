@@ -1,0 +1,179 @@
+"""What every reader of label files answers, clips and what was left out, and the checks they share."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from viper.errors import UserError
+from viper.manifest import canonical_split, clip_id
+from viper.media.frames import IMAGE_SUFFIXES
+from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
+from viper.preferences import Order
+from viper.task import Task
+
+MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, *IMAGE_SUFFIXES)
+
+
+@dataclass
+class Clip:
+    """One row of the manifest to be.
+
+    Attributes
+    ----------
+    file_id : the id as the manifest will spell it.
+    where : the file and the row or key it came from, for messages.
+    labels : label column -> cell; all empty for a clip whose labels are kept back.
+    split : Train, Val or Test where the dataset says so, else None.
+    extra : further columns.
+    media : its file, relative to the folder of media, where the label files say which; else None: the one of its name.
+    """
+
+    file_id: str
+    where: str
+    labels: dict[str, str] = field(default_factory=dict)
+    split: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+    media: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The clip id; a UserError naming the row when the spelling can be none."""
+        try:
+            return clip_id(self.file_id)
+        except UserError as error:
+            raise UserError(f"{self.where}: {error}") from None
+
+
+@dataclass
+class Labels:
+    """What label files say.
+
+    Attributes
+    ----------
+    clips : in the order of the files.
+    orders : for preference tasks: ids from least to most preferred.
+    dropped : reason -> what was left out for it: ids, words, pairs.
+    notes : what else a user should know, a line each.
+    """
+
+    clips: list[Clip] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def drop(self, reason: str, what: str) -> None:
+        """Notes that something was left out."""
+        self.dropped.setdefault(reason, []).append(what)
+
+    def check(self) -> Labels:
+        """These labels; a UserError where there are none, or two clips have one id."""
+        if not self.clips:
+            why = "; ".join(f"{reason}: {len(what)}" for reason, what in self.dropped.items())
+            raise UserError(f"no clip is left{f' ({why})' if why else ''}")
+        first: dict[str, Clip] = {}
+        for clip in self.clips:
+            other = first.setdefault(clip.id, clip)
+            if other is not clip:
+                raise UserError(f"{clip.where}: the id {clip.id!r} was already used by {other.where}")
+        return self
+
+
+def number_cell(value: Any, name: str, where: str, task: Task) -> str:
+    """A label as the manifest's cell; what is no finite number within the task's range is a UserError."""
+    lowest, highest = task.range or (-math.inf, math.inf)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and lowest <= number <= highest):
+        allowed = f"a number in [{lowest:g}, {highest:g}]" if task.range else "a finite number"
+        raise UserError(f"{where}: {name} is {value!r}, not {allowed}")
+    if task.kind == "multi_label" and number not in (0, 1):
+        raise UserError(f"{where}: {name} is {value!r}, not 0 or 1")
+    return value.strip() if isinstance(value, str) else repr(value)
+
+
+def class_cell(name: str, where: str, task: Task) -> str:
+    """A class as the card spells it, whatever its case here; a UserError for one the card does not have."""
+    spelled = _by_fold(task).get(name.strip().casefold())
+    if spelled is None:
+        raise UserError(f"{where}: {name!r} is none of the classes {', '.join(task.targets)}")
+    return spelled
+
+
+def is_class(name: str, task: Task) -> bool:
+    """Whether the card has that class, in any case."""
+    return name.strip().casefold() in _by_fold(task)
+
+
+def _by_fold(task: Task) -> dict[str, str]:
+    return {target.casefold(): target for target in task.targets}
+
+
+def split_cell(name: str, where: str) -> str:
+    """Train, Val or Test; a UserError naming the row for another."""
+    try:
+        return canonical_split(name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def identified(cell: str) -> tuple[str, str | None]:
+    """(id as spelled, media path) of a cell that holds an id or a file's path: "videos/3.mp4" is clip 3."""
+    path = PurePosixPath(cell.strip().replace("\\", "/"))
+    if path.suffix.lower() in MEDIA_SUFFIXES:
+        return path.stem, str(path)
+    return cell.strip(), None
+
+
+def named_by_class(clips: Iterable[Clip], column: str) -> list[str]:
+    """Where files of two classes have one name, their ids become <class>_<name>. Answers the names that did.
+
+    Only clips whose ids are their files' names are changed.
+    """
+    clips = [clip for clip in clips if clip.media is not None]
+    counts = Counter(clip.id for clip in clips)
+    shared = sorted(identifier for identifier, n in counts.items() if n > 1)
+    for clip in clips:
+        if counts[clip.id] > 1 and clip.labels.get(column):
+            clip.file_id = f"{clip.labels[column]}_{clip.id}"
+    return shared
+
+
+def load_json(path: Path) -> Any:
+    """A JSON file's content. One that is no JSON, or has a key twice in one object, is a UserError naming it."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in pairs)
+        twice = [key for key, n in counts.items() if n > 1]
+        if twice:
+            raise UserError(f"{path}: the key {twice[0]!r} stands there twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+
+
+def as_mapping(value: Any, where: str, what: str) -> dict[str, Any]:
+    """A JSON object; a UserError saying what was expected for anything else."""
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: must be {what}, not {type(value).__name__}")
+    return value
+
+
+def scalar_cells(entry: dict[str, Any], without: Iterable[str]) -> dict[str, str]:
+    """Those values of a JSON object that fit in a cell, as further columns."""
+    left_out = set(without)
+    return {
+        key: str(value) for key, value in entry.items() if key not in left_out and isinstance(value, str | int | float)
+    }

@@ -1,0 +1,175 @@
+"""CSV label files: an id (or a path), labels, perhaps a split; the split may stand in a CSV of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from viper.datasets.rows import Clip, Labels, class_cell, identified, named_by_class, number_cell, split_cell
+from viper.datasets.words import WordClasses, label_words
+from viper.errors import UserError
+from viper.files import read_csv_rows
+from viper.task import Task
+
+# Tried in turn where a file has no column of the card's name.
+ID_COLUMNS = ("file_id", "id", "clip", "clip_id", "name", "path", "file", "filename", "video", "image")
+CLASS_COLUMNS = ("label", "class", "emotion", "category")
+WORD_COLUMNS = ("emotions", "labels", "words", "emotion", "label")
+SPLIT_COLUMNS = ("split", "partition", "set", "mode", "subset")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a CSV calls its columns; None: the card's name, or one of the usual."""
+
+    id: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
+class Table:
+    """A CSV's rows by the names of their columns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        rows = read_csv_rows(path)
+        self.header = [name.strip() for name in rows[0][1]]
+        twice = {name for name in self.header if name and self.header.count(name) > 1}
+        if twice:
+            raise UserError(f"{path}: the column {min(twice)!r} stands there twice")
+        self.rows: list[tuple[str, dict[str, str]]] = []
+        for line, cells in rows[1:]:
+            if any(cells[len(self.header) :]):
+                raise UserError(
+                    f"{path}, line {line}: {len(cells)} cells, but the header names {len(self.header)} columns"
+                )
+            padded = cells + [""] * (len(self.header) - len(cells))
+            # A pandas index that was written along has no name; it says nothing of the clip.
+            named = {name: cell.strip() for name, cell in zip(self.header, padded, strict=False) if name}
+            self.rows.append((f"{path}, line {line}", named))
+
+    def find(self, *names: str | None) -> str | None:
+        """The first of these columns there is; in any case of letters where none is spelled so."""
+        folded = {column.casefold(): column for column in self.header if column}
+        for name in names:
+            if name is not None and name in self.header:
+                return name
+        return next((folded[name.casefold()] for name in names if name and name.casefold() in folded), None)
+
+    def need(self, given: str | None, what: str, *names: str | None) -> str:
+        """That column; a UserError where there is none."""
+        column = self.find(given) if given else self.find(*names)
+        if column is None:
+            wanted = repr(given) if given else f"of {what} (such as {', '.join(repr(n) for n in names if n)})"
+            raise UserError(f"{self.path}: there is no column {wanted}; the file has {', '.join(self.header)}")
+        return column
+
+
+def read_table(
+    path: Path,
+    task: Task,
+    columns: Columns | None = None,
+    partition: Path | None = None,
+    classes: WordClasses | None = None,
+) -> Labels:
+    """Clips of a CSV.
+
+    Labels are in a column per target, or in one column: the class (single_label), or words between `;` (multi_label).
+    An id may be the path of the clip's file.
+
+    Parameters
+    ----------
+    partition : a CSV of ids and splits, for labels without. Its ids that have no labels are kept, unlabelled.
+    """
+    table, columns = Table(path), columns or Columns()
+    identifier = table.need(columns.id, "ids", task.id_column, *ID_COLUMNS)
+    split = table.need(columns.split, "splits") if columns.split else table.find(task.split_column, *SPLIT_COLUMNS)
+    label = _label_column(table, task, columns.label)
+    if label:
+        sources = {label: label}
+    else:
+        sources = {target: table.need(None, f"the label {target}", target) for target in task.targets}
+    read = {identifier, split, *sources.values()}
+    labels = Labels()
+    for where, cells in table.rows:
+        spelled, media = identified(cells[identifier])
+        extra = {name: cell for name, cell in cells.items() if name not in read}
+        clip = Clip(spelled, where, extra=extra, media=media)
+        clip.split = split_cell(cells[split], where) if split and cells[split] else None
+        if label and task.kind == "multi_label":
+            words = [word for word in cells[label].split(";") if word.strip()]
+            if not label_words(clip, words, task, labels, classes):
+                continue
+        else:
+            clip.labels = _cells(task, where, {name: cells[column] for name, column in sources.items()})
+        labels.clips.append(clip)
+    if identifier != task.id_column:
+        labels.notes.append(f"{path}: ids are read from the column {identifier!r}")
+    if partition is not None:
+        _join(labels, partition, task)
+    elif split:
+        _check_all_or_none(labels)
+    if task.kind == "single_label" and task.label_column:
+        _note_renamed(labels, named_by_class(labels.clips, task.label_column))
+    return labels
+
+
+def _label_column(table: Table, task: Task, given: str | None) -> str | None:
+    """The one column that holds the labels, or None where each target has its own."""
+    if task.kind == "single_label":
+        return table.need(given, "classes", task.label_column, *CLASS_COLUMNS)
+    if task.kind == "regression" and len(task.targets) == 1 and given:
+        return table.need(given, task.targets[0])
+    if task.kind == "multi_label" and (given or not any(table.find(target) for target in task.targets)):
+        return table.need(given, "words", *WORD_COLUMNS)
+    return None
+
+
+def _cells(task: Task, where: str, cells: dict[str, str]) -> dict[str, str]:
+    """Label column -> its cell in the manifest; an empty cell stays empty."""
+    if task.label_column is not None:
+        (name,) = cells.values()
+        return {task.label_column: class_cell(name, where, task) if name else ""}
+    return {
+        target: number_cell(cell, target, where, task) if cell else ""
+        for target, cell in zip(task.targets, cells.values(), strict=True)
+    }
+
+
+def _join(labels: Labels, partition: Path, task: Task) -> None:
+    """Gives each clip its split out of another file, by id, however each spells it."""
+    table = Table(partition)
+    if len(table.header) < 2:
+        raise UserError(f"{partition}: must have a column of ids and one of partitions")
+    identifier = table.find(task.id_column, *ID_COLUMNS) or table.header[0]
+    split = table.find(*SPLIT_COLUMNS, "proposal") or next(name for name in table.header if name != identifier)
+    listed: dict[str, Clip] = {}
+    for where, cells in table.rows:
+        clip = Clip(cells[identifier], where, split=split_cell(cells[split], where))
+        if clip.id in listed:
+            raise UserError(f"{where}: the id {clip.id!r} was already used by {listed[clip.id].where}")
+        listed[clip.id] = clip
+    known = {clip.id for clip in labels.clips}
+    for clip in labels.clips:
+        if clip.id not in listed:
+            raise UserError(f"{clip.where}: the id {clip.id!r} is not in {partition}")
+        clip.split = listed[clip.id].split
+    unlabelled = [clip for identifier, clip in listed.items() if identifier not in known]
+    for clip in unlabelled:
+        clip.labels = dict.fromkeys(task.label_columns, "")
+    labels.clips += unlabelled
+    if unlabelled:
+        labels.notes.append(f"{partition}: {len(unlabelled)} of its ids have no labels, and stay without")
+
+
+def _check_all_or_none(labels: Labels) -> None:
+    without = [clip for clip in labels.clips if clip.split is None]
+    if without and len(without) < len(labels.clips):
+        raise UserError(f"{without[0].where}: has no split, but other rows do")
+
+
+def _note_renamed(labels: Labels, shared: list[str]) -> None:
+    if shared:
+        labels.notes.append(
+            f"{len(shared)} file names are in two classes: those ids are <class>_<name> ({', '.join(shared[:3])} ...)"
+        )
