@@ -90,6 +90,63 @@ def write_transformers_clip(folder: Path) -> Path:
     return folder
 
 
+FRAMES = 4  # that the video networks below read at once
+_VIDEO: dict[str, Any] = {**_TRANSFORMER, "image_size": SIDE, "num_frames": FRAMES, "num_labels": 5}
+
+
+def shaken(network: Any) -> Any:
+    """The network with noise on all weights: those that start as zeros or ones would hide that they are not read."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape)
+    return network
+
+
+def write_videomae(folder: Path, head: str = "classifier", seed: int = 0, **options: Any) -> Path:
+    """A VideoMAE: "classifier" as MCG-NJU/videomae-base-finetuned-kinetics, of "pretraining", or with no head ("")."""
+    from transformers import (
+        VideoMAEConfig,
+        VideoMAEForPreTraining,
+        VideoMAEForVideoClassification,
+        VideoMAEImageProcessor,
+        VideoMAEModel,
+    )
+
+    classes: dict[str, Any] = {"classifier": VideoMAEForVideoClassification, "pretraining": VideoMAEForPreTraining}
+    decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
+               "decoder_intermediate_size": 16}  # fmt: skip
+    pooling = {"use_mean_pooling": head == "classifier"}
+    config = VideoMAEConfig(**{**_VIDEO, **decoder, **pooling, "patch_size": 8, **options})
+    seeded(seed, lambda: shaken(classes.get(head, VideoMAEModel)(config))).save_pretrained(folder)
+    _square(VideoMAEImageProcessor).save_pretrained(folder)
+    return folder
+
+
+def write_timesformer(folder: Path, seed: int = 0) -> Path:
+    """A TimeSformer with a classifier, as facebook/timesformer-base-finetuned-k400 is."""
+    from transformers import TimesformerConfig, TimesformerForVideoClassification, VideoMAEImageProcessor
+
+    config = TimesformerConfig(**_VIDEO, patch_size=8)
+    seeded(seed, lambda: shaken(TimesformerForVideoClassification(config))).save_pretrained(folder)
+    _square(VideoMAEImageProcessor).save_pretrained(folder)
+    return folder
+
+
+def write_vivit(folder: Path, seed: int = 0) -> Path:
+    """A ViViT with a classifier, as google/vivit-b-16x2-kinetics400 is: its processor takes 1 off."""
+    from transformers import VivitConfig, VivitForVideoClassification, VivitImageProcessor
+
+    config = VivitConfig(**_VIDEO, tubelet_size=[2, 8, 8])
+    seeded(seed, lambda: shaken(VivitForVideoClassification(config))).save_pretrained(folder)
+    _square(VivitImageProcessor, rescale_factor=1 / 127.5).save_pretrained(folder)
+    return folder
+
+
+def _square(processor: Any, **options: Any) -> Any:
+    size = {"size": {"shortest_edge": SIDE + 4}, "crop_size": {"height": SIDE, "width": SIDE}}
+    return processor(**size, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], **options)
+
+
 def write_xvector(folder: Path) -> Path:
     """A WavLMForXVector with its TDNN, as microsoft/wavlm-base-plus-sv is."""
     from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector

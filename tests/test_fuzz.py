@@ -266,6 +266,7 @@ def test_any_bytes_as_a_list_of_failures(folder: Path, content: bytes) -> None:
 )
 def test_failures_come_back_as_they_were_written(folder: Path, given_rows: list[tuple[str, str]]) -> None:
     place = folder / "listed"
+    place.mkdir(exist_ok=True)
     (place / "failures.csv").unlink(missing_ok=True)
     log = FailureLog(place, "s")
     rows = [Failure.of(clip_id(spelled), "s", ClipError(message)) for spelled, message in given_rows]
@@ -518,7 +519,7 @@ def test_tables_come_back_as_they_were_written(folder: Path, values: np.ndarray)
     np.save(buffer, values)
     (folder / "a.npy").write_bytes(buffer.getvalue())
     torch.save(torch.from_numpy(values), folder / "a.pt")
-    rows = [",".join(["x", str(row / 10), *(repr(float(each)) for each in line)]) for row, line in enumerate(values)]
+    rows = [",".join(["a", str(row / 10), *(repr(float(each)) for each in line)]) for row, line in enumerate(values)]
     names = [f"c{column}" for column in range(values.shape[1])]
     (folder / "a.csv").write_text("\n".join([",".join(["id", "time", *names]), *rows]))
     for name in ("a.npy", "a.pt", "a.csv"):

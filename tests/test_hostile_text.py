@@ -175,15 +175,15 @@ HEADER = "id,time,a,b\n"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (HEADER + "x,0,1,2,3\nx,1,1,2,3\n", "cannot be read as CSV"),  # pandas alone would call x an index
-        (HEADER + "x,0,1,2\nx,1,1,2,3\n", "cannot be read as CSV"),
-        (HEADER + "x,,1,2\n", "a time that is no number, in line 2"),
-        (HEADER + "x,0,1,2\nx,inf,1,2\n", "a time that is no number, in line 3"),
-        (HEADER + "x,soon,1,2\n", "a cell that is no number"),
-        (HEADER + "x,0,1,2+3j\n", "a cell that is no number"),
-        (HEADER + "x,0,1," + "9" * 5000 + "\n", None),
-        (HEADER + 'x,0,1,"2\n', "cannot be read as CSV"),
-        ("id,time,a,a \nx,0,1,2\n", "two columns are called 'a'"),
+        (HEADER + "c,0,1,2,3\nc,1,1,2,3\n", "cannot be read as CSV"),  # pandas alone would call x an index
+        (HEADER + "c,0,1,2\nc,1,1,2,3\n", "cannot be read as CSV"),
+        (HEADER + "c,,1,2\n", "a time that is no number, in line 2"),
+        (HEADER + "c,0,1,2\nc,inf,1,2\n", "a time that is no number, in line 3"),
+        (HEADER + "c,soon,1,2\n", "a cell that is no number"),
+        (HEADER + "c,0,1,2+3j\n", "a cell that is no number"),
+        (HEADER + "c,0,1," + "9" * 5000 + "\n", None),
+        (HEADER + 'c,0,1,"2\n', "cannot be read as CSV"),
+        ("id,time,a,a \nc,0,1,2\n", "two columns are called 'a'"),
         ("frame,success,AU01_r,face_id\n1,1,0.5,0\n1,yes,0.5,1\n", "a cell that is no number"),
         ("timestamp,success,AU01_r\nsoon,1,0.5\n", "a cell that is no number"),
     ],
@@ -201,7 +201,7 @@ def test_a_table_of_features_that_does_not_add_up(tmp_path: Path, text: str, sai
 
 @pytest.mark.filterwarnings("error")
 def test_cells_that_are_no_finite_number_mask_their_row(tmp_path: Path) -> None:
-    rows = ["x,0,1,2", "x,0.1,nan,2", "x,0.2,1e400,2", "x,0.3,1,-inf", "x,0.4,1", "x,0.5,1e39,2", "x,0.6,3,4"]
+    rows = ["c,0,1,2", "c,0.1,nan,2", "c,0.2,1e400,2", "c,0.3,1,-inf", "c,0.4,1", "c,0.5,1e39,2", "c,0.6,3,4"]
     (tmp_path / "c.csv").write_text(HEADER + "\n".join(rows) + "\n")
     assert read_table(tmp_path / "c.csv").mask.tolist() == [True, False, False, False, False, False, True]
     np.save(tmp_path / "c.npy", np.array([[1.0, 1e300], [1.0, 2.0]]))
@@ -209,7 +209,7 @@ def test_cells_that_are_no_finite_number_mask_their_row(tmp_path: Path) -> None:
 
 
 def test_a_comma_at_the_end_of_each_line_is_no_column(tmp_path: Path) -> None:
-    (tmp_path / "c.csv").write_text("id,time,a,\nx,0,1,\nx,1,2,\n")
+    (tmp_path / "c.csv").write_text("id,time,a,\nc,0,1,\nc,1,2,\n")
     table = read_table(tmp_path / "c.csv")
     assert table.channels == ("a",)
     assert table.mask.all()

@@ -53,8 +53,8 @@ def test_of_several_people_in_an_openface_file_the_one_seen_best_is_taken(tmp_pa
 @pytest.mark.parametrize(
     ("header", "row"),
     [
-        ("File_ID,timestamp,AU1,AU2", "[10001],{t},{i},1"),
-        ("timestamp,segment_id,AU1,AU2", "{t},10001,{i},1"),
+        ("File_ID,timestamp,AU1,AU2", "[clip],{t},{i},1"),
+        ("timestamp,segment_id,AU1,AU2", "{t},3,{i},1"),
         ("id,time,AU1,AU2", "clip,{t},{i},1"),
     ],
 )
@@ -70,7 +70,7 @@ def test_the_organisers_first_two_columns_are_id_and_time_and_no_features(
 
 
 def test_times_in_seconds_stay_seconds(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path / "clip.csv", "id,time,a\nx,0,1\nx,0.5,2\nx,1.0,3\n"))
+    table = read_table(write(tmp_path / "clip.csv", "id,time,a\nclip,0,1\nclip,0.5,2\nclip,1.0,3\n"))
     assert table.times is not None
     np.testing.assert_allclose(table.times, [0, 0.5, 1])
 
@@ -124,7 +124,7 @@ def test_a_pickled_object_is_refused_and_not_run(tmp_path: Path, name: str) -> N
         ("binary.csv", bytes(range(128, 256)), "cannot be read as CSV"),
         ("narrow.csv", b"id,time\nx,1\n", "wants an id, a time and then features"),
         ("bare.csv", b"id,time,a\n", "wants an id, a time and then features"),
-        ("words.csv", b"id,time,a\nx,0,happy\n", "a cell that is no number"),
+        ("words.csv", b"id,time,a\nwords,0,happy\n", "a cell that is no number"),
         ("plain.csv", b"frame,success,x\n1,1,2\n", "without AU columns"),
     ],
 )
@@ -208,8 +208,8 @@ def test_a_file_of_another_width_fails_alone_and_leaves_the_list_when_it_is_mend
 
 
 def test_a_csv_with_the_same_number_of_other_channels_fails(tmp_path: Path, run: Run) -> None:
-    write(tmp_path / "csv" / "1.csv", "id,time,AU1,AU2\nx,0,1,2\n")
-    write(tmp_path / "csv" / "2.csv", "id,time,AU2,AU1\nx,0,2,1\n")
+    write(tmp_path / "csv" / "1.csv", "id,time,AU1,AU2\n1,0,1,2\n")
+    write(tmp_path / "csv" / "2.csv", "id,time,AU2,AU1\n2,0,2,1\n")
     assert run("extract_FAU_features", "--from_csv", tmp_path / "csv", "--output_folder", tmp_path / "out").code == 3
     assert FeatureStore.open(tmp_path / "out").clips() == ["1"]
     assert "other names, or another order" in read_failures(tmp_path / "out")[0].message
@@ -217,7 +217,7 @@ def test_a_csv_with_the_same_number_of_other_channels_fails(tmp_path: Path, run:
 
 def test_the_first_file_that_can_be_read_settles_the_channels(tmp_path: Path, run: Run) -> None:
     write(tmp_path / "csv" / "1.csv", "nothing,usable\n")
-    write(tmp_path / "csv" / "2.csv", "id,time,AU1,AU2\nx,0,1,2\n")
+    write(tmp_path / "csv" / "2.csv", "id,time,AU1,AU2\n2,0,1,2\n")
     assert run("extract_FAU_features", "--from_csv", tmp_path / "csv", "--output_folder", tmp_path / "out").code == 3
     assert FeatureStore.open(tmp_path / "out").info.options["channels"] == ["AU1", "AU2"]
 

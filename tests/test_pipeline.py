@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from checkpoints import write_timesformer
 
 from viper.cli import run_command
 from viper.errors import UserError
@@ -110,7 +111,9 @@ def test_another_video_under_the_same_name_is_done_again(data: Path) -> None:
     assert "submission.csv" in changed
 
 
-def test_each_picture_is_decoded_once_for_all_modalities(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_picture_is_decoded_once_for_all_modalities(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[Path] = []
     read_image = frames.read_image
 
@@ -122,7 +125,9 @@ def test_each_picture_is_decoded_once_for_all_modalities(data: Path, monkeypatch
     config = data / "together.yaml"
     card = {**CARD, "output": "together", "subtitles": None, "submission": False, "confusion": False}
     card["features"] = {"visual": {"model_name": "hog"}, "age": {"command": "visual", "model_name": "hog"},
-                        "FAU": {"model_name": "landmarks"}}  # fmt: skip
+                        "FAU": {"model_name": "landmarks"},
+                        "motion": {"command": "visual", "model_name": str(write_timesformer(tmp_path / "video"))},
+                        }  # fmt: skip
     config.write_text(yaml.safe_dump(card))
     assert run_command("pipeline", [str(config)]) == 0
     pictures = {path for path in read if path.parts[-3] == "faces"}
@@ -134,6 +139,12 @@ def test_each_picture_is_decoded_once_for_all_modalities(data: Path, monkeypatch
         assert alone.clips() == together.clips()
         for clip in alone.clips()[1:]:  # the first is another video's there, by the test before
             assert np.array_equal(alone.read(clip).tokens, together.read(clip).tokens)
+
+    motion = FeatureStore.open(data / "together" / "features" / "motion")
+    assert (motion.info.encoder, [motion.read(clip).tokens.shape for clip in motion.clips()]) == (
+        "video",
+        [(1, 32)] * 8,
+    )
 
     # One clip of one modality is missing: only that one is made, and the pictures of no other clip are looked at.
     read.clear()

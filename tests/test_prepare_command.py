@@ -278,7 +278,7 @@ def test_scenes_below_a_folder_a_movie_are_found(prepare: Callable[..., Any], tm
 def test_what_is_no_character_is_said(prepare: Callable[..., Any], tmp_path: Path) -> None:
     scene = {"emotions": ["happy"], "split": "train", "movie": "a", "note": "\ud800"}
     (tmp_path / "e.json").write_text(json.dumps({"a_1": scene}))
-    said = prepare("moviegraphs_top10", tmp_path / "e.json", tmp_path / "m.csv")
+    said = prepare("moviegraphs_top10", tmp_path / "e.json", tmp_path / "m.csv", "--val_share", "0")
     assert said.code == 2
     assert "which is no character" in said.said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,18 +11,27 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import pytest
 import torch
+import transformers
 from clips import pictures, write_frames
 from conftest import Run
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
+from viper.encoders.audio import SpeechEncoder
 from viper.encoders.base import weights_fingerprint
+from viper.encoders.fau import MultitaskEncoder
 from viper.encoders.pretrained import load_state_dict, load_transformers_model, local_or_hub
+from viper.encoders.prompts import Prompts
 from viper.encoders.registry import REGISTRY, find, short_names
+from viper.encoders.runtime import Runtime
+from viper.encoders.textual import PromptEncoder, SubtitleEncoder
+from viper.encoders.visual import ImageEncoder
 from viper.errors import UserError
 
 
@@ -140,7 +150,7 @@ def test_every_command_has_one_default_and_short_names_that_are_no_folders_or_id
 @pytest.mark.parametrize(
     ("command", "known"),
     [
-        ("visual", "vit-base, vit-age, hog"),
+        ("visual", "vit-base, vit-age, videomae-base, videomae-k400, timesformer-base, vivit-base, hog"),
         ("audio", "wavlm-base-plus-sv, wav2vec2-base, hubert-base, logmel, acoustic, egemaps"),
         ("textual", "clip, roberta-base, hashed"),
     ],
@@ -205,3 +215,104 @@ def test_offline_asks_no_hub_and_says_how_to_fetch_the_weights(tmp_path: Path, h
         assert line.startswith(f"viper: error: the weights of 'nobody/{name}' cannot be had here"), line
         assert f"`hf download nobody/{name} --local-dir FOLDER`" in line
         assert len(line.splitlines()) == 1
+
+
+def with_head(folder: Path, base: Any, headed: Any, config: Any) -> tuple[Path, Path]:
+    """A checkpoint with a head and one of the same encoder without."""
+    network = checkpoints.seeded(0, lambda: headed(config))
+    network.save_pretrained(folder / "headed")
+    getattr(network, base).save_pretrained(folder / "bare")
+    return folder / "headed", folder / "bare"
+
+
+SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+PICTURES = {**SMALL, "image_size": 16, "patch_size": 8}
+DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
+           "decoder_intermediate_size": 16}  # fmt: skip
+SOUND = {**SMALL, "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
+         "vocab_size": 32, "codevector_dim": 16, "proj_codevector_dim": 16, "pad_token_id": 0}  # fmt: skip
+WORDS = {**SMALL, "vocab_size": 40, "max_position_embeddings": 20}
+
+
+@pytest.mark.parametrize(
+    ("base", "headed", "config", "options"),
+    [
+        ("vit", "ViTForImageClassification", "ViTConfig", PICTURES),
+        ("vit", "ViTForMaskedImageModeling", "ViTConfig", {**PICTURES, "encoder_stride": 8}),
+        ("vit", "ViTMAEForPreTraining", "ViTMAEConfig", {**PICTURES, **DECODER}),
+        ("deit", "DeiTForImageClassificationWithTeacher", "DeiTConfig", PICTURES),
+        ("beit", "BeitForMaskedImageModeling", "BeitConfig", {**PICTURES, "vocab_size": 32}),
+        ("dinov2", "Dinov2ForImageClassification", "Dinov2Config", PICTURES),
+        ("swin", "SwinForImageClassification", "SwinConfig", {"embed_dim": 16, "depths": [1], "num_heads": [2]}),
+        ("convnext", "ConvNextForImageClassification", "ConvNextConfig", {"hidden_sizes": [8] * 4, "depths": [1] * 4}),
+        ("videomae", "VideoMAEForPreTraining", "VideoMAEConfig", {**PICTURES, **DECODER, "num_frames": 2}),
+        ("wav2vec2", "Wav2Vec2ForPreTraining", "Wav2Vec2Config", SOUND),
+        ("wav2vec2", "Wav2Vec2ForCTC", "Wav2Vec2Config", SOUND),
+        ("hubert", "HubertForSequenceClassification", "HubertConfig", {**SOUND, "use_weighted_layer_sum": True}),
+        ("wavlm", "WavLMForCTC", "WavLMConfig", SOUND),
+        ("roberta", "RobertaForMaskedLM", "RobertaConfig", WORDS),
+        ("roberta", "RobertaForSequenceClassification", "RobertaConfig", WORDS),
+        ("bert", "BertForPreTraining", "BertConfig", WORDS),
+        ("distilbert", "DistilBertForMaskedLM", "DistilBertConfig",
+         {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": 40}),
+        ("electra", "ElectraForPreTraining", "ElectraConfig", {**WORDS, "embedding_size": 16}),
+        ("deberta", "DebertaV2ForMaskedLM", "DebertaV2Config", WORDS),
+    ],
+)  # fmt: skip
+def test_of_a_checkpoint_only_the_head_is_left_out(
+    tmp_path: Path, base: str, headed: str, config: str, options: dict[str, Any]
+) -> None:
+    config = getattr(transformers, config)(**options)
+    whole, bare = with_head(tmp_path, base, getattr(transformers, headed), config)
+    fingerprints = {weights_fingerprint(load_transformers_model(AutoModel, str(path))) for path in (whole, bare)}
+    assert len(fingerprints) == 1
+    with_more = checkpoints.copy_with(
+        whole, tmp_path / "more", lambda state: {**state, f"{base}.extra.weight": torch.ones(1)}
+    )
+    with pytest.raises(UserError, match=r"more: the checkpoint does not fit .*extra\.weight \.\.\. would be dropped"):
+        load_transformers_model(AutoModel, str(with_more))
+
+
+def test_of_an_image_text_model_a_network_of_pictures_leaves_out_the_other_half(tmp_path: Path) -> None:
+    folder = checkpoints.write_transformers_clip(tmp_path / "clip")
+    whole: Any = load_transformers_model(AutoModel, str(folder))
+    config = json.loads((folder / "config.json").read_text())["vision_config"]
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "clip_vision_model"}))
+    half: Any = load_transformers_model(AutoModel, str(folder))
+    mine, others = half.state_dict(), whole.vision_model.state_dict()
+    assert mine.keys() == others.keys()
+    assert all(torch.equal(mine[name], others[name]) for name in mine)
+
+
+def test_tables_of_older_files_are_no_weights(vit: Path, tmp_path: Path) -> None:
+    tables = {"layers.0.attention.relative_position_index": torch.ones(4, 4, dtype=torch.int64),
+              "embeddings.position_ids": torch.arange(5)[None]}  # fmt: skip
+    folder = checkpoints.copy_with(vit, tmp_path / "old", lambda state: {**state, **tables})
+    networks = [load_transformers_model(AutoModel, str(path)) for path in (vit, folder)]
+    assert len({weights_fingerprint(network) for network in networks}) == 1
+
+
+@pytest.mark.parametrize("name", ["xvector", "wav2vec2", "roberta", "vit_classifier"])
+def test_a_weight_without_a_place_is_refused_by_every_encoder(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source = request.getfixturevalue(name)
+    folder = checkpoints.copy_with(source, tmp_path / "more", lambda state: {**state, "adapter.down": torch.ones(1)})
+    encoders: dict[str, Any] = {"vit_classifier": ImageEncoder, "roberta": SubtitleEncoder}
+    with pytest.raises(UserError, match=rf"{folder}: .*adapter\.down \.\.\. would be dropped") as error:
+        encoders.get(name, SpeechEncoder)(str(folder)).prepare(Runtime(torch.device("cpu")))
+    assert "\n" not in str(error.value)
+
+
+def test_open_clip_and_py_feat_refuse_a_weight_without_a_place(clip: Path, multitask: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(clip, tmp_path / "clip")
+    for file in (folder / "open_clip_model.safetensors", Path(shutil.copy(multitask, tmp_path / "m.safetensors"))):
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata()
+        save_file({**load_file(file), "adapter.down": torch.ones(1)}, file, metadata=metadata)
+    prompts = Prompts(("a face that laughs", "a face in tears"), ("joy", "sadness"))
+    runtime = Runtime(torch.device("cpu"))
+    with pytest.raises(UserError, match=r"adapter\.down"):
+        PromptEncoder(prompts, str(folder)).prepare(runtime)
+    with pytest.raises(UserError, match="1 unexpected"):
+        MultitaskEncoder(tmp_path / "m.safetensors").prepare(runtime)

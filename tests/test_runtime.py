@@ -21,6 +21,7 @@ from viper.encoders.fau import MultitaskEncoder
 from viper.encoders.prompts import Prompts
 from viper.encoders.runtime import DeviceBatches, Runtime, choose_runtime, has_bf16
 from viper.encoders.textual import PromptEncoder, SubtitleEncoder
+from viper.encoders.video import VideoEncoder
 from viper.encoders.visual import ImageEncoder
 from viper.errors import UserError
 from viper.media.sound import Sound
@@ -40,12 +41,16 @@ def contents(reads: str) -> list[Any]:
     return [[Cue(0.0, 1.0, text), Cue(1.0, 2.0, f"and then {text}, again")] for text in words]
 
 
-@pytest.fixture(params=["vit", "vit mean", "resnet", "xvector", "wav2vec2", "roberta", "multitask", "prompts"])
+@pytest.fixture(
+    params=["vit", "vit mean", "resnet", "videomae", "xvector", "wav2vec2", "roberta", "multitask", "prompts"]
+)
 def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Encoder[Any, Any]:
     """Every encoder with a network, not yet prepared."""
     name, *_ = str(request.param).split()
     if name == "resnet":
         return ImageEncoder(str(checkpoints.write_resnet(tmp_path / "resnet")))
+    if name == "videomae":
+        return VideoEncoder(str(checkpoints.write_videomae(tmp_path / "videomae", num_frames=2)), n_windows=2)
     if name == "prompts":
         prompts = Prompts(("a face that laughs", "a face in tears", "a wall"), ("joy", "sadness", "neutral"))
         clip, roberta = (request.getfixturevalue(part) for part in ("clip", "roberta"))

@@ -116,7 +116,7 @@ def test_the_network_is_given_what_the_models_own_processor_makes(
         expected = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")["pixel_values"]
         rows = encoder.load(in_memory(images)).rows
         assert rows.dtype == np.uint8
-        inputs = encoder.inputs(torch.from_numpy(rows))
+        inputs = encoder.pixels.inputs(torch.from_numpy(rows))
         assert inputs.shape == expected.shape == (3, 3, 32, 32)
         torch.testing.assert_close(inputs, expected, rtol=0, atol=1e-6)
 
@@ -126,6 +126,19 @@ def test_feature_maps_are_averaged_and_the_middle_is_cut_out_as_the_processor_do
     images = pictures(3)
     expected = by_transformers(folder, images).last_hidden_state.mean(dim=(2, 3)).numpy()
     np.testing.assert_allclose(tokens(prepared(folder), images), expected, atol=1e-5)
+
+
+def test_of_a_masked_autoencoder_all_patches_are_seen(vit: Path, tmp_path: Path) -> None:
+    config = transformers.ViTMAEConfig.from_pretrained(vit, mask_ratio=0.75)
+    checkpoints.seeded(0, lambda: transformers.ViTMAEModel(config)).save_pretrained(tmp_path / "mae")
+    AutoImageProcessor.from_pretrained(vit).save_pretrained(tmp_path / "mae")
+    images, encoder = pictures(3), prepared(tmp_path / "mae")
+    np.testing.assert_allclose(tokens(encoder, images), tokens(encoder, images), atol=1e-5)
+    inputs = AutoImageProcessor.from_pretrained(vit)(images, return_tensors="pt")
+    network: Any = AutoModel.from_pretrained(tmp_path / "mae", mask_ratio=0.0).eval()
+    with torch.inference_mode():
+        expected = network(**inputs).last_hidden_state[:, 0].numpy()
+    np.testing.assert_allclose(tokens(encoder, images), expected, atol=1e-5)
 
 
 def test_of_an_image_text_model_the_vision_half_is_taken(tmp_path: Path) -> None:

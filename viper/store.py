@@ -197,7 +197,7 @@ class FeatureStore:
             if verify:
                 self._read(clip)
             else:
-                self._source(clip)
+                self.source(clip)
         except ClipError as error:
             return str(error)
         return None
@@ -205,11 +205,12 @@ class FeatureStore:
     def is_current(self, clip: str, source: str) -> bool:
         """Whether the clip's file is there, opens, belongs to this store, and was made from `source`."""
         try:
-            return self._source(clip) == source
+            return self.source(clip) == source
         except ClipError:
             return False
 
-    def _source(self, clip: str) -> str:
+    def source(self, clip: str) -> str:
+        """The fingerprint of what the clip's feature was made from; ClipError where its file is not valid."""
         with self._opened(clip) as file:
             return _made_of(file)[0]
 

@@ -15,6 +15,7 @@ from viper.encoders.pretrained import (
     choose_hidden,
     explained,
     is_offline,
+    load_config,
     load_transformers_model,
     local_or_hub,
 )
@@ -133,11 +134,9 @@ class SpeechEncoder(WindowEncoder):
 
     def prepare(self, runtime: Runtime) -> None:
         """Loads the weights, with the x-vector head where the checkpoint has one."""
-        from transformers import AutoConfig, AutoModel, AutoModelForAudioXVector
+        from transformers import AutoModel, AutoModelForAudioXVector
 
-        with quiet_transformers(), explained(self.model):
-            config = AutoConfig.from_pretrained(local_or_hub(self.model), local_files_only=is_offline())
-        self._is_xvector = any("XVector" in name for name in config.architectures or [])
+        self._is_xvector = any("XVector" in name for name in load_config(self.model).architectures or [])
         if self._is_xvector and self.layer != -1:
             raise UserError(f"--layer {self.layer}: {self.model} answers an x-vector and has no layers to choose from")
         auto_class = AutoModelForAudioXVector if self._is_xvector else AutoModel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from viper.encoders.heads import is_head, is_table
 from viper.errors import UserError
 from viper.logs import quiet_transformers
 
@@ -71,11 +73,20 @@ def _reason(error: Exception) -> str:
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
+def load_config(model: str) -> Any:
+    """The config of a transformers checkpoint."""
+    from transformers import AutoConfig
+
+    with quiet_transformers(), explained(model):
+        return AutoConfig.from_pretrained(local_or_hub(model), local_files_only=is_offline())
+
+
 def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
     """A frozen model in eval mode, float32.
 
-    A weight the checkpoint lacks, or has in another shape, would be random and every feature with it, so that is a
-    UserError; only what no encoder here reads may be missing. Code from a hub is never run.
+    A weight the checkpoint lacks, or has in another shape, would be random and every feature with it; one that the
+    network has no place for would be dropped. Both are a UserError. Only what no encoder here reads may be missing, and
+    only that, heads and tables (viper.encoders.heads) may be dropped. Code from a hub is never run.
     """
     with quiet_transformers(), explained(model):
         loaded, report = auto_class.from_pretrained(
@@ -85,11 +96,19 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
-    missing = [key for key in report["missing_keys"] if is_read(key)]
-    mismatched = [key for key, *_ in report["mismatched_keys"]]
-    if missing or mismatched:
-        names = ", ".join(sorted([*missing, *mismatched])[:3])
-        raise UserError(f"{model}: the checkpoint does not fit its architecture; {names} ... would stay random")
+    family, prefix = loaded.config.model_type, f"{loaded.base_model_prefix}."
+    random = [key for key in report["missing_keys"] if is_read(key)] + [key for key, *_ in report["mismatched_keys"]]
+    dropped = [
+        key for key in report["unexpected_keys"]
+        if is_read(key) and not is_table(key) and not is_head(family, key.removeprefix(prefix))
+    ]  # fmt: skip
+    problems = [
+        f"{', '.join(sorted(keys)[:3])} ... would {fate}"
+        for keys, fate in ((random, "stay random"), (dropped, "be dropped")) if keys
+    ]  # fmt: skip
+    if problems:
+        network = f"{type(loaded).__name__} of transformers {version('transformers')}"
+        raise UserError(f"{model}: the checkpoint does not fit its architecture, {network}; {'; '.join(problems)}")
     return loaded.eval().requires_grad_(False)
 
 

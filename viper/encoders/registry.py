@@ -47,6 +47,10 @@ def _pretrained(modality: str, name: str, model: str, summary: str, default: boo
 REGISTRY = (
     _pretrained("visual", "vit-base", "google/vit-base-patch16-224-in21k", "ViT-B/16, ImageNet-21k, 768", True),
     _pretrained("visual", "vit-age", "nateraw/vit-age-classifier", "ViT-B/16 trained on faces' ages, 768"),
+    _pretrained("visual", "videomae-base", "MCG-NJU/videomae-base", "VideoMAE-B, 16 frames, without labels, 768"),
+    _pretrained("visual", "videomae-k400", "MCG-NJU/videomae-base-finetuned-kinetics", "VideoMAE-B, Kinetics, 768"),
+    _pretrained("visual", "timesformer-base", "facebook/timesformer-base-finetuned-k400", "TimeSformer, 8 frames, 768"),
+    _pretrained("visual", "vivit-base", "google/vivit-b-16x2-kinetics400", "ViViT-B/16x2, 32 frames, 768"),
     Registered("visual", "hog", "histograms of oriented gradients, 1764"),
     _pretrained("audio", "wavlm-base-plus-sv", "microsoft/wavlm-base-plus-sv", "WavLM x-vector, 512", True),
     _pretrained("audio", "wav2vec2-base", "facebook/wav2vec2-base", "wav2vec 2.0, 768"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import cv2
@@ -12,22 +11,11 @@ import numpy as np
 import torch
 
 from viper.encoders.base import Encoder, split_like, weights_fingerprint
-from viper.encoders.pretrained import (
-    choose_hidden,
-    explained,
-    is_offline,
-    load_transformers_model,
-    local_or_hub,
-)
+from viper.encoders.pixels import Pixels
+from viper.encoders.pretrained import choose_hidden, load_transformers_model
 from viper.encoders.runtime import DeviceBatches, Runtime
-from viper.files import digest_of
-from viper.logs import quiet_transformers
 from viper.media.frames import Frames
 from viper.store import EncoderInfo, Feature
-
-# What of an image processor's settings changes a picture; the rest is bookkeeping of the library's version.
-_PROCESSOR_KEYS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
-                   "do_normalize", "image_mean", "image_std")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,20 +84,13 @@ class ImageEncoder(PictureEncoder):
 
     def __init__(self, model: str, layer: int = -1, pool: str = "cls") -> None:
         self.model, self.layer, self.pool = model, layer, pool
+        self.pixels = Pixels(model)
         self._network: Any = None
         self._width = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers load pictures; what is on the device stays there, and a worker does not open the device.
-        return {**self.__dict__, "_network": None, "_mean": None, "_std": None}
-
-    @cached_property
-    def processor(self) -> Any:
-        """The model's own image processor: resizing and normalisation are its."""
-        from transformers import AutoImageProcessor
-
-        with quiet_transformers(), explained(self.model):
-            return AutoImageProcessor.from_pretrained(local_or_hub(self.model), local_files_only=is_offline())
+        return {**self.__dict__, "_network": None}
 
     def prepare(self, runtime: Runtime) -> None:
         """Loads the weights; the width is what the network answers for a black picture."""
@@ -118,49 +99,34 @@ class ImageEncoder(PictureEncoder):
         network: Any = load_transformers_model(AutoModel, self.model)
         self._fingerprint = weights_fingerprint(network)
         network = getattr(network, "vision_model", network)
+        if hasattr(network.config, "mask_ratio"):
+            network.config.mask_ratio = 0.0  # a masked autoencoder (ViTMAE) would leave out most patches, at random
         if self.layer == -1 and self.pool == "cls":
             _leave_out_unread_tokens(network)
         self._network = runtime.place(network)
         self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
-        self._scale, self._mean, self._std = self._normalization(runtime.device)
+        self.pixels.place(runtime.device)
         blank = self.rows(Frames([np.zeros((64, 64, 3), np.uint8)], np.zeros(1), np.ones(1, bool)))
         self._width = self._batches.rows(self._forward, [blank], 1).shape[1]
 
-    def _normalization(self, device: torch.device) -> tuple[float, torch.Tensor, torch.Tensor]:
-        processor = self.processor
-        scale = processor.rescale_factor if processor.do_rescale else 1.0
-        normalize = processor.do_normalize
-        mean = torch.tensor(processor.image_mean if normalize else [0.0] * 3, device=device)
-        std = torch.tensor(processor.image_std if normalize else [1.0] * 3, device=device)
-        return scale, mean.view(3, 1, 1), std.view(3, 1, 1)
-
     def info(self) -> EncoderInfo:
         """Weights, the processor's settings, layer and pooling decide the values."""
-        settings = {key: value for key, value in self.processor.to_dict().items() if key in _PROCESSOR_KEYS}
         options = {
-            "weights": self._fingerprint, "processor": digest_of(settings), "layer": self.layer, "pool": self.pool,
+            "weights": self._fingerprint, "processor": self.pixels.digest, "layer": self.layer, "pool": self.pool,
         }  # fmt: skip
         return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)
 
     def rows(self, frames: Frames) -> np.ndarray:
         """Resizes as the model's processor does, and stays with bytes: the rest is cheaper on the device."""
-        batch = self.processor(list(frames.images), do_rescale=False, do_normalize=False, return_tensors="pt")
-        pixels = batch["pixel_values"]
-        if pixels.dtype != torch.uint8:
-            pixels = pixels.round().clamp(0, 255).to(torch.uint8)
-        return pixels.numpy()
+        return self.pixels.resized(frames.images)
 
     def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
         """One token a frame."""
         tokens = self._batches.rows(self._forward, [sample.rows for sample in samples], batch_size)
         return self.features(tokens, samples, self._width)
 
-    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the processor would give the network for these (n, 3, H, W) uint8: scaled and normalised, float32."""
-        return (pixels.float() * self._scale - self._mean) / self._std
-
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        output = self._network(pixel_values=self.inputs(pixels), output_hidden_states=self.layer != -1)
+        output = self._network(pixel_values=self.pixels.inputs(pixels), output_hidden_states=self.layer != -1)
         hidden = choose_hidden(output, self.layer, self.model)
         if hidden.ndim == 4:  # a convolutional network's (B, C, H, W)
             return hidden.float().mean(dim=(2, 3))

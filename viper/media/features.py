@@ -1,62 +1,91 @@
-"""Features others made: .pt, .npy and CSV files, one a clip."""
+"""Features others made, one file a clip: .pt, .npy, .csv and .pkl."""
 
 from __future__ import annotations
 
-import warnings
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
 import numpy as np
-import pandas as pd
-from pandas.errors import ParserWarning
 
 from viper.errors import ClipError, one_line
+from viper.media.csv_tables import read_csv_table
+from viper.media.mmsa import MMSA_SUFFIXES
+from viper.media.safe_pickle import load_plain
+from viper.media.table import Table, table_of_array
 
-FEATURE_SUFFIXES = (".pt", ".pth", ".npy", ".csv")
+FEATURE_SUFFIXES = (".pt", ".pth", ".npy", ".csv", *MMSA_SUFFIXES)
+# Folders beside features without times, with <clip>.npy: seconds (T,), and which tokens count (T,).
+COMPANIONS = ("time", "mask")
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of a foreign file.
+def read_table(path: Path, key: str = "", columns: tuple[str, ...] = ()) -> Table:
+    """Reads one file. Nothing in it is ever run: a .pt must hold plain tensors, a pickle plain arrays.
 
-    Attributes
+    Memory is taken for what the file holds, not for what it claims to hold.
+
+    Parameters
     ----------
-    tokens : (T, D) float32.
-    mask : (T,) bool, False where a value is not finite, or too large for float32.
-    times : (T,) float64 seconds, or None where the file does not say.
-    channels : D names, or none where the file has none.
-    """
+    path : the file; its name without the suffix is the clip's id.
+    key : what to take of a pickle that holds a dictionary, as MMSA-FET writes one for a single video.
+    columns : what to take of a CSV, see `read_csv_table`.
 
-    tokens: np.ndarray
-    mask: np.ndarray
-    times: np.ndarray | None
-    channels: tuple[str, ...] = ()
-
-
-def read_table(path: Path) -> Table:
-    """Reads one file. Nothing in it is ever run: pickles are refused, a .pt must hold plain tensors.
-
-    Memory is taken for what the file holds, not for what it claims to hold. Raises ClipError naming the file when it
-    cannot be read or holds no table of numbers.
+    Raises ClipError naming the file when it cannot be read or holds no table of numbers.
     """
     suffix = path.suffix.lower()
     try:
         if suffix == ".csv":
-            return _read_csv(path)
-        return _of_array(_read_npy(path) if suffix == ".npy" else _read_tensor(path))
+            return read_csv_table(path, columns)
+        if suffix in MMSA_SUFFIXES:
+            array = _array_of_pickle(path, key)
+        else:
+            array = _read_npy(path) if suffix == ".npy" else _read_tensor(path)
+        return _with_companions(table_of_array(array), path)
     except ClipError as error:
         raise ClipError(f"{path.name}: {error}") from error
     except Exception as error:  # readers made for honest files raise anything of a damaged one
         if isinstance(error, UnpicklingError) or "weights_only" in str(error):  # torch's advice is to let it run
             raise ClipError(f"{path.name}: refused, it is damaged or holds more than a plain tensor") from error
         kind = "CSV" if suffix == ".csv" else "plain numbers"
-        raise ClipError(f"{path.name}: cannot be read as {kind} ({_first_line(error)})") from error
+        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+        raise ClipError(f"{path.name}: cannot be read as {kind} ({reason})") from error
 
 
-def _first_line(error: Exception) -> str:
-    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+def companions(path: Path) -> dict[str, Path]:
+    """The files beside one of features, in the folders `time` and `mask`, that say its times and its mask."""
+    if path.suffix.lower() == ".csv":
+        return {}
+    beside = {name: path.parent / name / f"{path.stem}.npy" for name in COMPANIONS}
+    return {name: file for name, file in beside.items() if file.is_file()}
+
+
+def _with_companions(table: Table, path: Path) -> Table:
+    found = {name: _read_npy(file) for name, file in companions(path).items()}
+    for name, array in found.items():
+        if array.shape != (len(table.tokens),) or array.dtype.kind not in ("fiu" if name == "time" else "b"):
+            raise ClipError(f"{name}/{path.stem}.npy beside it is not one value for each of {len(table.tokens)} tokens")
+    times, mask = table.times, table.mask
+    if "time" in found:
+        times = np.array(found["time"], np.float64)
+        if not np.isfinite(times).all():
+            raise ClipError(f"time/{path.stem}.npy beside it holds a time that is no number")
+    if "mask" in found:
+        mask = mask & found["mask"]
+    return Table(table.tokens, mask, times)
+
+
+def _array_of_pickle(path: Path, key: str) -> np.ndarray:
+    content = load_plain(path)
+    if type(content) is dict:
+        if "id" in content or any(type(value) is dict for value in content.values()):
+            raise ClipError("holds several clips; name the file itself, not its folder")
+        if key not in content:
+            there = ", ".join(one_line(str(name)) for name in list(content)[:30])
+            raise ClipError(f"has nothing under {key!r}; there are {there} (--key)")
+        content = content[key]
+    if not isinstance(content, np.ndarray):
+        raise ClipError("holds no single array of numbers")
+    return np.asarray(content)
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -88,80 +117,3 @@ def _read_tensor(path: Path) -> np.ndarray:
     if tensor.numel() * tensor.element_size() > size:  # rows that are all the same memory
         raise ClipError("refused, it claims more numbers than it holds")
     return tensor.detach().float().numpy()
-
-
-def _of_array(array: np.ndarray) -> Table:
-    if array.dtype.kind not in "fiub":
-        raise ClipError("holds no single array of numbers")
-    # The published scripts' files are (1, T, D) or (T, D), and (D,) for one vector a clip.
-    while array.ndim > 2 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim == 1:
-        array = array[None]
-    if array.ndim != 2 or not array.shape[1]:
-        raise ClipError(f"an array of shape {array.shape} is not (tokens, channels)")
-    tokens = _float32(array)
-    return Table(tokens, np.isfinite(tokens).all(axis=1), None)
-
-
-def _float32(array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # too large is infinite, and masked
-        return array.astype(np.float32)
-
-
-def _read_csv(path: Path) -> Table:
-    with warnings.catch_warnings():
-        # Of rows longer than the header pandas would make an index, or drop the end, and columns would be mixed up.
-        warnings.simplefilter("error", ParserWarning)
-        table = pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True, index_col=False)
-    table.columns = [str(column).strip() for column in table.columns]
-    # Where lines end in a comma there is a last column without a name or a value.
-    table = table.drop(columns=[c for c in table.columns if c.startswith("Unnamed:") and table[c].isna().all()])
-    if table.columns.has_duplicates:
-        raise ClipError(f"two columns are called {table.columns[table.columns.duplicated()][0]!r}")
-    if "success" in table.columns:
-        return _openface(table)
-    return _organisers(table)
-
-
-def _openface(table: pd.DataFrame) -> Table:
-    """OpenFace: the action units' intensities (AU.._r) and presences (AU.._c); `success` 0 masks a frame."""
-    channels = [column for column in table.columns if column.startswith("AU") and column[-2:] in ("_r", "_c")]
-    if not channels:
-        raise ClipError("an OpenFace table without AU columns")
-    if "face_id" in table.columns and table["face_id"].nunique() > 1:
-        # Several people: the one that is seen best in most frames.
-        confidence = pd.Series(_numbers(table, ["confidence" if "confidence" in table.columns else "success"])[:, 0])
-        seen = confidence.groupby(table["face_id"].to_numpy()).sum()
-        table = table[table["face_id"] == seen.idxmax()]
-    times = _numbers(table, ["timestamp"])[:, 0] if "timestamp" in table.columns else None
-    tokens = _float32(_numbers(table, channels))
-    mask = (_numbers(table, ["success"])[:, 0] == 1) & np.isfinite(tokens).all(axis=1)
-    return Table(tokens, mask, times, tuple(channels))
-
-
-def _organisers(table: pd.DataFrame) -> Table:
-    """The challenges' own layout: the first two columns are the clip's id and the time, features from the third on.
-
-    They stand in either order where the time is called timestamp. MuSe's are in milliseconds, and are recognised by
-    steps of at least 10: nobody samples faces every ten seconds.
-    """
-    if table.shape[1] < 3 or table.empty:
-        raise ClipError("wants an id, a time and then features, one row a step")
-    column = 0 if table.columns[0].lower() == "timestamp" else 1
-    times = _numbers(table, [table.columns[column]])[:, 0]
-    if not np.isfinite(times).all():
-        raise ClipError(f"a time that is no number, in line {int(np.flatnonzero(~np.isfinite(times))[0]) + 2}")
-    if len(times) > 1 and np.median(np.diff(times)) >= 10:
-        times = times / 1000
-    channels = list(table.columns[2:])
-    tokens = _float32(_numbers(table, channels))
-    return Table(tokens, np.isfinite(tokens).all(axis=1), times, tuple(channels))
-
-
-def _numbers(table: pd.DataFrame, columns: list[str]) -> np.ndarray:
-    """(rows, columns) float64, NaN where a cell is empty."""
-    try:
-        return table[columns].to_numpy(np.float64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ClipError(f"has a cell that is no number ({_first_line(error)})") from error

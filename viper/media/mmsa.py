@@ -57,27 +57,29 @@ class MmsaSplit:
         numbers = [value.item() if isinstance(value, np.ndarray) and value.size == 1 else value for value in values]
         if len(numbers) != len(self.ids) or any(type(number) not in (int, float, bool) for number in numbers):
             raise UserError(f"{self._where(key)} is not one number a clip")
-        return np.array(numbers, np.float64)
+        try:
+            return np.array([float(number) for number in numbers])
+        except OverflowError:
+            raise UserError(f"{self._where(key)} holds a number that is too large") from None
 
     def texts(self, key: str) -> tuple[str, ...]:
         """n texts of a key such as raw_text; empty ones where it is not there. UserError where it is no n texts."""
         if key not in self.content:
             return ("",) * len(self.ids)
         values = self._column(key)
-        values = values.reshape(-1).tolist() if isinstance(values, np.ndarray) else values
-        texts = ["" if value is None else value.decode() if isinstance(value, bytes) else value for value in values]
-        if any(type(text) is not str for text in texts):
+        texts = _texts(values)
+        if texts is None or len(texts) != len(self.ids):
             raise UserError(f"{self._where(key)} is not one text a clip")
-        return tuple(texts)
+        return texts
 
     def rows(self, key: str) -> list[np.ndarray]:
         """n arrays (T, D) of features, without the padding. UserError where the key holds no features."""
         if key == TOKENISER:
             raise UserError(f"{self._where(key)} holds a tokeniser's numbers, which are no features")
         values = list(self._column(key))
-        if not all(isinstance(value, np.ndarray) and value.ndim in (1, 2) for value in values):
+        arrays = [np.atleast_2d(np.asarray(value)) if isinstance(value, np.ndarray) else value for value in values]
+        if not all(isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "fiub" for rows in arrays):
             raise UserError(f"{self._where(key)} is not one array of features a clip")
-        arrays = [value[None] if value.ndim == 1 else value for value in values]
         if key == "text" and (told := self._text_mask(arrays)) is not None:
             return [rows[mask] for rows, mask in zip(arrays, told, strict=True)]
         if f"{key}_lengths" not in self.content:
@@ -103,10 +105,10 @@ class MmsaSplit:
         sized = type(values) in (list, tuple) or (isinstance(values, np.ndarray) and values.ndim > 0)
         if not sized or len(values) != len(self.ids):
             raise UserError(f"{self._where(key)} is not one entry a clip")
-        return values
+        return np.asarray(values) if isinstance(values, np.ndarray) else values
 
     def _where(self, key: str) -> str:
-        return f"{self.path}: {self.name}.{key}" if self.name else f"{self.path}: {key}"
+        return f"{self.path}: {one_line(f'{self.name}.{key}' if self.name else key)}"
 
 
 @dataclass(frozen=True)
@@ -142,30 +144,37 @@ def _splits(path: Path, content: Any) -> dict[str, MmsaSplit]:
     if "id" in content:
         parts = {"": content}
     else:
-        parts = {name: part for name, part in content.items() if type(part) is dict and "id" in part}
+        parts = {str(name): part for name, part in content.items() if type(part) is dict and "id" in part}
     if not parts:
         raise ValueError("is no feature file of MMSA: it holds no ids")
     splits: dict[str, MmsaSplit] = {}
     seen: dict[str, str] = {}
     for name, part in parts.items():
-        ids = _ids(part["id"], str(name))
-        splits[str(name)] = MmsaSplit(path, str(name), ids, tuple(clip_of(each) for each in ids), part)
-        for identifier, clip in zip(ids, splits[str(name)].clips, strict=True):
+        ids = _ids(part["id"], f"{name}.id" if name else "id")
+        splits[name] = MmsaSplit(path, name, ids, tuple(clip_of(each) for each in ids), part)
+        for identifier, clip in zip(ids, splits[name].clips, strict=True):
             if clip in seen:
                 raise ValueError(f"{seen[clip]!r} and {identifier!r} would both be clip {clip!r}")
             seen[clip] = identifier
     return splits
 
 
-def _ids(values: Any, split: str) -> tuple[str, ...]:
-    values = values.reshape(-1).tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else values
-    if type(values) is not list:
-        raise ValueError(f"{split}.id is no list of ids" if split else "id is no list of ids")
-    ids = [value.decode() if isinstance(value, bytes) else value for value in values]
-    wrong = next((i for i, value in enumerate(ids) if type(value) is not str), None)
-    if wrong is not None:
-        raise ValueError(f"{split}.id: entry {wrong} is no text")
-    return tuple(ids)
+def _ids(values: Any, where: str) -> tuple[str, ...]:
+    is_list = type(values) is list or (isinstance(values, np.ndarray) and values.ndim == 1)
+    ids = _texts(values) if is_list else None
+    if ids is None:
+        raise ValueError(f"{where} is no list of ids")
+    return ids
+
+
+def _texts(values: Any) -> tuple[str, ...] | None:
+    """Of a list or an array; a missing one is empty. None where there is something else in it."""
+    try:
+        values = values.reshape(-1).tolist() if isinstance(values, np.ndarray) else values
+        texts = ["" if value is None else value.decode() if type(value) is bytes else value for value in values]
+    except ValueError:  # bytes, or numbers of characters, that are no text
+        return None
+    return tuple(texts) if all(type(text) is str for text in texts) else None
 
 
 def _first(rows: np.ndarray, length: int) -> np.ndarray:

@@ -135,7 +135,7 @@ def _scalar(dtype: Any, data: Any) -> Any:
     data = data.encode("latin1") if isinstance(data, str) else data
     if kind.hasobject or type(data) is not bytes or len(data) != kind.itemsize:
         raise UnpicklingError("a number whose data are not of its size")
-    return np.frombuffer(data, kind)[0].item() if data else kind.type().item()
+    return np.frombuffer(data, kind)[0].item()
 
 
 def _encoded(text: Any, encoding: Any = "latin1") -> bytes:

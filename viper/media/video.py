@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -57,20 +58,39 @@ class VideoFrames:
 
 
 def read_frames(path: Path, choose: Callable[[int], np.ndarray]) -> VideoFrames:
-    """Decodes a video once and keeps the frames `choose(number of frames)` names.
+    """Decodes a video once and keeps the frames `choose(number of frames)` names; see `read_frames_by_time`."""
+    return read_frames_by_time(path, lambda times: choose(len(times)))
 
-    The packets are counted first without decoding them, which is cheap; only when decoding yields another number
-    (damaged or hidden frames) and that changes the choice, the file is decoded a second time.
+
+def read_frames_by_time(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> VideoFrames:
+    """Decodes a video once and keeps the frames `choose(times of all frames)` names; times are (N,) float64, seconds.
+
+    The packets' times are read first without decoding them, which is cheap; only when decoding yields others (damaged
+    or hidden frames) and that changes the choice, the file is decoded a second time.
 
     Raises ClipError when the file cannot be opened, has no video or no decodable frame, or frames beyond the limits.
     """
-    expected = _count_packets(path)
-    frames = _decode(path, choose(expected))
-    if frames.n_frames == 0:
+    expected = _packet_times(path)
+    frames, times = _decode(path, choose(expected))
+    if len(times) == 0:
         raise ClipError(f"{path.name}: no frame of its video could be decoded")
-    if frames.n_frames != expected and not np.array_equal(choose(frames.n_frames), frames.indices):
-        frames = _decode(path, choose(frames.n_frames))
+    as_expected = len(times) == len(expected) and np.allclose(times, expected, rtol=0, atol=1e-6)
+    if not as_expected and not np.array_equal(choose(times), frames.indices):
+        frames, _ = _decode(path, choose(times))
     return frames
+
+
+def gray_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    """Time in seconds, and (H, W) uint8 gray, upright, of every frame that can be decoded, one after the other.
+
+    They are the frames that `read_frames` numbers from 0. Raises ClipError as that does, but a video without any
+    decodable frame gives none.
+    """
+    with open_media(path) as container:
+        stream = _video_stream(container, path)
+        clock = _Clock(stream, start_seconds(container))
+        for frame in _decoded(container, stream, _Errors()):
+            yield clock.seconds(frame.time), _upright(frame, "gray")
 
 
 def open_media(path: Path) -> av.container.InputContainer:
@@ -98,6 +118,8 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> VideoSt
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition[_COVER]:
             _check(stream, path)
+            # One thread: clips are decoded side by side anyway, and damaged ones would come out differently with more.
+            stream.thread_type = "NONE"
             return stream
     others = ", ".join(stream.type for stream in container.streams) or "an empty list of streams"
     raise ClipError(f"{path.name}: has no video, only {others}")
@@ -114,28 +136,35 @@ def _check(stream: VideoStream, path: Path) -> None:
     codec.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change on the way
 
 
-def _count_packets(path: Path) -> int:
+def _packet_times(path: Path) -> np.ndarray:
+    """The times frames will have if each packet holds one, up to the first packet that cannot be read."""
+    stamps: list[float | None] = []
     with open_media(path) as container:
         stream = _video_stream(container, path)
-        try:
-            return sum(1 for packet in container.demux(stream) if packet.size)
-        except FFmpegError:
-            return stream.frames
+        with contextlib.suppress(FFmpegError):
+            for packet in container.demux(stream):
+                if packet.size:
+                    stamps.append(None if packet.pts is None else float(packet.pts * packet.time_base))
+        # Packets come in the order of decoding. Some of an avi's have no time; then all frames are counted by the rate.
+        known = sorted(stamp for stamp in stamps if stamp is not None)
+        in_order = known if len(known) == len(stamps) else [None] * len(stamps)
+        clock = _Clock(stream, start_seconds(container))
+        return np.array([clock.seconds(stamp) for stamp in in_order])
 
 
-def _decode(path: Path, wanted: np.ndarray) -> VideoFrames:
+def _decode(path: Path, wanted: np.ndarray) -> tuple[VideoFrames, np.ndarray]:
+    """The frames with these numbers, and the times of all."""
     chosen = set(wanted.tolist())
-    images, indices, times = [], [], []
-    count, rotation, n_pixels = 0, 0, 0
+    images: list[np.ndarray] = []
+    indices: list[int] = []
+    times: list[float] = []
+    rotation, n_pixels = 0, 0
     with open_media(path) as container:
         stream = _video_stream(container, path)
-        # One thread: clips are decoded side by side anyway, and damaged ones would come out differently with more.
-        stream.thread_type = "NONE"
         errors = _Errors()
         clock = _Clock(stream, start_seconds(container))
         for frame in _decoded(container, stream, errors):
-            time = clock.seconds(frame)
-            if count in chosen:
+            if len(times) in chosen:
                 n_pixels += frame.width * frame.height
                 if n_pixels > MAX_CLIP_PIXELS:
                     raise ClipError(
@@ -144,13 +173,11 @@ def _decode(path: Path, wanted: np.ndarray) -> VideoFrames:
                     )
                 # The angle is a frame's side data: a phone may be turned between two clips joined into one file.
                 rotation = _rotation(frame)
-                images.append(_upright(frame))
-                indices.append(count)
-                times.append(time)
-            count += 1
-    return VideoFrames(
-        images, np.array(indices, np.int64), np.array(times), count, clock.fps(count), rotation, errors.count
-    )
+                images.append(_upright(frame, "rgb24"))
+                indices.append(len(times))
+            times.append(clock.seconds(frame.time))
+    timeline, numbers, n = np.array(times), np.array(indices, np.int64), len(times)
+    return VideoFrames(images, numbers, timeline[numbers], n, clock.fps(n), rotation, errors.count), timeline
 
 
 class _Errors:
@@ -188,8 +215,8 @@ class _Clock:
         self._first: float | None = None
         self._last = -1.0 / self._rate
 
-    def seconds(self, frame: VideoFrame) -> float:
-        time = None if frame.time is None else frame.time - self._start
+    def seconds(self, stamp: float | None) -> float:
+        time = None if stamp is None else stamp - self._start
         if time is None or time <= self._last:
             time = self._last + 1.0 / self._rate
         self._last = time
@@ -207,7 +234,7 @@ def _rotation(frame: VideoFrame) -> int:
     return frame.rotation if abs(frame.rotation) <= 360 else 0
 
 
-def _upright(frame: VideoFrame) -> np.ndarray:
-    image = frame.to_ndarray(format="rgb24")
+def _upright(frame: VideoFrame, pixel_format: str) -> np.ndarray:
+    image = frame.to_ndarray(format=pixel_format)
     # FFmpeg's angle says how far the picture must be turned counter-clockwise, as np.rot90 turns.
     return np.ascontiguousarray(np.rot90(image, round(_rotation(frame) / 90) % 4))

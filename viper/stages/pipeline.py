@@ -296,6 +296,9 @@ def _converted(value: Any, annotation: str, base: Path, where: str) -> Any:
     if value is None:
         if "None" in annotation:
             return None
+    elif "list[" in annotation:
+        if isinstance(value, list):
+            return [str(each) for each in value]
     elif "Path" in annotation:
         return base / str(value)
     elif "bool" in annotation:
@@ -313,7 +316,7 @@ def _converted(value: Any, annotation: str, base: Path, where: str) -> Any:
     elif "Literal" in annotation:
         if f'"{value}"' in annotation or f"'{value}'" in annotation:
             return value
-    elif isinstance(value, str | list):
+    elif isinstance(value, str):
         return value
     raise UserError(f"{where}: {value!r} is no {annotation}")
 

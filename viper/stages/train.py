@@ -99,12 +99,11 @@ def run(config: TrainConfig) -> int:
     if not _is_first_process():
         log.setLevel(logging.WARNING)
     task = load_task(config.task)
-    if (
-        "bce" in parse_loss(config.loss or task.loss, task)
-        and task.kind == "regression"
-        and config.fusion == "channels"
-    ):
-        raise UserError("--loss bce: a regression by channels fusion has no bounded output to take it of; give --loss mse")
+    terms = parse_loss(config.loss or task.loss, task)
+    if "bce" in terms and task.kind == "regression" and config.fusion == "channels":
+        raise UserError(
+            "--loss bce: of a regression, channels fusion has no bounded output to take it; give --loss mse"
+        )
     manifest = Manifest.load(config.csv_path, task)
     stores = config.stores()
     _check_modalities_agree(stores)

@@ -3,6 +3,7 @@
 A warped photograph shows three of the Hume-Reaction targets, a synthetic voice two, the subtitles the other two.
 """
 
+from viper.synth.bursts import burst_frames, write_bursts
 from viper.synth.dataset import clip_frames, make_dataset, plan_dataset, write_clip
 from viper.synth.face import render_frames
 from viper.synth.identity import Identity
@@ -15,12 +16,14 @@ __all__ = [
     "CHANNELS",
     "EMOTIONS",
     "Identity",
+    "burst_frames",
     "clip_frames",
     "make_cues",
     "make_dataset",
     "plan_dataset",
     "render_frames",
     "voice",
+    "write_bursts",
     "write_clip",
     "write_srt",
     "write_video",
