@@ -17,12 +17,12 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from viper.synth.miniatures import write_v2v, write_vce
 
 from viper.cli import run_command
 from viper.evaluation.metrics import evaluate
 from viper.files import read_json
 from viper.manifest import Manifest
+from viper.synth.miniatures import write_v2v, write_vce
 from viper.task import load_task
 
 RECIPE = "--preset tiny --n_epochs 30 --batch_size 32 --ema 0.99"

@@ -152,6 +152,7 @@ def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
     [
         ({"0": _vce_entry(0, Happiness=0.1)}, "train_labels.json, key '0': 'Happiness' is none of the emotions"),
         ({"0": _vce_entry(0, Joy=1.5)}, r"key '0': Joy is 1.5, not a number in \[0, 1\]"),
+        ({"0": _vce_entry(0, Joy=10**400)}, r"key '0': Joy is 1000"),
         ({"0": _vce_entry(0) | {"topK": ["Bliss"]}}, r"key '0': topK \['Bliss'\] must be a list of emotions"),
         ({"0": _without(_vce_entry(0), "file")}, "key '0': the key 'file' is missing"),
         ({"0": _vce_entry(0) | {"emotions": {"Joy": 1}}}, "key '0': the emotion 'Admiration' is missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections import Counter
@@ -259,6 +260,27 @@ def test_two_files_that_could_be_one_clips_are_named(prepare: Callable[..., Any]
     assert "could both be its file" in said.said
     options = ["--clips_folder", tmp_path / "c", "--media_folder", tmp_path / "a"]
     assert prepare(tmp_path / "mine.yaml", tmp_path / "r.csv", tmp_path / "m.csv", *options).code == 0
+
+
+def test_scenes_below_a_folder_a_movie_are_found(prepare: Callable[..., Any], tmp_path: Path) -> None:
+    words = {f"tt{movie}/scene{k}": ["happy"] for movie in range(6) for k in range(2)}
+    (tmp_path / "e.json").write_text(json.dumps(words))
+    for number, key in enumerate(words):
+        path = tmp_path / "videos" / f"{key}.mkv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number]))
+    said = prepare("moviegraphs_top10", tmp_path / "e.json", tmp_path / "m.csv", "--clips_folder", tmp_path / "c")
+    assert said.code == 0, said.said
+    assert (tmp_path / "c" / "tt3_scene1.mkv").read_bytes() == bytes([7])
+    assert "left out" not in said.said
+
+
+def test_what_is_no_character_is_said(prepare: Callable[..., Any], tmp_path: Path) -> None:
+    scene = {"emotions": ["happy"], "split": "train", "movie": "a", "note": "\ud800"}
+    (tmp_path / "e.json").write_text(json.dumps({"a_1": scene}))
+    said = prepare("moviegraphs_top10", tmp_path / "e.json", tmp_path / "m.csv", "--val_share", "0")
+    assert said.code == 2
+    assert "which is no character" in said.said
 
 
 def test_pairs_of_videos_that_are_not_there_go_too(prepare: Callable[..., Any], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections import defaultdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from viper.datasets.cognitive import keep_compared
 from viper.datasets.rows import MEDIA_SUFFIXES, Clip, Labels
@@ -21,6 +21,8 @@ NO_FILE = "clips without a media file"
 def find_media(labels: Labels, folder: Path) -> dict[str, Path]:
     """Clip id -> its file below `folder`: the one the label files name, else the one of the clip's id.
 
+    Where the path they name is not there, its last folder and name are looked for anywhere below `folder`.
+
     Clips without one are dropped, and so are comparisons of them. Two files that could both be a clip's are a
     UserError naming them.
     """
@@ -32,7 +34,7 @@ def find_media(labels: Labels, folder: Path) -> dict[str, Path]:
         path = folder / clip.media if clip.media else None
         if path is None or path.suffix.lower() not in MEDIA_SUFFIXES or not path.is_file():
             by_name = _by_name(folder) if by_name is None else by_name
-            path = _only(clip, by_name.get(clip.id, []))
+            path = _only(clip, by_name.get(_tail(clip.media or ""), []) or by_name.get(clip.id, []))
         if path is None:
             labels.drop(NO_FILE, clip.id)
         else:
@@ -96,12 +98,21 @@ def _link(path: Path, link: Path) -> None:
 
 
 def _by_name(folder: Path) -> dict[str, list[Path]]:
+    """Clip id by the name, and <its folder>/<name>, -> files."""
     files = defaultdict(list)
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in MEDIA_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            files[f"{path.parent.name}/{path.stem}"].append(path)
             with contextlib.suppress(UserError):
                 files[clip_id(path.stem)].append(path)
     return files
+
+
+def _tail(media: str) -> str:
+    """The last folder and the name, without a media suffix, of a path; empty where it has no folder."""
+    path = PurePosixPath(media)
+    name = path.stem if path.suffix.lower() in MEDIA_SUFFIXES else path.name
+    return f"{path.parent.name}/{name}" if path.parent.name else ""
 
 
 def _only(clip: Clip, paths: list[Path]) -> Path | None:

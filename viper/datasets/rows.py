@@ -89,7 +89,7 @@ def number_cell(value: Any, name: str, where: str, task: Task) -> str:
     lowest, highest = task.range or (-math.inf, math.inf)
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and lowest <= number <= highest):
         allowed = f"a number in [{lowest:g}, {highest:g}]" if task.range else "a finite number"

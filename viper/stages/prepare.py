@@ -211,6 +211,10 @@ def _preferences_text(labels: Labels) -> str:
 def _csv(rows: Sequence[Sequence[str | None]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
+    try:
+        text.getvalue().encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the labels have {error.object[error.start : error.end]!r}, which is no character") from None
     return text.getvalue()
 
 
