@@ -138,6 +138,11 @@ def test_weighted_bce_is_torchs_with_unknown_labels_left_out() -> None:
     assert loss.item() == pytest.approx(expected)
 
 
+def test_weights_of_labels_balance_clips_with_and_without() -> None:
+    labels = np.array([[1, 1, 0, np.nan], [0, 1, 0, 1], [0, 1, 0, 0], [0, np.nan, 0, np.nan]])
+    assert losses.label_weights(labels) == [3.0, 1.0, 1.0, 1.0]
+
+
 def test_kl_compares_shares_within_a_clip() -> None:
     raw = torch.tensor([[1.0, 0.0, -1.0], [0.2, 0.1, 0.0], [5.0, 1.0, 2.0]])
     labels = torch.tensor([[0.6, 0.3, 0.0], [0.0, 0.0, 0.0], [0.5, torch.nan, 0.1]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,6 +47,13 @@ def compute_loss(
     context = _Context(value_range, label_smoothing, pos_weight)
     terms_of_batch = (weight * TERMS[name](raw, predictions, labels, context) for name, weight in terms.items())
     return torch.stack(list(terms_of_batch)).sum()
+
+
+def label_weights(labels: np.ndarray) -> list[float]:
+    """`pos_weight` of labels (n, targets): clips without each divided by clips with it; 1 where all or none have it."""
+    positive, negative = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    usable = (positive > 0) & (negative > 0)
+    return [float(weight) for weight in np.where(usable, negative / np.maximum(positive, 1), 1.0)]
 
 
 def compute_preference_loss(terms: Mapping[str, float], utilities: Tensor, orders: Tensor) -> Tensor:
@@ -131,7 +139,7 @@ def bce(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> 
 
 def weighted_bce(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
     """bce in which the clips that have a label weigh as much, all together, as those that do not (EmoTx's)."""
-    assert context.pos_weight is not None, "viper.stages.train counts the labels of the training split"
+    assert context.pos_weight is not None, "label_weights counts those of the training split"
     return _binary_cross_entropy(raw, labels, context, raw.new_tensor(context.pos_weight))
 
 

@@ -19,6 +19,7 @@ from viper.stages.common import log, report_scores
 from viper.stages.features import FeatureOptions
 from viper.stages.model_options import ModelOptions
 from viper.stages.run_folder import CONFIG_FILE, LOG_FILE, SEEDS_FILE, SUMMARY_FILE
+from viper.stages.training_data import TrainingData
 from viper.store import FeatureStore
 from viper.task import Task, load_task, parse_loss
 
@@ -107,7 +108,7 @@ def run(config: TrainConfig) -> int:
     manifest = Manifest.load(config.csv_path, task)
     stores = config.stores()
     _check_modalities_agree(stores)
-    data = _Data.load(config, manifest, stores)
+    data = TrainingData.load(manifest, stores, config.group_column)
     if config.n_seeds == 1:
         _run_one(config, task, data)
     else:
@@ -115,46 +116,7 @@ def run(config: TrainConfig) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What every seed is trained on."""
-
-    manifest: Manifest
-    training: FusionData
-    validation: FusionData
-
-    @classmethod
-    def load(cls, config: TrainConfig, manifest: Manifest, stores: dict[str, FeatureStore]) -> _Data:
-        from viper.fusion.data import FusionData
-        from viper.fusion.groups import GroupNormalization
-
-        groups = None
-        if config.normalize == "group":
-            assert config.group_column is not None
-            groups = GroupNormalization(stores, manifest, config.group_column)
-        splits = []
-        for split in ("Train", "Val"):
-            rows = manifest.split(split).labelled()
-            splits.append(FusionData(stores, rows, groups))
-            splits[-1].report_missing(split)
-        _check_orders(splits[1], manifest)
-        return cls(manifest, *splits)
-
-
-def _check_orders(validation: FusionData, manifest: Manifest) -> None:
-    """Refuses validation orders by which no epoch could be told from another."""
-    if validation.orders is None:
-        return
-    metric, lengths = manifest.task.metrics[0], (validation.orders >= 0).sum(axis=1)
-    what, n = ("pairs", sum(lengths == 2)) if metric == "pairwise_accuracy" else ("lists", sum(lengths > 2))
-    if not n:
-        raise UserError(
-            f"{manifest.path}: the preferences of the split Val hold no {what}, and {metric} chooses the best epoch; "
-            "add some, or put another metric first in a card of your own"
-        )
-
-
-def _run_seeds(config: TrainConfig, task: Task, data: _Data) -> None:
+def _run_seeds(config: TrainConfig, task: Task, data: TrainingData) -> None:
     folder = config.output_checkpoint_folder
     if (folder / CONFIG_FILE).exists() and not config.overwrite:
         raise UserError(f"{folder}: holds a run of one seed; give another folder, or --overwrite to replace it")
@@ -180,7 +142,7 @@ def _run_seeds(config: TrainConfig, task: Task, data: _Data) -> None:
         log.info("%d seeds: Val %s %.4f ± %.4f", len(seeds), metric, score["mean"], score["std"])
 
 
-def _run_one(config: TrainConfig, task: Task, data: _Data) -> dict[str, float]:
+def _run_one(config: TrainConfig, task: Task, data: TrainingData) -> dict[str, float]:
     """One seed; answers the best epoch's validation metrics. A finished run that is resumed is left as it is."""
     folder = config.output_checkpoint_folder
     summary = folder / SUMMARY_FILE
@@ -213,7 +175,9 @@ def _run_one(config: TrainConfig, task: Task, data: _Data) -> dict[str, float]:
     return _means(result)
 
 
-def _train_and_report(config: TrainConfig, task: Task, data: _Data, going_on: bool) -> tuple[Epoch, dict[str, Epoch]]:
+def _train_and_report(
+    config: TrainConfig, task: Task, data: TrainingData, going_on: bool
+) -> tuple[Epoch, dict[str, Epoch]]:
     """Trains, and says what came of it, in the run's log too."""
     with run_folder.log_file(_log_path(config), append=going_on):
         stores = data.training.stores
@@ -247,7 +211,7 @@ def _means(summary: dict[str, Any]) -> dict[str, float]:
     return {metric: float("nan") if s["value"] is None else s["value"] for metric, s in summary["mean"].items()}
 
 
-def _train(config: TrainConfig, task: Task, data: _Data, going_on: bool) -> tuple[Epoch, dict[str, Epoch]]:
+def _train(config: TrainConfig, task: Task, data: TrainingData, going_on: bool) -> tuple[Epoch, dict[str, Epoch]]:
     """Builds the model and trains it. transformers is imported here, and not above, so that --help is quick."""
     from transformers import set_seed
 
@@ -295,6 +259,7 @@ def _train(config: TrainConfig, task: Task, data: _Data, going_on: bool) -> tupl
 def _make_model(
     config: TrainConfig, task: Task, training: FusionData, resumed: TrainingState | None
 ) -> PerceiverFusion:
+    from viper.fusion.losses import label_weights
     from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
 
     modalities = {
@@ -310,7 +275,7 @@ def _make_model(
             n_tokens=training.max_tokens() if config.fusion == "channels" else None,
             loss=parse_loss(config.loss or task.loss, task),
             label_smoothing=config.label_smoothing,
-            pos_weight=_pos_weight(training) if task.kind == "multi_label" else None,
+            pos_weight=label_weights(training.labels) if task.kind == "multi_label" else None,
             linear_share=config.linear_share or 0.0,
             group_column=config.group_column,
             **config.sizes(),
@@ -329,14 +294,7 @@ def _make_model(
     return model
 
 
-def _pos_weight(training: FusionData) -> list[float]:
-    """Clips without each label divided by clips with it, of the training split; 1 for a label all or none have."""
-    positive, negative = (training.labels == 1).sum(axis=0), (training.labels == 0).sum(axis=0)
-    usable = (positive > 0) & (negative > 0)
-    return [float(weight) for weight in np.where(usable, negative / np.maximum(positive, 1), 1.0)]
-
-
-def _fit(model: PerceiverFusion, task: Task, data: _Data, folder: Path) -> tuple[Epoch, dict[str, Epoch]]:
+def _fit(model: PerceiverFusion, task: Task, data: TrainingData, folder: Path) -> tuple[Epoch, dict[str, Epoch]]:
     """The linear fusion has a solver instead of epochs: its run has one."""
     import torch
 

@@ -1,0 +1,59 @@
+"""What train_perceiver learns from and what it validates on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from viper.errors import UserError
+from viper.manifest import Manifest
+from viper.store import FeatureStore
+
+if TYPE_CHECKING:
+    from viper.fusion.data import FusionData
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The splits of a manifest, with features; every seed is trained on the same."""
+
+    manifest: Manifest
+    training: FusionData
+    validation: FusionData
+
+    @classmethod
+    def load(cls, manifest: Manifest, stores: dict[str, FeatureStore], group_column: str | None) -> TrainingData:
+        """The labelled clips of Train and Val.
+
+        Parameters
+        ----------
+        group_column : the manifest's column within whose groups features are standardised; None: they are not.
+
+        Raises
+        ------
+        UserError : a split without labels or preferences, or whose preferences do not tell one epoch from another.
+        NothingDoneError : no clip of a split has any feature.
+        """
+        # Not above: importing torch takes seconds, and --help should not.
+        from viper.fusion.data import FusionData
+        from viper.fusion.groups import GroupNormalization
+
+        groups = GroupNormalization(stores, manifest, group_column) if group_column is not None else None
+        splits = []
+        for split in ("Train", "Val"):
+            splits.append(FusionData(stores, manifest.split(split).labelled(), groups))
+            splits[-1].report_missing(split)
+        _check_orders(splits[1], manifest)
+        return cls(manifest, *splits)
+
+
+def _check_orders(validation: FusionData, manifest: Manifest) -> None:
+    if validation.orders is None:
+        return
+    metric, lengths = manifest.task.metrics[0], (validation.orders >= 0).sum(axis=1)
+    what, n = ("pairs", sum(lengths == 2)) if metric == "pairwise_accuracy" else ("lists", sum(lengths > 2))
+    if not n:
+        raise UserError(
+            f"{manifest.path}: the preferences of the split Val hold no {what}, and {metric} chooses the best epoch; "
+            "add some, or put another metric first in a card of your own"
+        )
