@@ -373,11 +373,12 @@ def test_words_become_labels_and_the_rest_is_counted(tmp_path: Path) -> None:
 
 def test_classes_say_which_words_they_are_made_of(tmp_path: Path) -> None:
     source = tmp_path / "e.csv"
-    source.write_text("clip,emotions\nm1_1,joyful; in love\nm1_2,grief;Peace\n")
+    source.write_text("clip,emotions\nm1/1.mp4,joyful; in love\nm2_2,grief;Peace\n")
     classes = _json(tmp_path / "c.json", {"Happiness": ["joyful"], "affection": ["in  love"], "Sadness": ["grief"]})
     labels = _read("emotic", source, classes=classes)
     there = [{name for name, value in clip.labels.items() if value == "1"} for clip in labels.clips]
     assert there == [{"Happiness", "Affection"}, {"Sadness", "Peace"}]
+    assert [(clip.id, clip.extra["movie"]) for clip in labels.clips] == [("m1_1", "m1"), ("m2_2", "m2")]
     _json(classes, {"Bliss": ["joyful"]})
     with pytest.raises(UserError, match=r"c\.json, key 'Bliss': is none of the targets Affection"):
         _read("emotic", source, classes=classes)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from viper.datasets.rows import Clip, Labels, class_cell, identified, named_by_class, number_cell, split_cell
-from viper.datasets.words import WordClasses, label_words
+from viper.datasets.words import WordClasses, label_words, scene
 from viper.errors import UserError
 from viper.files import read_csv_rows
 from viper.task import Task
 
 # Tried in turn where a file has no column of the card's name.
-ID_COLUMNS = ("file_id", "id", "clip", "clip_id", "name", "path", "file", "filename", "video", "image")
+ID_COLUMNS = ("file_id", "id", "clip", "clip_id", "path", "file", "filename", "image", "video", "name")
 CLASS_COLUMNS = ("label", "class", "emotion", "category")
 WORD_COLUMNS = ("emotions", "labels", "words", "emotion", "label")
 SPLIT_COLUMNS = ("split", "partition", "set", "mode", "subset")
@@ -75,7 +75,7 @@ def read_table(
     """Clips of a CSV.
 
     Labels are in a column per target, or in one column: the class (single_label), or words between `;` (multi_label).
-    An id may be the path of the clip's file.
+    An id may be the path of the clip's file. Where labels are words, ids and movies are those of `words.read_words`.
 
     Parameters
     ----------
@@ -91,12 +91,15 @@ def read_table(
         sources = {target: table.need(None, f"the label {target}", target) for target in task.targets}
     read = {identifier, split, *sources.values()}
     labels = Labels()
+    is_words = label is not None and task.kind == "multi_label"
     for where, cells in table.rows:
         spelled, media = identified(cells[identifier])
-        extra = {name: cell for name, cell in cells.items() if name not in read}
-        clip = Clip(spelled, where, extra=extra, media=media)
+        clip, movie = scene(cells[identifier], where) if is_words else (Clip(spelled, where, media=media), "")
+        clip.extra = {name: cell for name, cell in cells.items() if name not in read}
+        if movie and task.group_column:
+            clip.extra.setdefault(task.group_column, movie)
         clip.split = split_cell(cells[split], where) if split and cells[split] else None
-        if label and task.kind == "multi_label":
+        if label and is_words:
             words = [word for word in cells[label].split(";") if word.strip()]
             if not label_words(clip, words, task, labels, classes):
                 continue

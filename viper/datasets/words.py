@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from viper.datasets.rows import Clip, Labels, as_mapping, load_json, scalar_cells, split_cell
+from viper.datasets.rows import MEDIA_SUFFIXES, Clip, Labels, as_mapping, load_json, scalar_cells, split_cell
 from viper.errors import UserError
 from viper.task import Task
 
@@ -49,11 +47,13 @@ def read_words(path: Path, task: Task, classes: WordClasses | None = None) -> La
         if word_key is None:
             raise UserError(f"{where}: the key 'emotions' is missing")
         n_slashes += "/" in key
-        clip = Clip(key.strip().replace("/", "_"), where, media=key if "/" in key else None)
+        clip, movie = scene(key, where)
         if "split" in fields:
             clip.split = split_cell(str(fields["split"]), where)
         clip.extra = scalar_cells(fields, (word_key, "split", *GROUP_KEYS))
-        _set_group(clip, key, fields, task)
+        if task.group_column:
+            said = next((str(fields[name]) for name in (task.group_column, *GROUP_KEYS) if name in fields), "")
+            clip.extra[task.group_column] = said or movie
         if label_words(clip, _word_list(fields[word_key], where), task, labels, classes):
             labels.clips.append(clip)
     if n_slashes:
@@ -85,20 +85,13 @@ def label_words(clip: Clip, words: list[str], task: Task, labels: Labels, classe
     return True
 
 
-def most_common(words: list[str], n: int) -> str:
-    """The n most frequent of these, with their counts."""
-    return ", ".join(f"{word} ({count})" if count > 1 else word for word, count in Counter(words).most_common(n))
-
-
-def _set_group(clip: Clip, key: str, fields: dict[str, Any], task: Task) -> None:
-    column = task.group_column
-    if column is None:
-        return
-    given = next((name for name in (column, *GROUP_KEYS) if name in fields), None)
-    movie = str(fields[given]) if given else re.split("/|_", key.strip(), maxsplit=1)[0]
-    if "/" in key and not given:
-        movie = key.strip().split("/")[0]
-    clip.extra[column] = movie
+def scene(key: str, where: str) -> tuple[Clip, str]:
+    """A clip, and the movie it is of by its key: what comes before the first `/`, or else before the first `_`."""
+    key = key.strip().replace("\\", "/")
+    path = PurePosixPath(key)
+    name = str(path.with_suffix("")) if path.suffix.lower() in MEDIA_SUFFIXES else key
+    clip = Clip(name.replace("/", "_"), where, media=None if name == path.name else key)
+    return clip, name.partition("/" if "/" in name else "_")[0]
 
 
 def _word_list(words: Any, where: str) -> list[str]:

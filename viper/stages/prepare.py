@@ -19,7 +19,6 @@ from viper.datasets.media import find_media, link_clips
 from viper.datasets.pipeline_file import choose_features, default_faces, pipeline_text
 from viper.datasets.splits import SplitOptions, SplitReport, crossing_groups, make_splits
 from viper.datasets.tables import Columns
-from viper.datasets.words import most_common
 from viper.errors import UserError
 from viper.files import write_text
 from viper.manifest import SPLITS, Manifest, clip_id
@@ -244,9 +243,9 @@ def _summarise(manifest: Manifest, labels: Labels, report: SplitReport, config: 
     for note in labels.notes:
         log.info("%s", note)
     for reason, what in labels.dropped.items():
-        distinct = most_common(what, 3)
-        more = ", ..." if len(set(what)) > 3 else ""
-        log.warning("left out: %d %s (%s%s)", len(what), reason, distinct, more)
+        counts = Counter(what)
+        shown = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in counts.most_common(3))
+        log.warning("left out: %d %s (%s%s)", len(what), reason, shown, ", ..." if len(counts) > 3 else "")
     if report.made:
         log.info("made here, with seed %d: %s", config.seed, ", ".join(sorted(report.made, key=SPLITS.index)))
     task = manifest.task
