@@ -63,6 +63,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
     signal.signal(signal.SIGTERM, before[3])
 
 
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """An empty folder for a test's videos."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A place for a checkpoint of that name."""

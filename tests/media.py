@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,3 +54,9 @@ def write_coded(path: Path, n: int, fps: float | Fraction = 25, **options: objec
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
     """A quiet sine wave, (N,) float32."""
     return (0.25 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def frames_record(clip: Path) -> dict[str, Any]:
+    """What get_frame wrote down of a clip: its frames.json."""
+    content: dict[str, Any] = json.loads((clip / "frames.json").read_text())
+    return content

@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
 from conftest import Outcome, Run
-from media import coded_frames, read_code, tone, write_coded
+from media import coded_frames, frames_record, read_code, tone, write_coded
 
 from viper.errors import ClipError
 from viper.failures import read_failures
@@ -31,26 +30,14 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def get_frame(run: Run, videos: Path, tmp_path: Path) -> Callable[..., Outcome]:
     """`get_frame(n_frames, *options)`: the command, from the folder `videos` to the folder `frames`."""
     folders = ("--input_folder", videos, "--output_folder", tmp_path / "frames")
     return lambda n_frames=4, *options: run("get_frame", *folders, "--n_frames", n_frames, *options)
 
 
-def record(clip: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((clip / "frames.json").read_text())
-    return content
-
-
 def indices(clip: Path) -> list[int]:
-    return [frame["index"] for frame in record(clip)["frames"]]
+    return [frame["index"] for frame in frames_record(clip)["frames"]]
 
 
 def codes(clip: Path) -> list[int]:
@@ -121,22 +108,22 @@ def test_every_container(videos: Path, tmp_path: Path, get_frame: Callable[..., 
         folder = tmp_path / "frames" / clip
         assert indices(folder) == expected
         assert codes(folder) == expected
-        kept = record(folder)
+        kept = frames_record(folder)
         assert (kept["n_frames"], kept["undecodable_packets"], kept["rotation"]) == (50, 0, 0)
         assert (kept["width"], kept["height"]) == (192, 64)
         assert {path.name for path in folder.iterdir()} == {"frames.json", *(f"frame_{i}.jpg" for i in expected)}
-    times = [frame["time"] for frame in record(tmp_path / "frames" / "silent")["frames"]]
+    times = [frame["time"] for frame in frames_record(tmp_path / "frames" / "silent")["frames"]]
     np.testing.assert_allclose(times, np.array(expected) / FPS, atol=0.001)
-    assert record(tmp_path / "frames" / "silent")["fps"] == pytest.approx(FPS, abs=0.01)
+    assert frames_record(tmp_path / "frames" / "silent")["fps"] == pytest.approx(FPS, abs=0.01)
     # With sound, a container may let the pictures begin a little later.
-    times = [frame["time"] for frame in record(tmp_path / "frames" / "sounding")["frames"]]
+    times = [frame["time"] for frame in frames_record(tmp_path / "frames" / "sounding")["frames"]]
     np.testing.assert_allclose(times, np.array(expected) / FPS, atol=1.01 / FPS)
 
 
 def test_the_record_of_a_clip(videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]) -> None:
     write_coded(videos / "[7].mp4", 30, Fraction(30000, 1001))
     assert get_frame(3).code == 0
-    kept = record(tmp_path / "frames" / "7")
+    kept = frames_record(tmp_path / "frames" / "7")
     assert (kept["clip"], kept["video"]) == ("7", "[7].mp4")
     assert kept["sampling"] == {"method": "uniform", "n_frames": 3}
     assert kept["fps"] == pytest.approx(30000 / 1001, abs=0.01)
@@ -162,8 +149,8 @@ def test_a_clip_with_fewer_frames_gives_all_it_has(
     write_coded(videos / "a.mp4", n_frames, FPS)
     assert get_frame(8).code == 0
     assert codes(tmp_path / "frames" / "a") == list(range(n_frames))
-    assert record(tmp_path / "frames" / "a")["fps"] == pytest.approx(FPS, abs=0.01)
-    times = [frame["time"] for frame in record(tmp_path / "frames" / "a")["frames"]]
+    assert frames_record(tmp_path / "frames" / "a")["fps"] == pytest.approx(FPS, abs=0.01)
+    times = [frame["time"] for frame in frames_record(tmp_path / "frames" / "a")["frames"]]
     np.testing.assert_allclose(times, np.arange(n_frames) / FPS, atol=0.001)
 
 
@@ -175,7 +162,7 @@ def test_a_variable_rate_keeps_its_times(
     written = np.concatenate([[0.0], np.cumsum(steps)])
     write_coded(videos / f"a.{suffix}", 40, FPS, times=written.tolist())
     assert get_frame(40).code == 0
-    kept = record(tmp_path / "frames" / "a")
+    kept = frames_record(tmp_path / "frames" / "a")
     assert codes(tmp_path / "frames" / "a") == list(range(40))
     np.testing.assert_allclose([frame["time"] for frame in kept["frames"]], written, atol=0.0011)  # mkv counts in ms
     assert kept["fps"] == pytest.approx(39 / written[-1], rel=0.01)
@@ -191,7 +178,7 @@ def test_a_rotated_video_stands_upright(
     assert get_frame(4).code == 0
     folder = tmp_path / "frames" / "a"
     assert codes(folder) == [0, 4, 7, 11]  # a picture on its side or upside down holds no valid number
-    kept = record(folder)
+    kept = frames_record(folder)
     assert (kept["width"], kept["height"]) == (192, 64)
     assert kept["rotation"] % 360 == degrees
 
@@ -245,7 +232,7 @@ def test_a_file_that_was_cut_off_gives_what_it_has(
     assert 10 < n_frames < 60
     assert get_frame(5).code == 0
     folder = tmp_path / "frames" / "a"
-    assert record(folder)["n_frames"] == n_frames
+    assert frames_record(folder)["n_frames"] == n_frames
     assert indices(folder) == uniform_indices(n_frames, 5).tolist()
     assert codes(folder) == indices(folder)
 
@@ -262,10 +249,10 @@ def test_damaged_packets_are_not_counted_as_frames(
     assert n_frames < 60
     assert get_frame(6).code == 0
     folder = tmp_path / "frames" / "a"
-    assert record(folder)["n_frames"] == n_frames
-    assert record(folder)["undecodable_packets"] == 10
+    assert frames_record(folder)["n_frames"] == n_frames
+    assert frames_record(folder)["undecodable_packets"] == 10
     assert indices(folder) == uniform_indices(n_frames, 6).tolist()
-    times = [frame["time"] for frame in record(folder)["frames"]]
+    times = [frame["time"] for frame in frames_record(folder)["frames"]]
     assert (np.diff(times) > 0).all()
     assert times[-1] == pytest.approx(59 / FPS, abs=0.05)  # the stream's own time: the gap is not closed up
 
@@ -471,7 +458,7 @@ SPOILS: dict[str, Callable[[Path], object]] = {
     "record-empty": lambda clip: (clip / "frames.json").write_bytes(b""),
     "record-other": lambda clip: (clip / "frames.json").write_text("[1, 2]"),
     "record-without-frames": lambda clip: (clip / "frames.json").write_text(
-        json.dumps({key: value for key, value in record(clip).items() if key != "frames"})
+        json.dumps({key: value for key, value in frames_record(clip).items() if key != "frames"})
     ),
     "folder-empty": lambda clip: deque(map(os.unlink, clip.iterdir())),
     "folder-gone": shutil.rmtree,

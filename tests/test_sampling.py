@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import tracemalloc
 import weakref
@@ -17,7 +16,7 @@ import yaml
 from conftest import Outcome, Run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from media import write_coded
+from media import frames_record, write_coded
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 
@@ -280,26 +279,14 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def get_frame(run: Run, videos: Path, tmp_path: Path) -> Callable[..., Outcome]:
     """`get_frame(*options)`: the command, from the folder `videos` to the folder `frames`."""
     folders = ("--input_folder", videos, "--output_folder", tmp_path / "frames")
     return lambda *options: run("get_frame", *folders, *options)
 
 
-def record(clip: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((clip / "frames.json").read_text())
-    return content
-
-
 def indices_of(clip: Path, key: str = "frames") -> list[int]:
-    return [entry["index"] for entry in record(clip)[key]]
+    return [entry["index"] for entry in frames_record(clip)[key]]
 
 
 @pytest.mark.parametrize("fps", [15, 25, 50])
@@ -308,7 +295,7 @@ def test_each_burst_is_an_event(videos: Path, tmp_path: Path, get_frame: Callabl
     n_frames = round(4.4 * fps)
     write_bursts(videos / "a.mp4", n_frames, centres, fps, size=(64, 112))
     assert get_frame("--sampling", "events", "--n_frames", 9).code == 0
-    kept = record(tmp_path / "frames" / "a")
+    kept = frames_record(tmp_path / "frames" / "a")
     events, frames = kept["events"], kept["frames"]
     assert len(events) == 2
     np.testing.assert_allclose([event["index"] for event in events], centres, atol=2)
@@ -350,7 +337,7 @@ def test_clips_of_a_frame_or_two_and_without_motion(
     frames = tmp_path / "frames"
     assert (indices_of(frames / "one"), indices_of(frames / "two")) == ([0], [0, 1])
     assert indices_of(frames / "still") == {"events": [0, 10, 19, 29], "stimuvar": [0, 7, 14, 21]}[mode]
-    assert all(record(clip)["events"] == [] for clip in frames.iterdir() if clip.is_dir())
+    assert all(frames_record(clip)["events"] == [] for clip in frames.iterdir() if clip.is_dir())
 
 
 def test_damaged_frames_are_numbered_alike_in_both_passes(
@@ -362,7 +349,7 @@ def test_damaged_frames_are_numbered_alike_in_both_passes(
     n_frames = read_frames(path, lambda n: np.arange(min(n, 1))).n_frames
     assert 40 < n_frames < 100
     assert get_frame("--sampling", "events", "--n_frames", 5).code == 0
-    kept = record(tmp_path / "frames" / "a")
+    kept = frames_record(tmp_path / "frames" / "a")
     assert kept["n_frames"] == n_frames
     assert indices_of(tmp_path / "frames" / "a")[-1] == n_frames - 1
     assert [frame["time"] for frame in kept["frames"]][-1] == pytest.approx((n_frames - 1) / 25, abs=0.01)
@@ -377,11 +364,11 @@ def test_a_rate_from_videos(videos: Path, tmp_path: Path, get_frame: Callable[..
     assert get_frame("--sampling", "fps", "--fps", 5).code == 0
     frames = tmp_path / "frames"
     assert indices_of(frames / "even") == [*range(0, 50, 5)] == indices_of(frames / "without_times")
-    assert record(frames / "even")["sampling"] == {"method": "fps", "n_frames": None, "fps": 5.0}
+    assert frames_record(frames / "even")["sampling"] == {"method": "fps", "n_frames": None, "fps": 5.0}
     chosen = indices_of(frames / "uneven")
     assert chosen == rate_indices(np.round(times, 3), 5).tolist()
     np.testing.assert_allclose(
-        [frame["time"] for frame in record(frames / "uneven")["frames"]], times[chosen], atol=2e-3
+        [frame["time"] for frame in frames_record(frames / "uneven")["frames"]], times[chosen], atol=2e-3
     )
     # With --n_frames no more than that, evenly thinned.
     assert get_frame("--sampling", "fps", "--fps", 5, "--n_frames", 4).code == 0
@@ -400,16 +387,16 @@ def test_another_sampling_is_done_again(videos: Path, tmp_path: Path, get_frame:
     for options in runs:
         assert "1 done, 0 already there" in get_frame(*options).said
         assert "0 done, 1 already there" in get_frame(*options).said
-        seen.append(record(clip)["sampling"])
+        seen.append(frames_record(clip)["sampling"])
     assert all(one != other for i, one in enumerate(seen) for other in seen[:i])
     # What was there before is as it was, key by key: it is not done again by this version.
     assert get_frame("--n_frames", 6).code == 0
-    kept = record(clip)
+    kept = frames_record(clip)
     assert kept["sampling"] == {"method": "uniform", "n_frames": 6}
     assert "events" not in kept
     assert indices_of(clip) == uniform_indices(80, 6).tolist()
     assert get_frame().code == 0
-    assert record(clip)["sampling"] == {"method": "uniform", "n_frames": 32}
+    assert frames_record(clip)["sampling"] == {"method": "uniform", "n_frames": 32}
 
 
 def test_the_plot(videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]) -> None:
@@ -474,7 +461,7 @@ def test_a_pipeline_takes_the_options(tmp_path: Path, videos: Path) -> None:
     card["frames"] = {"sampling": "events", "n_frames": 4}
     assert pipeline() == 0
     assert len(indices_of(clip)) == 4
-    assert len(record(clip)["events"]) == 1
+    assert len(frames_record(clip)["events"]) == 1
     card["frames"] = {"sampling": "often"}
     with pytest.raises(UserError, match=r"frames.sampling: 'often'"):
         pipeline()
