@@ -55,6 +55,18 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=2e-3)
 
 
+def test_two_processes_learn_the_same_utilities(tmp_path: Path) -> None:
+    """Each takes half of a batch's pairs and lists, whose clips are other ones, and more or fewer."""
+    planted = plant(tmp_path, "preference")
+    options = ("--loss", "plackett_luce+bradley_terry", "--batch_size", "14", "--n_epochs", "2")  # 15 batches of 210
+    outcome = _train_in_two(_arguments(planted, tmp_path / "two", *options))
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    assert run_command("train_perceiver", _arguments(planted, tmp_path / "one", *options)) == 0
+    one, two = (rows_of(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    for name in ("training_loss", "pairwise_accuracy", "kendall_tau"):
+        np.testing.assert_allclose([float(r[name]) for r in two], [float(r[name]) for r in one], rtol=2e-4)
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "5")
     with pytest.raises(UserError, match=r"--batch_size 12.*multiple of the 5 processes"):

@@ -59,8 +59,8 @@ def label_weights(labels: np.ndarray) -> list[float]:
 def compute_preference_loss(terms: Mapping[str, float], utilities: Tensor, orders: Tensor) -> Tensor:
     """A weighted sum of terms over orders of clips.
 
-    Each process takes the mean over its own orders: DistributedDataParallel's mean of the gradients is then that of all
-    orders, since every process has as many.
+    Of several processes each answers the mean over all, with the gradient of its own orders: since all have as many,
+    DistributedDataParallel's mean of the gradients is the gradient of that mean.
 
     Parameters
     ----------
@@ -69,7 +69,12 @@ def compute_preference_loss(terms: Mapping[str, float], utilities: Tensor, order
     orders : (B, L) int64, clips from the least to the most preferred, -1 at the end of shorter orders.
     """
     terms_of_batch = (weight * PREFERENCE_TERMS[name](utilities, orders) for name, weight in terms.items())
-    return torch.stack(list(terms_of_batch)).sum()
+    own = torch.stack(list(terms_of_batch)).sum()
+    if not _is_one_of_several():
+        return own
+    mean = own.detach().clone()
+    torch.distributed.all_reduce(mean)
+    return own + (mean / torch.distributed.get_world_size() - own).detach()
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,16 @@ def _of_all_processes(x: Tensor) -> Tensor:
     DistributedDataParallel takes the mean of the processes' gradients. Each of the W processes has the gradient of the
     same loss here, and all-gather's backward adds them up, so that this mean is the gradient of one process.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return x
-    if torch.distributed.get_world_size() == 1:
+    if not _is_one_of_several():
         return x
     from torch.distributed.nn.functional import all_gather
 
     return torch.cat(all_gather(x.contiguous()))
+
+
+def _is_one_of_several() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _mean_over_labels(error: Tensor, labels: Tensor) -> Tensor:
