@@ -273,6 +273,15 @@ def test_scenes_below_a_folder_a_movie_are_found(prepare: Callable[..., Any], tm
     assert said.code == 0, said.said
     assert (tmp_path / "c" / "tt3_scene1.mkv").read_bytes() == bytes([7])
     assert "left out" not in said.said
+    # The links themselves, which now lie below the folder too, are not taken for clips' files.
+    again = prepare("moviegraphs_top10", tmp_path / "e.json", tmp_path / "m.csv", "--clips_folder", tmp_path / "c")
+    assert again.code == 0, again.said
+
+
+def test_links_are_not_put_where_files_are_taken_for_clips(prepare: Callable[..., Any], tmp_path: Path) -> None:
+    said = prepare("ve8", tmp_path, tmp_path / "m.csv", "--clips_folder", tmp_path / "links")
+    assert said.code == 2
+    assert "links: must not be in the source, all of whose files are taken for clips" in said.said
 
 
 def test_what_is_no_character_is_said(prepare: Callable[..., Any], tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class ReadOptions:
     classes : a JSON {class: [words]}, of multi-label tasks.
     lists_split : the split of V2V's lists.
     keep : column -> the only value of it that is kept.
+    clips_folder : where links to the clips go, which must not be where files are taken for clips.
     """
 
     format: Format = "auto"
@@ -50,6 +51,7 @@ class ReadOptions:
     classes: Path | None = None
     lists_split: str = "Test"
     keep: Mapping[str, str] = field(default_factory=dict)
+    clips_folder: Path | None = None
 
 
 def choose_format(task: Task, source: Path) -> str:
@@ -85,6 +87,9 @@ def read_labels(task: Task, source: Path, options: ReadOptions) -> Labels:
         raise UserError(f"--format {form}: is for {_KIND_OF_TASK[form]} tasks, and {task.name} is one of {task.kind}")
     if options.classes is not None and task.kind != "multi_label":
         raise UserError(f"--classes: is for multi_label tasks, and {task.name} is one of {task.kind}")
+    links = options.clips_folder
+    if form in ("folders", "ravdess", "emodb") and links and links.absolute().is_relative_to(source.absolute()):
+        raise UserError(f"--clips_folder {links}: must not be in the source, all of whose files are taken for clips")
     labels = _read(form, task, source, options)
     for column, value in options.keep.items():
         _keep(labels, column, value)

@@ -18,10 +18,11 @@ from viper.media.frames import IMAGE_SUFFIXES
 NO_FILE = "clips without a media file"
 
 
-def find_media(labels: Labels, folder: Path) -> dict[str, Path]:
+def find_media(labels: Labels, folder: Path, without: Path | None = None) -> dict[str, Path]:
     """Clip id -> its file below `folder`: the one the label files name, else the one of the clip's id.
 
-    Where the path they name is not there, its last folder and name are looked for anywhere below `folder`.
+    Where the path they name is not there, its last folder and name are looked for anywhere below `folder`, but not in
+    the folder `without`: that of the links.
 
     Clips without one are dropped, and so are comparisons of them. Two files that could both be a clip's are a
     UserError naming them.
@@ -33,7 +34,7 @@ def find_media(labels: Labels, folder: Path) -> dict[str, Path]:
     for clip in labels.clips:
         path = folder / clip.media if clip.media else None
         if path is None or path.suffix.lower() not in MEDIA_SUFFIXES or not path.is_file():
-            by_name = _by_name(folder) if by_name is None else by_name
+            by_name = _by_name(folder, without) if by_name is None else by_name
             path = _only(clip, by_name.get(_tail(clip.media or ""), []) or by_name.get(clip.id, []))
         if path is None:
             labels.drop(NO_FILE, clip.id)
@@ -97,10 +98,13 @@ def _link(path: Path, link: Path) -> None:
         remove(temporary)
 
 
-def _by_name(folder: Path) -> dict[str, list[Path]]:
+def _by_name(folder: Path, without: Path | None) -> dict[str, list[Path]]:
     """Clip id by the name, and <its folder>/<name>, -> files."""
     files = defaultdict(list)
+    left_out = without.absolute() if without else None
     for path in sorted(folder.rglob("*")):
+        if left_out is not None and path.absolute().is_relative_to(left_out):
+            continue
         if path.suffix.lower() in MEDIA_SUFFIXES and not path.name.startswith(".") and path.is_file():
             files[f"{path.parent.name}/{path.stem}"].append(path)
             with contextlib.suppress(UserError):

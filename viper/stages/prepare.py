@@ -88,7 +88,7 @@ def run(config: PrepareConfig) -> int:
     labels = read_labels(task, config.source, _read_options(config))
     files: dict[str, Path] = {}
     if config.clips_folder or config.pipeline:
-        files = find_media(labels, _media_folder(config))
+        files = find_media(labels, _media_folder(config), config.clips_folder)
         labels.check()
     report = _split(labels, task, config)
     files = {clip.id: files[clip.id] for clip in labels.clips if clip.id in files}
@@ -123,6 +123,7 @@ def _read_options(config: PrepareConfig) -> ReadOptions:
         config.classes,
         config.lists_split,
         keep,
+        config.clips_folder,
     )
 
 
