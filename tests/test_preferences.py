@@ -234,3 +234,17 @@ def test_validation_without_what_chooses_the_epoch_is_refused(planted: Planted, 
     own = tmp_path / "own.yaml"
     own.write_text(planted.card.read_text() + "metrics: [listwise_accuracy]\n")
     assert run("train_perceiver", *arguments, *output, "--task", own, n_workers=None).code == 0
+
+
+def test_several_seeds_may_lack_a_metric(planted: Planted, tmp_path: Path, run: Run) -> None:
+    """V2V's lists are all in Test: on Val two of three metrics have no value."""
+    pairs = [row for row in rows_of(preferences_path(planted.manifest)) if not row["rank_3"]]
+    (tmp_path / "clips.csv").write_bytes(planted.manifest.read_bytes())
+    lines = ["rank_1,rank_2", *(f"{row['rank_1']},{row['rank_2']}" for row in pairs)]
+    (tmp_path / "clips_preferences.csv").write_text("\n".join(lines))
+    arguments = ["--csv_path", tmp_path / "clips.csv", *planted.inputs("visual"), *QUICK[:2], "--n_epochs", "1"]
+    output = ["--output_checkpoint_folder", tmp_path / "run", "--task", planted.card, "--n_seeds", "2"]
+    assert run("train_perceiver", *arguments, *output, n_workers=None).code == 0
+    scores = json.loads((tmp_path / "run" / "seeds.json").read_text())["Val"]
+    assert scores["kendall_tau"] == {"mean": None, "std": None, "values": [None, None]}
+    assert scores["pairwise_accuracy"]["mean"] == pytest.approx(np.mean(scores["pairwise_accuracy"]["values"]))

@@ -133,13 +133,17 @@ def _run_seeds(config: TrainConfig, task: Task, data: TrainingData) -> None:
             values.setdefault(metric, []).append(value)
     if not _is_first_process():
         return
-    scores = {
-        metric: {"mean": float(np.mean(each)), "std": float(np.std(each, ddof=1)), "values": each}
-        for metric, each in values.items()
-    }
+    scores = {metric: _over_seeds(each) for metric, each in values.items()}
     write_json(folder / SEEDS_FILE, {"seeds": seeds, "Val": scores})
-    for metric, score in scores.items():
-        log.info("%d seeds: Val %s %.4f ± %.4f", len(seeds), metric, score["mean"], score["std"])
+    for metric, each in values.items():
+        log.info("%d seeds: Val %s %.4f ± %.4f", len(seeds), metric, np.mean(each), np.std(each, ddof=1))
+
+
+def _over_seeds(values: list[float]) -> dict[str, Any]:
+    """JSON-ready; an undefined value, and a mean over one, is None."""
+    summary = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+    numbers = {name: None if np.isnan(value) else value for name, value in summary.items()}
+    return {**numbers, "values": [None if np.isnan(value) else value for value in values]}
 
 
 def _run_one(config: TrainConfig, task: Task, data: TrainingData) -> dict[str, float]:
