@@ -180,7 +180,7 @@ def _v2v(root: Path, train: Any, test: Any = (), lists: Any = None) -> Path:
     return root
 
 
-def test_v2v_keeps_what_people_disagree_on_and_drops_copies_and_crossing_pairs(tmp_path: Path) -> None:
+def test_v2v_keeps_what_people_say_again_or_disagree_on_and_drops_crossing_pairs(tmp_path: Path) -> None:
     _v2v(
         tmp_path,
         [["01", "02"], ["02", "01"], ["01", "02"], ["02", "11"], ["03", "12"]],
@@ -188,12 +188,19 @@ def test_v2v_keeps_what_people_disagree_on_and_drops_copies_and_crossing_pairs(t
         [["21", "22", "23"], ["22", "21", "23", "24"]],
     )
     labels = _read("v2v", tmp_path)
-    assert labels.orders == [("01", "02"), ("02", "01"), ("11", "12"), ("21", "22", "23"), ("22", "21", "23", "24")]
+    assert labels.orders == [
+        ("01", "02"),
+        ("02", "01"),
+        ("01", "02"),
+        ("11", "12"),
+        ("21", "22", "23"),
+        ("22", "21", "23", "24"),
+    ]
     assert labels.dropped == {
-        "comparisons that stand there twice": ["01 < 02"],
         "comparisons of clips that are in different splits": ["02 < 11", "03 < 12"],
         "clips of which no comparison is left": ["03"],
     }
+    assert labels.notes == ["1 comparisons repeat an earlier one; each counts, as in the dataset's own scores"]
     assert {clip.id: clip.split for clip in labels.clips} == dict.fromkeys(["01", "02"], "Train") | dict.fromkeys(
         ["11", "12", "21", "22", "23", "24"], "Test"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def read_v2v(folder: Path, task: Task, lists_split: str = "Test") -> Labels:
 
     Each is {"comparisons": [[least preferred, ..., most preferred], ...]}, or the bare list. A clip is in the split of
     the file that names it; one that several files name is in Test before Val before Train, and comparisons that then
-    cross splits are dropped. The same comparison twice is once too many; two that disagree are kept: so did people.
+    cross splits are dropped. The same comparison again counts again, and two that disagree are both kept: so did people.
     """
     labels = Labels()
     split_of: dict[str, tuple[str, str]] = {}
@@ -107,10 +106,12 @@ def read_v2v(folder: Path, task: Task, lists_split: str = "Test") -> Labels:
             for identifier in order:
                 known, first = split_of.get(identifier, (split, where))
                 split_of[identifier] = (max(known, split, key=SPLITS.index), first)
-    labels.orders = list(dict.fromkeys(orders))
-    for order, count in Counter(orders).items():
-        for _ in range(count - 1):
-            labels.drop("comparisons that stand there twice", " < ".join(order))
+    labels.orders = orders
+    repeated = len(orders) - len(set(orders))
+    if repeated:
+        labels.notes.append(
+            f"{repeated} comparisons repeat an earlier one; each counts, as in the dataset's own scores"
+        )
     labels.clips = [Clip(identifier, where, split=split) for identifier, (split, where) in split_of.items()]
     drop_crossing(labels)
     return labels
@@ -141,20 +142,15 @@ def _is_name(value: Any) -> bool:
 
 def components(orders: Iterable[Order]) -> dict[str, str]:
     """Clip id -> the name (its first id) of the set of clips it is joined with by comparisons, directly or not."""
-    parent: dict[str, str] = {}
+    # Not above: scipy's clustering takes a while to import, and --help should not.
+    from scipy.cluster.hierarchy import DisjointSet
 
-    def root(identifier: str) -> str:
-        parent.setdefault(identifier, identifier)
-        while parent[identifier] != identifier:
-            parent[identifier] = parent[parent[identifier]]
-            identifier = parent[identifier]
-        return identifier
-
+    joined = DisjointSet()
     for order in orders:
         for identifier in order:
-            one, other = sorted((root(order[0]), root(identifier)))
-            parent[other] = one
-    return {identifier: root(identifier) for identifier in parent}
+            joined.add(identifier)
+            joined.merge(order[0], identifier)
+    return {identifier: min(together) for together in joined.subsets() for identifier in together}
 
 
 def drop_crossing(labels: Labels) -> None:
