@@ -90,7 +90,7 @@ def read_v2v(folder: Path, task: Task, lists_split: str = "Test") -> Labels:
 
     Each is {"comparisons": [[least preferred, ..., most preferred], ...]}, or the bare list. A clip is in the split of
     the file that names it; one that several files name is in Test before Val before Train, and comparisons that then
-    cross splits are dropped. The same comparison again counts again, and two that disagree are both kept: so did people.
+    cross splits are dropped. The same comparison again counts again, and two that disagree are both kept.
     """
     labels = Labels()
     split_of: dict[str, tuple[str, str]] = {}
