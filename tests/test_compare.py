@@ -14,7 +14,8 @@ from planted import SIZES, Planted, plant, rows_of
 from viper.cli import run_command
 from viper.errors import UserError
 from viper.files import read_json
-from viper.stages.compare import hidden_at_random, mean_and_std
+from viper.stages.common import mean_and_std
+from viper.stages.compare import hidden_at_random
 
 MODELS = ["tokens", "linear", "mlp", "gru", "perceiver-channels"]
 TRAINING = ["--preset", "tiny", "--n_epochs", "2", "--device", "cpu", "--n_seeds", "2", "--seed", "3"]

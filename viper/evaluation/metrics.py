@@ -83,6 +83,10 @@ class Scores:
             value = float(np.mean(errors)) if errors else worst
         return worst if math.isnan(value) else value
 
+    def reported_value(self, metric: str) -> float:
+        """`selection_value` for people to read, but nan for a metric that nothing was computed on (lists, on Val)."""
+        return self.selection_value(metric) if self.together[metric].n else math.nan
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: {"n_clips", "mean": {metric: score}, "targets": {target: {metric: score}}}."""
         names = next((list(scores) for scores in self.targets.values()), [])

@@ -79,8 +79,8 @@ class Recorder(TrainerCallback):
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics of the task, the one that selects first."""
-        return list(self.epochs[0].scores.together)
+        """The metrics of the task, the one that selects first; not those that the split has nothing to compute on."""
+        return [name for name, score in self.epochs[0].scores.together.items() if score.n]
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """For the Trainer, which wants numbers; the scores behind them are kept for on_evaluate."""
@@ -139,6 +139,6 @@ def _row(epoch: Epoch) -> dict[str, str | int]:
         for metric, scores in epoch.scores.targets.items()
         for target, score in scores.items()
     }
-    together = {metric: epoch.scores.selection_value(metric) for metric in epoch.scores.together}
+    together = {metric: epoch.scores.reported_value(metric) for metric in epoch.scores.together}
     row = {"epoch": epoch.number, "training_loss": epoch.loss, "n_clips": epoch.scores.n_clips, **together, **targets}
     return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}

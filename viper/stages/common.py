@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.failures import FILE_NAME
@@ -66,6 +69,21 @@ def _cells(scores: dict[str, Score]) -> str:
     return "   ".join(
         f"{METRICS[name].title} {score.value:{digits[METRICS[name].direction]}}" for name, score in scores.items()
     )
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and standard deviation over n - 1; nan for that of a single value, and for what has a nan among it."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """A metric's "mean", "std" and "values" over seeds, JSON-ready: None where one is undefined."""
+    mean, std = mean_and_std(values)
+    return {"mean": _finite(mean), "std": _finite(std), "values": [_finite(value) for value in values]}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from viper.errors import NothingDoneError, UserError
 from viper.files import write_json, write_text
 from viper.logs import without_warnings
 from viper.manifest import Manifest
-from viper.stages.common import log
+from viper.stages.common import log, mean_and_std, over_seeds
 from viper.stages.features import FeatureOptions
 from viper.stages.train import LEARNING_RATES
 from viper.stages.trainings import as_arguments, feature_arguments, parse_train_options
@@ -205,14 +205,7 @@ def _score(
 
 def _values(scores: Scores) -> dict[str, float]:
     """As epochs are compared: an undefined Pearson counts 0, so that a mean over seeds does not lose the worst."""
-    return {metric: scores.selection_value(metric) for metric in scores.together}
-
-
-def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and standard deviation over n - 1; nan for that of a single value."""
-    import numpy as np
-
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return {metric: scores.reported_value(metric) for metric in scores.together}
 
 
 def table(task: Task, results: Sequence[Result]) -> str:
@@ -277,24 +270,15 @@ def _write(
                 result.model: {
                     "runs": [str(folder) for folder in result.runs],
                     "n_parameters": result.n_parameters,
-                    "scores": {view: _described(values) for view, values in result.views.items()},
+                    "scores": {
+                        view: {metric: over_seeds(each) for metric, each in values.items()}
+                        for view, values in result.views.items()
+                    },
                 }
                 for result in results
             },
         },
     )
-
-
-def _described(values: Values) -> dict[str, Any]:
-    described = {}
-    for metric, each in values.items():
-        mean, std = mean_and_std(each)
-        described[metric] = {"mean": _finite(mean), "std": _finite(std), "values": [_finite(value) for value in each]}
-    return described
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _cell(value: float) -> str:

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from viper.errors import ClipError, UserError
 from viper.files import read_json, remove, sweep, write_json
 from viper.manifest import Manifest
 from viper.stages import run_folder
-from viper.stages.common import log, report_scores
+from viper.stages.common import log, mean_and_std, over_seeds, report_scores
 from viper.stages.features import FeatureOptions
 from viper.stages.model_options import ModelOptions
 from viper.stages.run_folder import CONFIG_FILE, LOG_FILE, SEEDS_FILE, SUMMARY_FILE
@@ -133,17 +131,10 @@ def _run_seeds(config: TrainConfig, task: Task, data: TrainingData) -> None:
             values.setdefault(metric, []).append(value)
     if not _is_first_process():
         return
-    scores = {metric: _over_seeds(each) for metric, each in values.items()}
+    scores = {metric: over_seeds(each) for metric, each in values.items()}
     write_json(folder / SEEDS_FILE, {"seeds": seeds, "Val": scores})
     for metric, each in values.items():
-        log.info("%d seeds: Val %s %.4f ± %.4f", len(seeds), metric, np.mean(each), np.std(each, ddof=1))
-
-
-def _over_seeds(values: list[float]) -> dict[str, Any]:
-    """JSON-ready; an undefined value, and a mean over one, is None."""
-    summary = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
-    numbers = {name: None if np.isnan(value) else value for name, value in summary.items()}
-    return {**numbers, "values": [None if np.isnan(value) else value for value in values]}
+        log.info("%d seeds: Val %s %.4f ± %.4f", len(seeds), metric, *mean_and_std(each))
 
 
 def _run_one(config: TrainConfig, task: Task, data: TrainingData) -> dict[str, float]:
