@@ -154,6 +154,7 @@ def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
         ({"0": _vce_entry(0, Joy=1.5)}, r"key '0': Joy is 1.5, not a number in \[0, 1\]"),
         ({"0": _vce_entry(0, Joy=10**400)}, r"key '0': Joy is 1000"),
         ({"0": _vce_entry(0) | {"topK": ["Bliss"]}}, r"key '0': topK \['Bliss'\] must be a list of emotions"),
+        ({"0": _vce_entry(0) | {"file": None}}, "key '0': file is None, not a path"),
         ({"0": _without(_vce_entry(0), "file")}, "key '0': the key 'file' is missing"),
         ({"0": _vce_entry(0) | {"emotions": {"Joy": 1}}}, "key '0': the emotion 'Admiration' is missing"),
         ({"0": _vce_entry(0) | {"emotions": [1]}}, "key '0', emotions: must be {emotion: number}, not list"),
@@ -167,6 +168,11 @@ def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
 def test_wrong_vce_files_are_named(train: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         _read("vce", _vce(tmp_path, train))
+
+
+def test_vce_numbers_may_be_spelled_as_text(tmp_path: Path) -> None:
+    labels = _read("vce", _vce(tmp_path, {"0": _vce_entry(0, Joy="0.25")}))
+    assert labels.clips[0].labels["Joy"] == "0.25"
 
 
 # --- V2V ----------------------------------------------------------------------------------------------------------

@@ -59,7 +59,9 @@ def _vce_clip(where: str, entry: Any, task: Task) -> Clip:
     missing = [target for target in task.targets if target not in emotions]
     if missing:
         raise UserError(f"{where}: the emotion {missing[0]!r} is missing")
-    spelled, media = identified(str(entry["file"]))
+    if not isinstance(entry["file"], str):
+        raise UserError(f"{where}: file is {entry['file']!r:.60}, not a path")
+    spelled, media = identified(entry["file"])
     cells = {target: number_cell(emotions[target], target, where, task) for target in task.targets}
     return Clip(spelled, where, cells, media=media)
 
@@ -69,8 +71,8 @@ def _top_agrees(entry: dict[str, Any], where: str, task: Task) -> bool:
     top = entry.get("topK", [])
     if not isinstance(top, list) or any(name not in task.targets for name in top):
         raise UserError(f"{where}: topK {top!r} must be a list of emotions")
-    values = sorted(entry["emotions"].values(), reverse=True)
-    return [entry["emotions"][name] for name in top] == values[: len(top)]
+    values = {name: float(value) for name, value in entry["emotions"].items()}  # which may be spelled as text
+    return [values[name] for name in top] == sorted(values.values(), reverse=True)[: len(top)]
 
 
 def _seconds(path: Path) -> dict[str, str] | None:

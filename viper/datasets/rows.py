@@ -93,9 +93,9 @@ def number_cell(value: Any, name: str, where: str, task: Task) -> str:
         number = math.nan
     if not (math.isfinite(number) and lowest <= number <= highest):
         allowed = f"a number in [{lowest:g}, {highest:g}]" if task.range else "a finite number"
-        raise UserError(f"{where}: {name} is {value!r}, not {allowed}")
+        raise UserError(f"{where}: {name} is {value!r:.60}, not {allowed}")
     if task.kind == "multi_label" and number not in (0, 1):
-        raise UserError(f"{where}: {name} is {value!r}, not 0 or 1")
+        raise UserError(f"{where}: {name} is {value!r:.60}, not 0 or 1")
     return value.strip() if isinstance(value, str) else repr(value)
 
 
