@@ -144,7 +144,7 @@ def test_the_command_itself_is_killed_and_taken_up(reference: Reference, tmp_pat
     command = [sys.executable, "-m", "viper.cli", reference.stage.command,
                *reference.stage.arguments(reference.inputs, output, "--n_workers", 2)]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    for share in (0.3, 0.9):
+    for share in (0.3, 0.6):
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
         deadline = time.monotonic() + 60
         while n_done(output) < share * reference.n_clips and time.monotonic() < deadline:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from many import IS_LONG
 from planted import Planted, plant, rows_of
 
 from viper.cli import run_command
@@ -55,6 +56,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=2e-3)
 
 
+@pytest.mark.skipif(not IS_LONG, reason="half a minute more: make test-long")
 def test_two_processes_learn_the_same_utilities(tmp_path: Path) -> None:
     """Each takes half of a batch's pairs and lists, whose clips are other ones, and more or fewer."""
     planted = plant(tmp_path, "preference")

@@ -309,9 +309,9 @@ def test_a_clip_that_crashes_its_process_costs_no_other(place: Place) -> None:
 @pytest.mark.parametrize(
     ("what", "encode", "error", "message"),
     [
-        ("device option", Encode(), UserError, "its weights are not here"),
+        pytest.param("device option", Encode(), UserError, "its weights are not here", marks=long),
         ("user error", Encode(), UserError, "--layer 99"),
-        ("full disk", Encode(), OutputError, "space"),
+        pytest.param("full disk", Encode(), OutputError, "space", marks=long),
         ("full disk", None, OutputError, "space"),
     ],
 )
