@@ -203,6 +203,8 @@ def test_the_other_commands_take_it(planted: Planted, run_folder: Path, run: Run
     for member in members:
         assert run("submission_creation", *arguments, "--model_path", run_folder, "--output_path", member,
                    n_workers=None).code == 0  # fmt: skip
+    status = run("status", "--csv_path", planted.manifest, "--task", planted.card, *planted.inputs(), n_workers=None)
+    assert status.code == 0
     ensemble = ["ensemble", "--task", planted.card, "--predictions", *members, "--output_path", tmp_path / "both.csv"]
     assert run(*ensemble, n_workers=None).code == 0
     fitted = run(*ensemble, "--csv_path", planted.manifest, "--validation_predictions", *members, n_workers=None)

@@ -118,7 +118,7 @@ class Manifest:
         table[task.split_column] = _per_row(path, table[task.split_column], canonical_split)
         orders: list[Order] = []
         if task.kind == "preference":
-            table[task.targets[0]] = np.nan
+            table[list(task.targets)] = np.nan
             orders = read_preferences(preferences_path(path), dict(zip(clips, table[task.split_column], strict=True)))
         elif task.label_column is not None:
             table = table.drop(columns=list(task.targets), errors="ignore").join(_classes(path, table, task))
