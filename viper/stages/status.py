@@ -146,9 +146,9 @@ def _failures_of(folder: Path) -> tuple[dict[str, str], str | None]:
 
 
 def _read_manifest(config: StatusConfig) -> Manifest:
-    """The manifest without its labels, which may be wrong or not there yet."""
+    """The manifest without its labels and preferences, which may be wrong or not there yet."""
     task = load_task(config.task) if config.task else Task("any", "regression", ())
-    return Manifest.load(config.csv_path, replace(task, targets=(), label_column=None))
+    return Manifest.load(config.csv_path, replace(task, kind="regression", targets=(), label_column=None))
 
 
 def _as_json(config: StatusConfig, states: Mapping[str, ModalityStatus]) -> dict[str, Any]:
