@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from many import IS_LONG
 from planted import TARGETS, Planted, plant, rows_of
 from sklearn.metrics import average_precision_score, recall_score
 
@@ -28,7 +29,7 @@ def _train(planted: Planted, run: Path, *options: str) -> int:
     )
 
 
-@pytest.mark.parametrize("fusion", ["tokens", "linear", "mlp", "gru"])
+@pytest.mark.parametrize("fusion", ["tokens", "linear", *(["mlp", "gru"] if IS_LONG else [])])
 @pytest.mark.parametrize("kind", list(CHANCE))
 def test_what_was_planted_is_learned_and_scored(tmp_path: Path, kind: str, fusion: str) -> None:
     planted = plant(tmp_path / "data", kind)

@@ -197,7 +197,8 @@ def test_some_failed_clips_end_in_exit_code_3(tmp_path: Path) -> None:
     make_dataset(tmp_path, 3, 2, 1, n_workers=1, seconds=0.5)
     (tmp_path / "videos" / "10001.mp4").write_bytes(b"no video at all")
     features = {"visual": {"model_name": "hog"}, "audio": {"model_name": "logmel", "n_fragments": 2}}
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump({**CARD, "subtitles": None, "features": features}))
+    quick = {"train": {"n_epochs": 1, "preset": "tiny"}, "confusion": False}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({**CARD, "subtitles": None, "features": features, **quick}))
     answer = subprocess.run(
         [sys.executable, "-m", "viper.cli", "pipeline", str(tmp_path / "data.yaml")], capture_output=True, text=True
     )

@@ -256,6 +256,7 @@ def test_the_same_features_as_in_one_process(
     assert {path: path.stat().st_mtime_ns for path in there.glob("*.safetensors")} == before
 
 
+@long
 def test_every_clip_is_answered_once(place: Place) -> None:
     given = clips(30, c3="value error", c5="unpicklable sample", c7="bad on device", c28="clip error")
     summary = place.run(given, Encode(), SaveWithNode(place.output))
@@ -310,7 +311,7 @@ def test_a_clip_that_crashes_its_process_costs_no_other(place: Place) -> None:
     ("what", "encode", "error", "message"),
     [
         pytest.param("device option", Encode(), UserError, "its weights are not here", marks=long),
-        ("user error", Encode(), UserError, "--layer 99"),
+        pytest.param("user error", Encode(), UserError, "--layer 99", marks=long),
         pytest.param("full disk", Encode(), OutputError, "space", marks=long),
         ("full disk", None, OutputError, "space"),
     ],
