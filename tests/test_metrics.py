@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -148,11 +149,17 @@ def test_arrays_of_another_shape_are_refused(shapes: tuple[tuple[int, ...], tupl
         metrics.pearson(np.zeros(2), np.zeros(3))
 
 
+def measured(name: str, predicted: np.ndarray, true: np.ndarray) -> Score:
+    metric = METRICS[name].together
+    assert metric is not None
+    return metric(predicted, true)
+
+
 def test_the_two_top_threes_and_top_one_by_hand() -> None:
     true = np.array([[0.9, 0.5, 0.4, 0.1, 0.0], [0.1, 0.2, 0.3, 0.4, 0.5], [0.0, 0.1, 0.9, 0.2, 0.3]])
     predicted = np.array([[0.2, 0.1, 0.3, 0.4, 0.0], [0.1, 0.9, 0.5, 0.6, 0.2], [0.1, 0.2, 0.8, 0.3, 0.4]])
     # The strongest emotion is predicted 3rd, 4th, 1st; of those predicted strongest only the last is of the true three.
-    assert rankings.vce_top3(predicted, true) == Score(pytest.approx(2 / 3), 3)
+    assert measured("vce_top3", predicted, true) == Score(pytest.approx(2 / 3), 3)
     assert rankings.prediction_in_true_top3(predicted, true) == Score(pytest.approx(1 / 3), 3)
     assert rankings.top1(predicted, true) == Score(pytest.approx(1 / 3), 3)
 
@@ -160,7 +167,7 @@ def test_the_two_top_threes_and_top_one_by_hand() -> None:
 @pytest.mark.parametrize("name", ["vce_top3", "prediction_in_true_top3", "top1", "top3"])
 def test_ties_and_nan_are_never_right(name: str) -> None:
     """A constant prediction would otherwise be right about every clip."""
-    metric = getattr(rankings, name)
+    metric = partial(measured, name)
     true = np.eye(5)
     assert metric(np.full((5, 5), 0.3), true) == Score(0.0, 5)
     assert metric(np.where(true > 0, 1.0, np.nan), true).value == 0
@@ -178,7 +185,7 @@ def test_vce_top3_of_the_majority_is_the_share_of_the_three_commonest() -> None:
     counts = np.bincount(strongest, minlength=27)
     predicted = np.tile(share, (500, 1))
     expected = counts[np.argsort(-share)[:3]].sum() / 500
-    assert rankings.vce_top3(predicted, true) == Score(pytest.approx(expected), 500)
+    assert measured("vce_top3", predicted, true) == Score(pytest.approx(expected), 500)
 
 
 def test_labels_that_map_leaves_out_are_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -96,7 +96,7 @@ def test_labels_and_partition_are_joined_by_id(tmp_path: Path) -> None:
         ("[1],Holdout,0,0,0,0,0,0,0,,", "line 2: the split 'Holdout' is none of"),
         ("[1],Train,0,0,0,0,0,0,0,,\n1,Val,0,0,0,0,0,0,0,,", "line 3: the id '1' was already used by .*line 2"),
         ("a/b,Train,0,0,0,0,0,0,0,,", "line 2: the id 'a/b' cannot name a file"),
-        ("[1],Train,0,0,0,0,0,0,0,,\n2,,0,0,0,0,0,0,0,,", "line 3: has no split, but other rows do"),
+        ("[1],Train,0,0,0,0,0,0,0,,\n2,,0,0,0,0,0,0,0,,", "line 3: has no split, but other clips do"),
         ("[1],Train,0,0,0,0,0,0,0,,,,9", "line 2: 13 cells, but the header names 11 columns"),
     ],
 )

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.image import imread
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_score, recall_score
 
 from viper.errors import UserError
+from viper.evaluation.curves import N_BINS, edges_around_zero, utilities_figure
 from viper.evaluation.precision_recall import PrecisionRecallReport
 from viper.evaluation.split_report import build_report
 from viper.task import Task, load_task
@@ -74,11 +76,23 @@ def test_pairs_and_lists_are_told_right_from_wrong(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("utilities", [[0.0, 0.0], [0.0, 3.0], [3.0, 0.0]])
-def test_no_bar_of_the_histogram_holds_right_and_wrong_pairs(tmp_path: Path, utilities: list[float]) -> None:
-    report = build_report(PREFERENCES, ["a", "b"], np.array(utilities)[:, None], np.array([[0, 1]]))
-    report.write(tmp_path)
-    assert imread(tmp_path / "utilities.png").shape[0] > 400
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20))
+def test_no_bar_of_the_histogram_holds_right_and_wrong_pairs_and_all_are_in_one(values: list[float]) -> None:
+    differences = np.array(values)
+    edges = edges_around_zero(differences)
+    assert (np.diff(edges) > 0).all()
+    assert 0.0 in edges
+    assert len(edges) <= N_BINS + 4
+    assert np.histogram(differences, edges)[0].sum() == len(values)
+
+
+def test_the_histograms_show_every_pair() -> None:
+    less, more = np.array([0.0, 1.0, 2.0, 2.0]), np.array([3.0, 0.5, 2.0, 4.0])
+    left, right = utilities_figure(less, more, "title").axes
+    assert sum(bar.get_height() for bar in left.containers[0]) == 4
+    wrong, correct = (sum(bar.get_height() for bar in bars) for bars in right.containers)
+    assert (wrong, correct) == (2, 2)  # a tie is wrong
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["wrong", "right"]
 
 
 def test_what_cannot_be_reported() -> None:

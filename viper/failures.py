@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import io
 import os
 import time
 from dataclasses import astuple, dataclass, replace
@@ -13,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from viper.errors import UserError, WorkerError, one_line
-from viper.files import natural_key, write_text
+from viper.files import csv_text, natural_key, write_text
 
 FILE_NAME = "failures.csv"
 HEADER = ("clip", "stage", "error", "message")
@@ -121,15 +120,13 @@ def read_failures(folder: Path) -> list[Failure]:
 
 
 def _csv(rows: list[Failure]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(HEADER)
+    guarded = []
     for row in rows:
         # A message is for people, who may open the list in a spreadsheet, and quotes what is in files: it must not
         # become a formula there. Ids stay as they are: programs join them with the manifest's, which has the same.
         guard = "'" if row.message.startswith(("=", "+", "-", "@")) else ""
-        writer.writerow(astuple(replace(row, message=guard + row.message)))
-    return buffer.getvalue()
+        guarded.append(astuple(replace(row, message=guard + row.message)))
+    return csv_text([HEADER, *guarded])
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -158,14 +158,20 @@ def components(orders: Iterable[Order]) -> dict[str, str]:
 def drop_crossing(labels: Labels) -> None:
     """Leaves out comparisons of clips that are in different splits, and clips of which none is left."""
     split_of = {clip.id: clip.split for clip in labels.clips}
+    drop_orders(labels, CROSSING, lambda order: len({split_of[identifier] for identifier in order}) > 1)
+    keep_compared(labels)
+
+
+def drop_orders(labels: Labels, reason: str, is_out: Callable[[Order], bool]) -> bool:
+    """Leaves out those comparisons; answers whether any are left."""
     kept = []
     for order in labels.orders:
-        if len({split_of[identifier] for identifier in order}) > 1:
-            labels.drop(CROSSING, " < ".join(order))
+        if is_out(order):
+            labels.drop(reason, " < ".join(order))
         else:
             kept.append(order)
     labels.orders = kept
-    keep_compared(labels)
+    return bool(kept)
 
 
 def keep_compared(labels: Labels) -> None:

@@ -12,7 +12,8 @@ from viper.datasets.rows import (
     identified,
     is_class,
     load_json,
-    named_by_class,
+    media_below,
+    name_by_class,
     split_cell,
 )
 from viper.errors import UserError
@@ -33,7 +34,7 @@ def read_folders(folder: Path, task: Task) -> Labels:
     by_split = _split_folders(folder)
     for split, parent in by_split or [(None, folder)]:
         for entry in visible_entries(parent):
-            files = _media_below(entry) if entry.is_dir() else []
+            files = media_below(entry) if entry.is_dir() else []
             if files and not is_class(entry.name, task):
                 raise UserError(
                     f"{entry}: holds {len(files)} media files, but {entry.name!r} is none of the classes "
@@ -71,9 +72,7 @@ def read_emoset(folder: Path, task: Task) -> Labels:
 
 def _finish(labels: Labels, task: Task) -> None:
     assert task.label_column is not None
-    shared = named_by_class(labels.clips, task.label_column)
-    if shared:
-        labels.notes.append(f"{len(shared)} file names are in two classes: those ids are <class>_<name>")
+    name_by_class(labels, task.label_column)
     there = {clip.labels[task.label_column] for clip in labels.clips}
     lacking = [target for target in task.targets if target not in there]
     if lacking and there:
@@ -88,11 +87,6 @@ def _split_folders(folder: Path) -> list[tuple[str | None, Path]]:
         try:
             found.append((canonical_split(entry.name), entry))
         except UserError:
-            if _media_below(entry):
+            if media_below(entry):
                 return []
     return found
-
-
-def _media_below(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file())
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))

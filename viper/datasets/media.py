@@ -8,8 +8,8 @@ import shutil
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-from viper.datasets.cognitive import keep_compared
-from viper.datasets.rows import MEDIA_SUFFIXES, Clip, Labels
+from viper.datasets.cognitive import drop_orders, keep_compared
+from viper.datasets.rows import MEDIA_SUFFIXES, Clip, Labels, media_below
 from viper.errors import UserError
 from viper.files import remove, temporary_path, visible_entries
 from viper.manifest import clip_id
@@ -41,11 +41,7 @@ def find_media(labels: Labels, folder: Path, without: Path | None = None) -> dic
         else:
             found[clip.id] = path
     labels.clips = [clip for clip in labels.clips if clip.id in found]
-    kept = [order for order in labels.orders if all(identifier in found for identifier in order)]
-    for order in set(labels.orders) - set(kept):
-        labels.drop(f"comparisons of {NO_FILE}", " < ".join(order))
-    labels.orders = kept
-    if kept:
+    if drop_orders(labels, f"comparisons of {NO_FILE}", lambda order: any(clip not in found for clip in order)):
         keep_compared(labels)
     return found
 
@@ -102,12 +98,10 @@ def _by_name(folder: Path, without: Path | None) -> dict[str, list[Path]]:
     """Clip id by the name, and <its folder>/<name>, -> files."""
     files = defaultdict(list)
     left_out = without.absolute() if without else None
-    for path in sorted(folder.rglob("*")):
-        if left_out is not None and path.absolute().is_relative_to(left_out):
-            continue
-        if path.suffix.lower() in MEDIA_SUFFIXES and not path.name.startswith(".") and path.is_file():
+    for path in media_below(folder):
+        if left_out is None or not path.absolute().is_relative_to(left_out):
             files[f"{path.parent.name}/{path.stem}"].append(path)
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError):  # a name that can be no id is no clip's
                 files[clip_id(path.stem)].append(path)
     return files
 

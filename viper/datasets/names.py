@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from viper.datasets.rows import Clip, Labels, class_cell
+from viper.datasets.rows import Clip, Labels, class_cell, media_below
 from viper.errors import UserError
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from viper.task import Task
@@ -104,6 +104,4 @@ def _decoded(path: Path, name: str, code: str, known: dict[str, str]) -> str:
 
 def _media(folder: Path) -> list[Path]:
     """Sound and video files below a folder, in the order of their names."""
-    suffixes = (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES)
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
-    return sorted((path for path in files if path.is_file()), key=lambda path: (path.name, path))
+    return sorted(media_below(folder, (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES)), key=lambda path: (path.name, path))

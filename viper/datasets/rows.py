@@ -84,6 +84,13 @@ class Labels:
         return self
 
 
+def check_splits(labels: Labels) -> None:
+    """A UserError where only some of the clips have a split."""
+    without = [clip for clip in labels.clips if clip.split is None]
+    if without and len(without) < len(labels.clips):
+        raise UserError(f"{without[0].where}: has no split, but other clips do")
+
+
 def number_cell(value: Any, name: str, where: str, task: Task) -> str:
     """A label as the manifest's cell; what is no finite number within the task's range is a UserError."""
     lowest, highest = task.range or (-math.inf, math.inf)
@@ -132,18 +139,27 @@ def identified(cell: str) -> tuple[str, str | None]:
     return cell.strip(), None
 
 
-def named_by_class(clips: Iterable[Clip], column: str) -> list[str]:
-    """Where files of two classes have one name, their ids become <class>_<name>. Answers the names that did.
+def name_by_class(labels: Labels, column: str) -> None:
+    """Where files of two classes have one name, their ids become <class>_<name>, and a note says so.
 
     Only clips whose ids are their files' names are changed.
     """
-    clips = [clip for clip in clips if clip.media is not None]
+    clips = [clip for clip in labels.clips if clip.media is not None]
     counts = Counter(clip.id for clip in clips)
     shared = sorted(identifier for identifier, n in counts.items() if n > 1)
     for clip in clips:
         if counts[clip.id] > 1 and clip.labels.get(column):
             clip.file_id = f"{clip.labels[column]}_{clip.id}"
-    return shared
+    if shared:
+        labels.notes.append(
+            f"{len(shared)} file names are in two classes: those ids are <class>_<name> ({', '.join(shared[:3])} ...)"
+        )
+
+
+def media_below(folder: Path, suffixes: tuple[str, ...] = MEDIA_SUFFIXES) -> list[Path]:
+    """Media files at any depth below a folder, in the order of their paths; nothing hidden."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def load_json(path: Path) -> Any:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from viper.datasets.rows import Clip, Labels, class_cell, identified, named_by_class, number_cell, split_cell
+from viper.datasets.rows import (
+    Clip,
+    Labels,
+    check_splits,
+    class_cell,
+    identified,
+    name_by_class,
+    number_cell,
+    split_cell,
+)
 from viper.datasets.words import WordClasses, label_words, scene
 from viper.errors import UserError
 from viper.files import read_csv_rows
@@ -111,9 +120,9 @@ def read_table(
     if partition is not None:
         _join(labels, partition, task)
     elif split:
-        _check_all_or_none(labels)
+        check_splits(labels)
     if task.kind == "single_label" and task.label_column:
-        _note_renamed(labels, named_by_class(labels.clips, task.label_column))
+        name_by_class(labels, task.label_column)
     return labels
 
 
@@ -163,16 +172,3 @@ def _join(labels: Labels, partition: Path, task: Task) -> None:
     labels.clips += unlabelled
     if unlabelled:
         labels.notes.append(f"{partition}: {len(unlabelled)} of its ids have no labels, and stay without")
-
-
-def _check_all_or_none(labels: Labels) -> None:
-    without = [clip for clip in labels.clips if clip.split is None]
-    if without and len(without) < len(labels.clips):
-        raise UserError(f"{without[0].where}: has no split, but other rows do")
-
-
-def _note_renamed(labels: Labels, shared: list[str]) -> None:
-    if shared:
-        labels.notes.append(
-            f"{len(shared)} file names are in two classes: those ids are <class>_<name> ({', '.join(shared[:3])} ...)"
-        )

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from viper.datasets.rows import MEDIA_SUFFIXES, Clip, Labels, as_mapping, load_json, scalar_cells, split_cell
+from viper.datasets.rows import (
+    MEDIA_SUFFIXES,
+    Clip,
+    Labels,
+    as_mapping,
+    check_splits,
+    load_json,
+    scalar_cells,
+    split_cell,
+)
 from viper.errors import UserError
 from viper.task import Task
 
@@ -58,9 +67,7 @@ def read_words(path: Path, task: Task, classes: WordClasses | None = None) -> La
             labels.clips.append(clip)
     if n_slashes:
         labels.notes.append(f"{path}: in {n_slashes} ids a `/` became `_`: an id names a file")
-    if len({clip.split is None for clip in labels.clips}) == 2:
-        missing = next(clip for clip in labels.clips if clip.split is None)
-        raise UserError(f"{missing.where}: has no split, but other clips do")
+    check_splits(labels)
     return labels
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ import numpy as np
 from viper.errors import UserError
 from viper.evaluation.drawing import Matrix, matrix_figure, overview_figure, save_png
 from viper.evaluation.metrics import METRICS, Score, Scores, evaluate
-from viper.files import write_json, write_text
+from viper.files import csv_text, write_json, write_text
 from viper.task import Task
 
 N_BINS = 10
@@ -171,8 +169,8 @@ class ConfusionReport:
         for name, picture in pictures.items():
             labels = self.task.targets if name == "argmax" else intervals
             files = [folder / f"confusion_{name}{end}" for end in (".csv", "_normalised.csv", ".png")]
-            write_text(files[0], _csv_text(picture.counts, labels))
-            write_text(files[1], _csv_text(picture.shares, labels))
+            write_text(files[0], _matrix_csv(picture.counts, labels))
+            write_text(files[1], _matrix_csv(picture.shares, labels))
             save_png(matrix_figure(picture), files[2])
             written += files
         save_png(overview, folder / "confusion_overview.png")
@@ -277,10 +275,9 @@ def _matrix_dict(counts: np.ndarray) -> dict[str, Any]:
     return {"counts": counts.tolist(), "normalised": shares}
 
 
-def _csv_text(matrix: np.ndarray, labels: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true \\ predicted", *labels])
-    for label, row in zip(labels, matrix.tolist(), strict=True):
-        writer.writerow([label, *("" if math.isnan(cell) else cell for cell in row)])
-    return text.getvalue()
+def _matrix_csv(matrix: np.ndarray, labels: Sequence[str]) -> str:
+    rows = [
+        [label, *("" if math.isnan(cell) else cell for cell in row)]
+        for label, row in zip(labels, matrix.tolist(), strict=True)
+    ]
+    return csv_text([["true \\ predicted", *labels], *rows])

@@ -80,17 +80,13 @@ def utilities_figure(less: np.ndarray, more: np.ndarray, title: str) -> Figure:
     """
     figure = new_figure(9.0, 4.2)
     left, right = figure.subplots(1, 2)
-    edges = _edges(np.concatenate([less, more]))
+    edges = np.histogram_bin_edges(np.concatenate([less, more]), N_BINS)
     left.hist(less, edges, color=_LIGHT, label="the other clip")
     left.hist(more, edges, histtype="step", color=_DARK, linewidth=1.8, label="the preferred clip")
     left.set_xlabel("utility", fontsize=9, color=INK)
     left.legend(fontsize=8, frameon=False, labelcolor=INK)
     difference = more - less
-    edges = _edges(np.append(difference, 0.0))
-    # An edge at zero, so that no bar holds right and wrong pairs.
-    edges = edges - edges[np.abs(edges).argmin()]
-    edges = np.append(edges, edges[-1] + (edges[1] - edges[0])) if edges[-1] < difference.max(initial=0) else edges
-    edges = np.append(edges[0] - (edges[1] - edges[0]), edges) if edges[0] > difference.min(initial=0) else edges
+    edges = edges_around_zero(difference)
     right.hist(difference[difference <= 0], edges, color=_LIGHT, label="wrong")
     right.hist(difference[difference > 0], edges, color=_DARK, label="right")
     right.axvline(0, color=INK, linewidth=1)
@@ -105,7 +101,14 @@ def utilities_figure(less: np.ndarray, more: np.ndarray, title: str) -> Figure:
     return figure
 
 
-def _edges(values: np.ndarray) -> np.ndarray:
-    low, high = float(values.min()), float(values.max())
-    margin = 0.5 if low == high else 0.0
-    return np.linspace(low - margin, high + margin, N_BINS + 1)
+def edges_around_zero(values: np.ndarray) -> np.ndarray:
+    """(n,) rising edges of some `N_BINS` equal bins over all values and zero, which is an edge: no bin has both signs.
+
+    Parameters
+    ----------
+    values : (k,) finite.
+    """
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    width = (high - low) / N_BINS or 1.0
+    # A value on an edge must not fall out by the rounding of the division.
+    return width * np.arange(np.floor(low / width - 1e-9), np.ceil(high / width + 1e-9) + 1)

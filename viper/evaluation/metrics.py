@@ -239,7 +239,7 @@ METRICS: dict[str, Metric] = {
     "macro_f1": Metric("macro F1", "maximise", f1_scores, skips_undefined=True),
     "top3": Metric("top-3 accuracy", "maximise", together=rankings.top3),
     "top1": Metric("top-1 accuracy", "maximise", together=rankings.top1),
-    "vce_top3": Metric("VCE top-3 accuracy", "maximise", together=rankings.vce_top3),
+    "vce_top3": Metric("VCE top-3 accuracy", "maximise", together=rankings.top3),
     "prediction_in_true_top3": Metric(
         "prediction in true top 3", "maximise", together=rankings.prediction_in_true_top3
     ),

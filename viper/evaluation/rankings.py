@@ -11,9 +11,10 @@ from viper.evaluation.score import Score
 
 
 def top3(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Share of clips whose class is among the three with the highest scores; arrays as in `recalls`.
+    """Share of clips whose class, or strongest target, is among the three with the highest scores (VCE's own top-3).
 
-    A class whose score is shared by so many that it cannot be told from a fourth is not among them.
+    Arrays as in `top1`, or of classes. One whose score is shared by so many that it cannot be told from a fourth is not
+    among the three.
     """
     labelled = ~np.isnan(true).any(axis=1)
     return _mean_of(_in_top(predicted[labelled], np.argmax(true[labelled], axis=1), 3))
@@ -29,11 +30,6 @@ def top1(predicted: np.ndarray, true: np.ndarray) -> Score:
     """
     labelled = ~np.isnan(true).any(axis=1)
     return _mean_of(_in_top(predicted[labelled], np.argmax(true[labelled], axis=1), 1))
-
-
-def vce_top3(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Share of clips whose strongest target is among the three highest predictions (VCE's own); arrays as in `top1`."""
-    return top3(predicted, true)
 
 
 def prediction_in_true_top3(predicted: np.ndarray, true: np.ndarray) -> Score:

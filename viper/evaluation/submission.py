@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from viper.errors import UserError, one_line
-from viper.files import read_csv_rows, write_text
+from viper.files import csv_text, read_csv_rows, write_text
 from viper.manifest import clip_id
 from viper.task import Task
 
@@ -59,18 +57,16 @@ def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], pred
     if task.range is not None:
         predicted = predicted.clip(*task.range)
     predicted = predicted + 0.0  # turns -0.0 into 0.0, which is how people expect to see it
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(task.submission_columns)
+    rows: list[list[str]] = [list(task.submission_columns)]
     for file_id, row in zip(file_ids, predicted, strict=True):
         # The shortest decimal that reads back as the same float32 or float64, never in scientific notation.
         cells = [np.format_float_positional(value, trim="0") for value in row]
         cell = {**dict(zip(task.targets, cells, strict=True)), task.id_column: file_id}
         if task.label_column is not None:
             cell[task.label_column] = task.targets[int(row.argmax())]
-        writer.writerow([cell[column] for column in task.submission_columns.values()])
+        rows.append([cell[column] for column in task.submission_columns.values()])
     try:
-        write_text(path, text.getvalue())
+        write_text(path, csv_text(rows))
     except OSError as error:
         raise UserError(f"{path}: the submission cannot be written ({error.strerror or error})") from error
     return path

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from viper.evaluation.drawing import COLOUR_MAP, FAINT_INK, INK, save_png
+from viper.evaluation.drawing import COLOUR_MAP, FAINT_INK, INK, hide_frame, new_figure, save_png
 from viper.media.events import Motion
 from viper.media.sampling import HALF_WINDOW, STIMUVAR_FPS
 from viper.media.video import VideoFrames
@@ -30,7 +30,7 @@ def save_motion_plot(path: Path, title: str, method: str, motion: Motion, video:
 
 def motion_figure(title: str, method: str, motion: Motion, video: VideoFrames) -> Figure:
     """The motion and its smoothed curve against seconds, events marked, and a strip of the frames that were taken."""
-    figure = Figure(figsize=(10, 4), layout="constrained", facecolor="white")
+    figure = new_figure(10, 4)
     curve_axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=[8, 1])
     _draw_curve(curve_axes, method, motion)
     _draw_strip(strip, motion, video)
@@ -76,7 +76,4 @@ def _draw_strip(axes: Axes, motion: Motion, video: VideoFrames) -> None:
 def _style(axes: Axes) -> None:
     axes.tick_params(labelsize=8, color=FAINT_INK, labelcolor=FAINT_INK)
     axes.margins(x=0.01)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(FAINT_INK)
+    hide_frame(axes, "top", "right")

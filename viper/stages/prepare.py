@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from viper.datasets.pipeline_file import choose_features, default_faces, pipelin
 from viper.datasets.splits import SplitOptions, SplitReport, crossing_groups, make_splits
 from viper.datasets.tables import Columns
 from viper.errors import UserError
-from viper.files import write_text
+from viper.files import csv_text, write_text
 from viper.manifest import SPLITS, Manifest, clip_id
 from viper.media.frames import IMAGE_SUFFIXES
 from viper.preferences import preferences_path
@@ -209,13 +207,12 @@ def _preferences_text(labels: Labels) -> str:
 
 
 def _csv(rows: Sequence[Sequence[str | None]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    text = csv_text(rows)
     try:
-        text.getvalue().encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"the labels have {error.object[error.start : error.end]!r}, which is no character") from None
-    return text.getvalue()
+    return text
 
 
 def _refuse_other(path: Path, text: str, overwrite: bool) -> None:

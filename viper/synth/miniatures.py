@@ -7,14 +7,12 @@ makes a folder and answers the truth: clip id -> what the labels are, also where
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from viper.files import write_json, write_text
+from viper.files import csv_text, write_json, write_text
 from viper.synth.media import write_video, write_wav
 from viper.synth.patterns import FPS, MAX_LEVELS, RATE, stripe_frames, tones
 from viper.task import load_task
@@ -48,7 +46,7 @@ def write_hume(folder: Path, n_train: int = 40, n_val: int = 16, n_test: int = 1
             rows.append([f"[{clip}]", split, *cells, str(rng.integers(18, 60)), "United States"])
             seen = [value for name, value in values.items() if name not in heard]
             _video(folder / "videos" / f"{clip}.mp4", seen, rng, [values[name] for name in heard])
-    _write_csv(folder / "data_info.csv", rows)
+    write_text(folder / "data_info.csv", csv_text(rows))
     return truth
 
 
@@ -232,7 +230,7 @@ def write_mosi(folder: Path, n_train: int = 9, n_valid: int = 3, n_test: int = 4
                 sense = "Positive" if value > 0 else "Negative" if value < 0 else "Neutral"
                 rows.append([video, str(clip), "AND I REALLY MEAN IT", str(value), sense, mode])
                 _video(folder / "Raw" / video / f"{clip}.mp4", [(value + 3) / 6, *rng.uniform(size=3)], rng)
-    _write_csv(folder / "label.csv", rows)
+    write_text(folder / "label.csv", csv_text(rows))
     return truth
 
 
@@ -259,9 +257,3 @@ def _metadata(file: str) -> Mapping[str, str | int]:
         "codec_name": "h264", "duration": f"{N_FRAMES / FPS:.6f}", "file": file, "frame_rate": f"{FPS}/1", "height": 96,
         "number_of_frames": str(N_FRAMES), "width": 96,
     }  # fmt: skip
-
-
-def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
