@@ -87,7 +87,9 @@ def utilities_figure(less: np.ndarray, more: np.ndarray, title: str) -> Figure:
     left.legend(fontsize=8, frameon=False, labelcolor=INK)
     difference = more - less
     edges = edges_around_zero(difference)
-    right.hist(difference[difference <= 0], edges, color=_LIGHT, label="wrong")
+    # A tie is wrong: its place is in the last bar below zero, not in the first of those that are right.
+    wrong = np.minimum(difference[difference <= 0], np.nextafter(0.0, -1.0))
+    right.hist(wrong, edges, color=_LIGHT, label="wrong")
     right.hist(difference[difference > 0], edges, color=_DARK, label="right")
     right.axvline(0, color=INK, linewidth=1)
     right.set_xlabel("utility of the preferred clip less that of the other", fontsize=9, color=INK)
@@ -102,7 +104,7 @@ def utilities_figure(less: np.ndarray, more: np.ndarray, title: str) -> Figure:
 
 
 def edges_around_zero(values: np.ndarray) -> np.ndarray:
-    """(n,) rising edges of some `N_BINS` equal bins over all values and zero, which is an edge: no bin has both signs.
+    """(n,) rising edges of some `N_BINS` equal bins over all values, with zero among them and a bin on both its sides.
 
     Parameters
     ----------
