@@ -183,7 +183,11 @@ class _Pipeline:
             config = dataclasses.replace(config, resume=begun, overwrite=not begun)
             state = {**state, BEGUN: digest}
             write_json(self._state_path, state)
-        code = _run_stage(config)
+        try:
+            code = _run_stage(config)
+        except KeyboardInterrupt:
+            # Not in the words of the stage, whose options to go on with are not this command's.
+            raise KeyboardInterrupt from None
         if code == 0:
             write_json(self._state_path, {**state, name: digest})
         return code
