@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from viper.evaluation.confusion import ConfusionReport
 from viper.evaluation.curves import Curve, draw_curve, utilities_figure
@@ -20,7 +21,8 @@ from viper.evaluation.metrics import METRICS
 from viper.evaluation.precision_recall import PrecisionRecallReport
 from viper.report.content import Calibration, CalibrationBin, ReportContent, TargetRow
 from viper.report.html import figure_svg
-from viper.report.numbers import count, number, percent
+from viper.report.words import noun
+from viper.report.numbers import count, heading, number, percent
 
 _DARK, _MIDDLE, _LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.6), COLOUR_MAP(0.4)
 _SIDE = 2.25  # inches of a small panel
@@ -100,7 +102,7 @@ def _metric_panel(content: ReportContent, metric: str) -> Panel:
     for each in of_targets if len(of_targets) > 1 else []:
         axes.plot(curves.epochs, each, color=_LIGHT, linewidth=0.8, alpha=0.6)
     axes.plot(curves.epochs, values, color=_DARK, linewidth=1.8)
-    title = METRICS[metric].title
+    title = heading(METRICS[metric].title)
     description = f"{title} on the validation clips over {len(values)} epochs."
     if curves.best_epoch in curves.epochs:
         best = values[curves.epochs.index(curves.best_epoch)]
@@ -108,7 +110,7 @@ def _metric_panel(content: ReportContent, metric: str) -> Panel:
             axes.plot([curves.best_epoch], [best], "o", color=_DARK, markersize=6, markeredgecolor="white")
         description += f" Epoch {curves.best_epoch} is the one reported, with {number(best)}."
     _finish_training(axes, curves.best_epoch)
-    text = "on the validation clips" + ("; thin: each target" if len(of_targets) > 1 else "")
+    text = "on the validation clips" + (f"; thin: each {noun(content.task)}" if len(of_targets) > 1 else "")
     return Panel(figure_svg(figure, description), title, text)
 
 
@@ -122,7 +124,7 @@ def _finish_training(axes: Axes, best_epoch: int | None) -> None:
             textcoords="offset points", va="top", ha="right" if is_late else "left", fontsize=8.5, color=FAINT_INK,
         )  # fmt: skip
     axes.set_xlabel("epoch", fontsize=9, color=INK)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color=FAINT_INK, alpha=0.2, linewidth=0.6)
     _finish(axes)
 
@@ -204,7 +206,9 @@ def _draw_points(axes: Axes, true: np.ndarray, predicted: np.ndarray, limits: tu
                   markeredgewidth=0)  # fmt: skip
         return
     cells = axes.hexbin(true, predicted, gridsize=26, extent=(*limits, *limits), mincnt=1, linewidths=0.2)
-    most = max(float(cells.get_array().max()), 2.0)
+    counts = cells.get_array()
+    assert counts is not None
+    most = max(float(counts.max()), 2.0)
     # A single clip already has a colour that stands out from the paper.
     lowest = most ** (-0.2 / 0.8)
     cells.set(cmap=COLOUR_MAP, norm=LogNorm(lowest, most))
@@ -219,12 +223,9 @@ def _class_panels(content: ReportContent) -> Iterator[Panel]:
         if not len(has):
             continue
         figure, axes = _small_axes()
-        for values, style in (
-            (lacks, {"color": _LIGHT, "alpha": 0.55}),
-            (has, {"histtype": "step", "color": _DARK, "linewidth": 1.5}),
-        ):
-            if len(values):
-                axes.hist(values, edges, weights=np.full(len(values), 1 / len(values)), **style)
+        shares = [np.histogram(values, edges)[0] / max(len(values), 1) for values in (lacks, has)]
+        axes.stairs(shares[0], edges, fill=True, color=_LIGHT, alpha=0.55)
+        axes.stairs(shares[1], edges, color=_DARK, linewidth=1.5)
         axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
         axes.set_yticks([])
         axes.set_xlabel("predicted probability", fontsize=8.5, color=INK)

@@ -14,6 +14,7 @@ from viper.report.cases import cards
 from viper.report.content import Comparison, GroupColumn, Interval, ReportContent
 from viper.report.figures import agreement_panels, calibration_panels, scatter_panels, training_panels
 from viper.report.html import render
+from viper.report.words import noun, plural, target_title
 
 FILE_NAME = "report.html"
 
@@ -38,11 +39,18 @@ def report_page(content: ReportContent) -> str:
     metric = METRICS[content.metric]
     # Metrics that get better upwards all end at 1, and are seen against that.
     high = 1.0 if metric.direction == "maximise" else 0.0
+    columns = _columns(content)
+    has_labels = any(math.isfinite(row.true_mean) for row in content.targets)
     values: dict[str, Any] = {
         "content": content,
         "metrics": METRICS,
         "metric": metric,
-        "columns": _columns(content),
+        "columns": columns,
+        "has_labels": has_labels,
+        "has_rows": bool(columns or has_labels),
+        "target_title": target_title,
+        "noun": noun(content.task),
+        "plural": plural(content.task),
         "target_bars": _target_bars(content, high),
         "training": training_panels(content),
         "agreement": agreement_panels(content),
@@ -77,7 +85,7 @@ def _sections(content: ReportContent, values: dict[str, Any]) -> dict[str, str]:
     scatter = "Predicted and true" if content.task.kind == "regression" else "Probabilities"
     sections = [
         ("summary", "Summary", True),
-        ("targets", "Classes" if content.task.kind == "single_label" else "Targets", content.targets),
+        ("targets", plural(content.task).capitalize(), values["has_rows"]),
         ("training", "Training", values["training"]),
         ("confusion", agreement, values["agreement"]),
         ("scatter", scatter, values["scatter"]),
