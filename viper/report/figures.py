@@ -21,8 +21,8 @@ from viper.evaluation.metrics import METRICS
 from viper.evaluation.precision_recall import PrecisionRecallReport
 from viper.report.content import Calibration, CalibrationBin, ReportContent, TargetRow
 from viper.report.html import figure_svg
-from viper.report.words import noun
 from viper.report.numbers import count, heading, number, percent
+from viper.report.words import noun
 
 _DARK, _MIDDLE, _LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.6), COLOUR_MAP(0.4)
 _SIDE = 2.25  # inches of a small panel
