@@ -10,7 +10,7 @@ from typing import Any
 from viper.evaluation.metrics import METRICS
 from viper.files import write_text
 from viper.report.bars import Bar, bars
-from viper.report.cases import cards
+from viper.report.cards import cards
 from viper.report.content import Comparison, GroupColumn, Interval, ReportContent
 from viper.report.figures import agreement_panels, calibration_panels, scatter_panels, training_panels
 from viper.report.html import render
