@@ -47,6 +47,7 @@ COMMANDS = {
     "ablate": Command("ablate", "AblateConfig", BEYOND, "a checkpoint -> the score of every subset of modalities"),
     "compare": Command("compare", "CompareConfig", BEYOND, "the Perceiver and the baselines, over seeds -> one table"),
     "tune": Command("tune", "TuneConfig", BEYOND, "options of train_perceiver, searched on the validation split"),
+    "report": Command("report", "ReportConfig", BEYOND, "a run -> one page: scores, errors, cases, where it came from"),
     "ensemble": Command("ensemble", "EnsembleConfig", BEYOND, "several submissions -> their (weighted) average"),
     "tasks": Command("tasks", "TasksConfig", BEYOND, "the task cards: what each predicts and how it is scored"),
     "status": Command(
