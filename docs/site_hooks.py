@@ -13,25 +13,28 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = "docs/"
 SHOWN = "repository"  # below it the site shows files that are not in docs/
 LANGUAGES = {".py": "python", ".sh": "sh", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}
-LINK = re.compile(r"\]\((\.\./[^)#\s]+)")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds a page for every file outside docs/ that a page links to, so that the link works in the site, too."""
-    for page in list(files.documentation_pages()):
+    pages = list(files.documentation_pages())
+    for page in pages:  # which grows: what is added may have links of its own
         for link in LINK.findall(page.content_string):
             target = _target(page.src_uri, link)
-            if (ROOT / target).is_file() and _shown(target) not in files.src_uris:
-                content = _content(target)
+            if (ROOT / target).is_file() and not target.startswith(DOCS) and _shown(target) not in files.src_uris:
                 inclusion = InclusionLevel.NOT_IN_NAV
-                files.append(File.generated(config, _shown(target), content=content, inclusion=inclusion))
+                added = File.generated(config, _shown(target), content=_content(target), inclusion=inclusion)
+                files.append(added)
+                pages += [added] if target.endswith(".md") else []
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lets those links lead to the pages that were added."""
+    """Lets links lead to where their targets are in the site."""
 
     def moved(match: re.Match[str]) -> str:
         shown = _shown(_target(page.file.src_uri, match[1]))
@@ -43,11 +46,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _target(page: str, link: str) -> str:
-    """The path in the repository of what a page in docs/ links to."""
-    return posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), link))
+    """The path in the repository of what a page of the site links to."""
+    inside, _, outside = page.partition(f"{SHOWN}/")
+    here = outside if not inside else f"{DOCS}{page}"
+    return posixpath.normpath(posixpath.join(posixpath.dirname(here), link))
 
 
 def _shown(target: str) -> str:
+    """Where the site has a file of the repository."""
+    if target.startswith(DOCS):
+        return target.removeprefix(DOCS)
     return f"{SHOWN}/{target}" if target.endswith(".md") else f"{SHOWN}/{target}.md"
 
 
