@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class ClipReading:
     path : the video.
     start, end : seconds of the file.
     features : modality -> Feature, the same that the extracting commands would have written.
-    absent : modality -> why it is not in `features`, in one line. Each of the checkpoint's modalities is in one of both.
+    absent : modality -> why it is not in `features`, in one line. Each of the checkpoint's modalities is in either.
     faces : the frames that were looked at; None where no modality looks at pictures, or there are none.
     """
 
