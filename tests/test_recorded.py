@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_timesformer, write_videomae, write_vit, write_vivit
-from conftest import Run
+from checkpoints import write_timesformer, write_videomae, write_vivit
 
-from viper.encoders.recorded import in_words_of, recorded_encoder
+from viper.encoders.recorded import recorded_encoder
 from viper.encoders.runtime import Runtime
-from viper.errors import UserError
-from viper.inference.reader import ClipReader, PictureSource, Source, source_of
-from viper.media.frame_rule import FrameRule
+from viper.inference.reader import ClipReader, Source, source_of
 from viper.stages import extract, faces, frames
-from viper.store import ENCODER_FILE, EncoderInfo, FeatureStore
+from viper.store import FeatureStore
 from viper.synth import Identity, write_clip
 
 CPU = Runtime(torch.device("cpu"))
@@ -134,7 +128,9 @@ def test_features_of_networks_are_the_same(
         if callable(value):
             given[option] = str(value(tmp_path / "model"))
         elif option in ("model_name", "weights", "clip_model"):
-            given[option] = request.getfixturevalue(value) if option == "weights" else str(request.getfixturevalue(value))
+            given[option] = (
+                request.getfixturevalue(value) if option == "weights" else str(request.getfixturevalue(value))
+            )
         else:
             given[option] = value
     compared(extracted(root, tmp_path / "features", command, read, **given), contents, 1e-5)
