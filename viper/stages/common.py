@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -84,6 +86,12 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def command_line() -> str:
+    """What was typed, for the record: the program without its folder, and the arguments as a shell takes them."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["viper" if program == "cli.py" else program, *sys.argv[1:]])
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:

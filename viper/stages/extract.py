@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,12 +22,13 @@ from viper.stages.clips import (
     ForeignClip,
     RowsClip,
     SubtitleClip,
+    inputs_of,
     list_foreign_clips,
     list_picture_clips,
     list_sound_clips,
     source_of,
 )
-from viper.stages.common import EngineFlags, finish, log, package_versions
+from viper.stages.common import EngineFlags, command_line, finish, log, package_versions
 from viper.store import Feature, FeatureStore
 from viper.task import load_task
 
@@ -79,6 +81,11 @@ class ExtractConfig(EngineFlags, ABC):
     def foreign(self) -> Path | None:
         """Where features made elsewhere are, to be brought in instead of making some; None: make some."""
         return getattr(self, "from_files", None)
+
+    @property
+    def read_folder(self) -> Path | None:
+        """The folder (or file) whose content becomes features."""
+        return self.foreign or getattr(self, "subtitles", None) or getattr(self, "input_folder", None)
 
 
 @dataclass(kw_only=True)
@@ -312,7 +319,14 @@ def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> Job[Clip, Any, Fea
     encode.prepare()
     encoder = encode.encoder
     versions = package_versions(RECORDED_PACKAGES)
-    info = dataclasses.replace(encoder.info(), source=source_of(clips[0]), versions=versions)
+    info = dataclasses.replace(
+        encoder.info(),
+        source=source_of(clips[0]),
+        versions=versions,
+        inputs=inputs_of(clips),
+        input_folder=_relative(config.read_folder, config.output_folder),
+        command=command_line(),
+    )
     store = FeatureStore.create(config.output_folder, info)
     return Job(
         stage=f"extract_{encoder.modality}_features",
@@ -324,6 +338,16 @@ def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> Job[Clip, Any, Fea
         size=encoder.size,
         batch_size=encode.batch_size,
     )
+
+
+def _relative(folder: Path | None, start: Path) -> str:
+    """The folder that is read, as seen from the store: the two may be moved together."""
+    if folder is None:
+        return ""
+    try:
+        return Path(os.path.relpath(folder.resolve(), start.resolve())).as_posix()
+    except ValueError:  # on another of Windows' drives
+        return str(folder.resolve())
 
 
 def _read(clip: Clip) -> Content:
