@@ -28,7 +28,7 @@ COLOUR_MAP = LinearSegmentedColormap.from_list(
     ["#f8f9fb", "#d3e7f8", "#aed2f3", "#88bbea", "#61a1dd", "#3c83c7", "#1e64a9", "#124784", "#112f60"],
 )
 INK, FAINT_INK = "#1c1c1e", "#6b6b70"
-_EMPTY_FACE, _EMPTY_HATCH = "#efefef", "#cfcfcf"
+EMPTY_FACE, EMPTY_HATCH = "#efefef", "#cfcfcf"
 _DPI = 150
 
 
@@ -208,11 +208,11 @@ def _write(axes: Axes, text: str, cell: tuple[float, float], offset: tuple[float
 def _draw_empty_row(axes: Axes, row: int, size: int, font_size: float) -> None:
     axes.add_patch(
         Rectangle(
-            (-0.5, row - 0.5), size, 1, facecolor=_EMPTY_FACE, edgecolor=_EMPTY_HATCH, hatch="////", linewidth=0.0,
+            (-0.5, row - 0.5), size, 1, facecolor=EMPTY_FACE, edgecolor=EMPTY_HATCH, hatch="////", linewidth=0.0,
             zorder=2.5,
         )
     )  # fmt: skip
-    box = {"facecolor": _EMPTY_FACE, "edgecolor": "none", "boxstyle": "round,pad=0.2"}
+    box = {"facecolor": EMPTY_FACE, "edgecolor": "none", "boxstyle": "round,pad=0.2"}
     _write(axes, "no clips", ((size - 1) / 2, row), (0, 0), fontsize=font_size, color=FAINT_INK, bbox=box)
 
 
