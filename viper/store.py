@@ -82,8 +82,8 @@ class EncoderInfo:
     versions : of the packages that made the features, for the record.
     precision : of the network's arithmetic, float32 or bf16, for the record; empty without a network.
     settings : for the record, what it takes beside the options to build the encoder again: prompts, names of weights.
-    inputs : for the record, how the pictures that were read had been made: "sampling" as frames.json has it, "faces" the
-        options of crop_images. What is not known is left out.
+    inputs : for the record, how the pictures that were read had been made: "sampling" as frames.json has it, "faces"
+        the options of crop_images. What is not known is left out.
     input_folder : for the record, the folder that was read, relative to the store's.
     command : for the record, what was typed.
     """

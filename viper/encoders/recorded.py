@@ -53,7 +53,7 @@ def recorded_encoder(info: EncoderInfo, runtime: Runtime, model: str | None = No
 
 
 def in_words_of(error: UserError, name: str) -> str:
-    """What is wrong with a modality's encoder, with the option of `predict` in the place of the extracting command's."""
+    """What is wrong with a modality's encoder, naming the option of `predict`, not the extracting command's."""
     text = re.sub(r"`--\w+ FOLDER[^`]*`", f"`--models {name}=FOLDER`", str(error))
     if "--models" in text or not re.search("model|weights|encoder here", text):
         return text

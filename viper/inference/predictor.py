@@ -21,6 +21,7 @@ from viper.fusion.data import collate_features
 from viper.fusion.groups import standardize_together
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, source_of
+from viper.media.windows import check_windows
 from viper.store import EncoderInfo, Feature
 from viper.task import Task
 
@@ -40,7 +41,7 @@ class ClipReading:
     path : the video.
     start, end : seconds of the file.
     features : modality -> Feature, the same that the extracting commands would have written.
-    absent : modality -> why it is not in `features`, in one line. Each of the checkpoint's modalities is in one of both.
+    absent : modality -> why it is not in `features`, in one line. Each of the checkpoint's modalities is in either.
     faces : the frames that were looked at; None where no modality looks at pictures, or there are none.
     """
 
@@ -161,6 +162,35 @@ class ClipPredictor:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in reading.absent.items())
             raise ClipError(f"{path.name}: holds nothing that the checkpoint can read ({reasons})")
         return reading
+
+    def read_windows(
+        self, path: Path, every: float, window: float | None = None, subtitles: Path | None = None
+    ) -> Iterator[ClipReading]:
+        """Reads and encodes a video piece by piece, each as if it were a clip of its own, cut out of the file.
+
+        Time begins at 0 in each, frames are chosen among its own, and a sentence belongs to the piece that has its
+        middle. However long the video is, no more than a piece of it is in memory (and its sound, 4 bytes for each of
+        16,000 samples a second).
+
+        Parameters
+        ----------
+        every : seconds from the beginning of a piece to that of the next.
+        window : seconds a piece lasts; by default `every`. The last may be shorter, down to half of it; what would be
+            shorter still is joined to the piece before.
+
+        Yields
+        ------
+        One reading a piece, in order. Its `features` are empty where nothing in it can be read.
+
+        Raises
+        ------
+        UserError : `every` or `window` is no length of time.
+        ClipError : as for `read`.
+        """
+        window = every if window is None else window
+        check_windows(every, window)
+        for piece in self._reader.windows(Path(path), every, window, subtitles):
+            yield self._encoded(Path(path), piece)
 
     @torch.inference_mode()
     def predict(self, readings: Sequence[ClipReading], hidden: Collection[str] = ()) -> np.ndarray:

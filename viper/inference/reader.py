@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from viper.media.frames import Frames, as_if_stored, frame_entries
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, read_cues
 from viper.media.video import VideoFrames, open_media
+from viper.media.windows import Span, Window, read_windows, spans
 from viper.store import EncoderInfo
 
 FRAME_SIDE, CROP_SIDE = 320, 96  # pixels of the longer side of a track's pictures
@@ -60,8 +62,8 @@ class FaceTrack:
     ----------
     times : (n,) float64, seconds from the start of the clip (of a window: of the window).
     found : (n,) bool, False where no face was found; True throughout where none was looked for.
-    boxes : (n, 4) float64, the face's left, top, right and bottom as shares of the frame's width and height; where it was
-        not found, interpolated between neighbours. NaN where there is none at all.
+    boxes : (n, 4) float64, the face's left, top, right and bottom as shares of the frame's width and height; where
+        it was not found, interpolated between neighbours. NaN where there is none at all.
     frames : n small copies of the frames, (H, W, 3) uint8 RGB, at most `FRAME_SIDE` on a side.
     crops : n small copies of the crops, at most `CROP_SIDE` on a side; of the frames where no face was looked for.
     """
@@ -104,6 +106,46 @@ class ClipReader:
         if "subtitles" in self.sources:
             contents["subtitles"] = attempt(lambda: words_of(path, subtitles))
         return ClipContent(0.0, _length([*chosen.values(), *contents.values()]), contents, faces)
+
+    def windows(self, path: Path, every: float, window: float, subtitles: Path | None = None) -> Iterator[ClipContent]:
+        """The clip in pieces, see `viper.media.windows.next_span`: by the pictures' times, else by the sound's, else by
+        the words'. Pictures are streamed; of sound, what a clip may have is held.
+
+        ClipError for a file that is no sound or video at all, or has nothing that is read.
+        """
+        open_media(path).close()
+        sound = attempt(lambda: heard(read_sound(path))) if "sound" in self.sources else None
+        words = attempt(lambda: words_of(path, subtitles)) if "subtitles" in self.sources else None
+        pieces = read_windows(path, self.rules, every, window) if self.rules else iter(())
+        first = attempt(lambda: next(pieces, None))
+        if isinstance(first, Window):
+            for piece in chain([first], pieces):
+                lacking = ClipError(f"{path.name}: no frame from {piece.span.start:g} to {piece.span.end:g} s")
+                yield self._piece(
+                    piece.span, {rule: piece.chosen.get(rule, lacking) for rule in self.rules}, sound, words
+                )
+            return
+        length = _length([sound, words])
+        if not length:
+            raise next(each for each in (first, sound, words) if isinstance(each, ClipError))
+        for span in spans(length, every, window):
+            yield self._piece(span, dict.fromkeys(self.rules, first), sound, words)
+
+    def _piece(
+        self,
+        span: Span,
+        chosen: Mapping[FrameRule, VideoFrames | ClipError],
+        sound: Sound | ClipError | None,
+        words: list[Cue] | ClipError | None,
+    ) -> ClipContent:
+        contents, faces = self.pictures(chosen)
+        if sound is not None:
+            contents["sound"] = (
+                sound if isinstance(sound, ClipError) else attempt(lambda: heard(_cut_sound(sound, span)))
+            )
+        if words is not None:
+            contents["subtitles"] = words if isinstance(words, ClipError) else attempt(lambda: _cut_words(words, span))
+        return ClipContent(span.start, span.end, contents, faces)
 
     def pictures(
         self, chosen: Mapping[FrameRule, VideoFrames | ClipError]
@@ -163,6 +205,24 @@ def words_of(path: Path, subtitles: Path | None) -> list[Cue]:
     if not cues:
         raise ClipError(f"{file.name}: no words in it")
     return cues
+
+
+def _cut_sound(sound: Sound, span: Span) -> Sound:
+    """What is heard in a piece, as a clip of its own."""
+    first, last = (round((second - sound.start) * sound.rate) for second in (span.start, span.end))
+    return Sound(sound.samples[max(0, first) : max(0, last)], sound.rate, max(0.0, sound.start - span.start))
+
+
+def _cut_words(words: list[Cue], span: Span) -> list[Cue]:
+    """The cues whose middle is in a piece, at its own times: each is in one piece, where pieces do not overlap."""
+    own = [
+        Cue(cue.start - span.start, cue.end - span.start, cue.text)
+        for cue in words
+        if span.start <= (cue.start + cue.end) / 2 < span.end
+    ]
+    if not own:
+        raise ClipError(f"no words from {span.start:g} to {span.end:g} s")
+    return own
 
 
 def _no_face(frames: Frames) -> ClipError:
