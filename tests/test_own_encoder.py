@@ -19,8 +19,10 @@ import yaml
 from clips import pictures, write_frames, write_srt
 from conftest import Run
 
+from viper import predict_clip
 from viper.cli import run_command
-from viper.encoders.own import is_own, load_own
+from viper.encoders.own import load_own
+from viper.encoders.registry import is_own
 from viper.encoders.runtime import choose_runtime
 from viper.errors import ClipError, UserError
 from viper.failures import read_failures
@@ -368,6 +370,23 @@ def test_no_data_names_a_file_to_be_run(folder: Path, run: Run) -> None:
                                            "--output_checkpoint_folder", "run", *TRAINING]) == 0  # fmt: skip
     assert run_command("export", ["--features_input_folder", "out", "--output_folder", "npy", "--format", "npy"]) == 0
     assert not (folder / "ran").exists()
+
+
+def test_a_new_video_goes_through_it_where_the_user_names_it_again(folder: Path) -> None:
+    _run_page()
+    named = {"loudness": "loudness.py:Loudness"}
+    with Path("submissions/loudness.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    video = folder / "videos" / f"{row['File_ID'].strip('[]')}.wav"
+    predicted = predict_clip(video, "runs/loudness", models=named, device="cpu")
+    assert predicted["level"] == pytest.approx(float(row["level"]), abs=1e-4)
+    with pytest.raises(UserError, match=r"its encoder is loudness\.py:Loudness, .*--models NAME=FILE\.py:Class"):
+        predict_clip(video, "runs/loudness", device="cpu")
+    with pytest.raises(UserError, match=r"--models NAME=loudness\.py:Quiet: there is no class Quiet"):
+        predict_clip(video, "runs/loudness", models={"loudness": "loudness.py:Quiet"}, device="cpu")
+    (folder / "loudness.py").write_text(_block("python") + "# changed\n")
+    with pytest.raises(UserError, match=r"the encoder here is another .* \(source_code"):
+        predict_clip(video, "runs/loudness", models=named, device="cpu")
 
 
 def test_fau_knows_its_own_models(folder: Path, run: Run) -> None:
