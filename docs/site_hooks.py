@@ -72,14 +72,22 @@ class Docstrings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Called for every object that is read."""
         if obj.docstring is not None:
-            obj.docstring.value = numpy_style(obj.docstring.value)
+            returns = getattr(obj, "returns", None)
+            obj.docstring.value = numpy_style(obj.docstring.value, str(returns or ""))
 
 
-def numpy_style(docstring: str) -> str:
-    """The docstring with the text of each parameter and attribute on lines of its own, below the name."""
+def numpy_style(docstring: str, returns: str = "") -> str:
+    """The docstring with the text of each parameter, attribute and error on lines of its own, below the name.
+
+    What is returned gets the annotation `returns` as its name.
+    """
+
+    def section(match: re.Match[str]) -> str:
+        if match[2] == "Returns":
+            return f"{match[1]}{returns}\n    " + match[3].replace("\n", "\n    ") if returns else match[0]
+        return match[1] + re.sub(r"^(\w[\w, ]*) : ", r"\1\n    ", match[3], flags=re.MULTILINE)
+
     return re.sub(
-        r"^((?:Parameters|Attributes)\n-+\n)(.*?)(?=\n\n|\Z)",
-        lambda section: section[1] + re.sub(r"^(\w[\w, ]*) : ", r"\1\n    ", section[2], flags=re.MULTILINE),
-        docstring,
+        r"^((Parameters|Attributes|Raises|Returns)\n-+\n)(.*?)(?=\n\n|\Z)", section, docstring,
         flags=re.MULTILINE | re.DOTALL,
-    )
+    )  # fmt: skip
