@@ -97,6 +97,8 @@ def test_the_commands_of_the_page_lead_to_predictions(
                 path = Path(arguments[arguments.index("--pipeline") + 1])
                 path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **SMALLER}))
     _check_products(tmp_path)
+    changed = yaml.safe_load(_blocks("yaml")[1][1])["features"]
+    assert changed.keys() == yaml.safe_load((tmp_path / "pretrained.yaml").read_text())["features"].keys()
     first, second = (text for text in said if text.startswith("pipeline:"))
     assert "up to date" not in first
     assert second.count("up to date") == 3
