@@ -47,6 +47,7 @@ COMMANDS = {
     "ablate": Command("ablate", "AblateConfig", BEYOND, "a checkpoint -> the score of every subset of modalities"),
     "compare": Command("compare", "CompareConfig", BEYOND, "the Perceiver and the baselines, over seeds -> one table"),
     "tune": Command("tune", "TuneConfig", BEYOND, "options of train_perceiver, searched on the validation split"),
+    "report": Command("report", "ReportConfig", BEYOND, "a run -> one page: scores, errors, cases, where it came from"),
     "ensemble": Command("ensemble", "EnsembleConfig", BEYOND, "several submissions -> their (weighted) average"),
     "tasks": Command("tasks", "TasksConfig", BEYOND, "the task cards: what each predicts and how it is scored"),
     "status": Command(
@@ -55,6 +56,9 @@ COMMANDS = {
     "predict": Command("predict", "PredictConfig", BEYOND, "new videos and a checkpoint -> predictions, a page"),
     "export": Command("export", "ExportConfig", BEYOND, "a folder of features -> .npy files and an index in Parquet"),
     "doctor": Command("doctor", "DoctorConfig", BEYOND, "what is installed, which encoders can run here"),
+    "demo_page": Command(
+        "demo_page", "DemoPageConfig", BEYOND, "a page in the browser to try a checkpoint on (extra page)"
+    ),
     "demo": Command("demo", "DemoConfig", BEYOND, "the whole way on clips made here, with known answers"),
 }
 
