@@ -76,7 +76,7 @@ class Course:
 
     @property
     def thumbnails(self) -> list[tuple[float, np.ndarray]]:
-        """Second of the file, and the face (or the frame, where no face was looked for), (H, W, 3) uint8 RGB; in order."""
+        """Second of the file, and the face then, or the frame where no face was looked for: (H, W, 3) uint8 RGB."""
         return [self._thumbnails[i] for i in uniform_indices(len(self._thumbnails), MOST_THUMBNAILS)]
 
 
