@@ -380,7 +380,7 @@ def test_a_new_video_goes_through_it_where_the_user_names_it_again(folder: Path)
     video = folder / "videos" / f"{row['File_ID'].strip('[]')}.wav"
     predicted = predict_clip(video, "runs/loudness", models=named, device="cpu")
     assert predicted["level"] == pytest.approx(float(row["level"]), abs=1e-4)
-    with pytest.raises(UserError, match=r"its encoder is loudness\.py:Loudness, .*--models NAME=FILE\.py:Class"):
+    with pytest.raises(UserError, match=r"own encoder, loudness\.py:Loudness; give --models NAME=FILE\.py:Class"):
         predict_clip(video, "runs/loudness", device="cpu")
     with pytest.raises(UserError, match=r"--models NAME=loudness\.py:Quiet: there is no class Quiet"):
         predict_clip(video, "runs/loudness", models={"loudness": "loudness.py:Quiet"}, device="cpu")

@@ -68,10 +68,10 @@ def _named(info: EncoderInfo, model: str | None) -> str:
 
 
 def _own(info: EncoderInfo, model: str | None) -> Encoder[Any, Any]:
-    """A user's own: the record came with data, so that the file it names is never run; the user must name it again."""
+    # What a record names is never run: it came with a checkpoint, and may be anybody's.
     if model is None:
         raise UserError(
-            f"its encoder is {info.model}, which is not viper's own; if you trust it: --models NAME=FILE.py:Class"
+            f"its features were made by a user's own encoder, {info.model}; give --models NAME=FILE.py:Class"
         )
     from viper.encoders.own import ARGUMENTS, load_own
 
