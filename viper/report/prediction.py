@@ -123,23 +123,27 @@ def _view(page: PredictionPage, video: VideoPrediction, scale: Scale) -> View:
     values = {target: video.values[target] for target in page.targets if target in video.values}
     lines = [_line(target, video, scale) for target in page.targets if np.isfinite(video.course.get(target, [])).any()]
     shown = pictures(video.faces)
-    along = _spread(shown) if lines else []
-    half = _PICTURES_WIDTH / 2 / max(len(along), 1)
+    along = _along(shown, video.seconds) if lines else []
     return View(
         video=video,
         pictures=shown,
         pairs=[Pair(name, math.nan, value, None, scale.span(value), scale.zero) for name, value in values.items()],
         lines=lines,
-        # A picture stands over its second, but not beyond the ends of the line.
-        along=[(min(max(_percent(video, each.time), half), 100 - half), each) for each in along],
-        width=2 * half,
+        along=along,
+        width=_PICTURES_WIDTH / _MOST_PICTURES,
     )
 
 
-def _spread(shown: Sequence[Picture]) -> list[Picture]:
-    """A few of them, from the first to the last."""
-    rows = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), _MOST_PICTURES)).round().astype(int))
-    return [shown[row] for row in rows] if shown else []
+def _along(shown: Sequence[Picture], length: float) -> list[tuple[float, Picture]]:
+    """In each of some equal parts of the video, the picture that is nearest to its middle, if there is one."""
+    part = length / _MOST_PICTURES
+    along = []
+    for number in range(_MOST_PICTURES):
+        middle = (number + 0.5) * part
+        nearest = min(shown, key=lambda each: abs(each.time - middle), default=None)
+        if nearest is not None and abs(nearest.time - middle) <= part:
+            along.append((100 * (number + 0.5) / _MOST_PICTURES, nearest))
+    return along
 
 
 def _percent(video: VideoPrediction, time: float) -> float:
