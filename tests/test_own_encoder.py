@@ -28,7 +28,7 @@ from viper.errors import ClipError, UserError
 from viper.failures import read_failures
 from viper.media.sound import Sound
 from viper.store import Feature, FeatureStore
-from viper.synth.media import write_wav
+from viper.synth.media import write_video, write_wav
 
 PAGE = Path(__file__).parents[1] / "docs" / "add_an_encoder.md"
 RATE = 16000
@@ -54,8 +54,10 @@ class Small(Encoder):
 
 
 def _block(language: str) -> str:
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return str(block)
+    """The page's block of a language; where there are several, one after the other."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == (2 if language == "sh" else 1)
+    return "".join(blocks)
 
 
 @pytest.fixture
@@ -73,14 +75,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         csv.writer(file).writerows(rows)
     (tmp_path / "loud.yaml").write_text(yaml.safe_dump(CARD))
     (tmp_path / "loudness.py").write_text(_block("python"))
+    picture = np.zeros((16, 16, 3), np.uint8)
+    loud = rng.normal(size=RATE // 4).astype(np.float32) * 0.1
+    write_video(tmp_path / "new.mp4", [picture] * 5, 20, samples=loud, rate=RATE)
     return tmp_path
 
 
 def _run_page() -> None:
+    """The page's commands, in its order."""
     for line in _block("sh").replace("\\\n", " ").splitlines():
         program, command, *arguments = shlex.split(line)
         assert program == "viper"
-        more = {"train_perceiver": TRAINING, "extract_audio_features": ["--n_workers", "2"]}.get(command, [])
+        more = {
+            "train_perceiver": TRAINING, "extract_audio_features": ["--n_workers", "2"], "predict": ["--device", "cpu"],
+        }.get(command, [])  # fmt: skip
         assert run_command(command, [*arguments, *more]) == 0
 
 
@@ -110,6 +118,10 @@ def test_the_encoder_of_the_page_is_short_and_leads_to_a_submission(folder: Path
     assert feature.tokens.mean(axis=0) == pytest.approx([20 * (level - 2) - 5.5, 9.6], abs=0.6)
     assert feature.time == pytest.approx((np.arange(8) + 0.5) * 0.25 / 8, abs=1e-3)
     assert _pearson_on_test(Path("submissions/loudness.csv")) > 0.95
+    with Path("new.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    # Its deviation is .1, that of a level of 1.
+    assert (row["File_ID"], float(row["level"])) == ("new", pytest.approx(1, abs=0.3))
 
 
 def test_the_pipeline_takes_it_relative_to_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,12 @@ def _check_products(root: Path) -> None:
         predicted = read_submission(root / name, task)
         assert list(predicted.index) == manifest.split(split).clips
         assert np.isfinite(predicted[list(task.targets)].to_numpy()).all()
+    with (root / "new.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert all(0 <= float(row[target]) <= 1 for row in rows for target in task.targets)
+    for page in ("new.html", "study_work/report/report.html"):
+        assert "joy" in (root / page).read_text(encoding="utf-8")
     named = re.findall(r"`(study_work/[a-zA-Z_/.]+)`", PAGE.read_text(encoding="utf-8"))
     assert len(named) >= 8
     for name in named:
