@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from many import IS_LONG
 
 from viper.cli import parse, run_command
 from viper.evaluation.submission import read_submission
@@ -70,7 +71,7 @@ def _make_study(root: Path) -> None:
     videos.mkdir(parents=True)
     rows = [["file", "person", "Split", *RATED]]
     for plan in plan_dataset(10, 0, 2, clips_per_identity=2):
-        write_clip(videos / f"{plan.clip}.mp4", plan.intensities, plan.identity, plan.seed, seconds=0.5, fps=12)
+        write_clip(videos / f"{plan.clip}.mp4", plan.intensities, plan.identity, plan.seed, seconds=0.5, fps=10)
         ratings = [str(plan.intensities[shown]) if plan.split == "Train" else "" for shown in RATED.values()]
         rows.append([f"videos/{plan.clip}.mp4", plan.identity.name, plan.split, *ratings])
     shutil.copy(videos / f"{plan.clip}.mp4", root / "new.mp4")
@@ -88,6 +89,9 @@ def test_the_commands_of_the_page_lead_to_predictions(
     for reason, block in _blocks("sh"):
         for program, command, *arguments in [] if reason else map(_words, _lines(block)):
             assert program == "viper"
+            if command == "doctor" and not IS_LONG:  # it imports everything there is, and has a test of its own
+                parse(command, arguments)
+                continue
             caplog.clear()
             code = run_command(command, arguments + SMALLER_OPTIONS.get(command, []))
             # Where pretrained weights are missing, and the network is not to be used, doctor answers 1.

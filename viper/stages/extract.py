@@ -18,7 +18,6 @@ from viper.media.frames import FrameClip, list_frame_clips
 from viper.media.listing import list_subtitles
 from viper.stages.clips import (
     Clip,
-    Content,
     ForeignClip,
     RowsClip,
     SubtitleClip,
@@ -29,6 +28,7 @@ from viper.stages.clips import (
     source_of,
 )
 from viper.stages.common import EngineFlags, command_line, finish, log, package_versions
+from viper.stages.extract_steps import Encode, IsDone, Save, read_clip
 from viper.store import Feature, FeatureStore
 from viper.task import load_task
 
@@ -320,9 +320,9 @@ def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> Job[Clip, Any, Fea
         from viper.encoders.pretrained import go_offline
 
         go_offline()
-    encode = _Encode(_encoder(config, clips) if config.foreign is None else _imported(config, clips), config)
+    encoder = _encoder(config, clips) if config.foreign is None else _imported(config, clips)
+    encode = Encode(encoder, config)
     encode.prepare()
-    encoder = encode.encoder
     versions = package_versions(RECORDED_PACKAGES)
     info = dataclasses.replace(
         encoder.info(),
@@ -335,11 +335,11 @@ def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> Job[Clip, Any, Fea
     store = FeatureStore.create(config.output_folder, info)
     return Job(
         stage=f"extract_{config.modality}_features",
-        read=_read,
+        read=read_clip,
         load=encoder.load,
         encode=encode,
-        save=_Save(store),
-        is_done=_IsDone(store),
+        save=Save(store),
+        is_done=IsDone(store),
         size=encoder.size,
         batch_size=encode.batch_size,
     )
@@ -353,51 +353,6 @@ def _relative(folder: Path | None, start: Path) -> str:
         return Path(os.path.relpath(folder.resolve(), start.resolve())).as_posix()
     except ValueError:  # on another of Windows' drives
         return str(folder.resolve())
-
-
-def _read(clip: Clip) -> Content:
-    return clip.read()
-
-
-class _Encode:
-    """The encoder on its device; a copy of this, in another process, loads the weights when it is first called."""
-
-    def __init__(self, encoder: Encoder[Any, Any], config: ExtractConfig) -> None:
-        self.encoder = encoder
-        self.batch_size: int = getattr(config, "batch_size")  # noqa: B009  each subclass has it, with its own default
-        self._runtime_options = (config.device, config.precision, config.compile)
-        self._is_prepared = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_is_prepared": False}
-
-    def prepare(self) -> None:
-        # Not above: importing torch takes seconds, and --help should not.
-        from viper.encoders.runtime import choose_runtime
-
-        self.encoder.prepare(choose_runtime(*self._runtime_options))
-        self._is_prepared = True
-
-    def __call__(self, samples: list[Any]) -> list[Feature]:
-        if not self._is_prepared:
-            self.prepare()
-        return self.encoder.encode(samples, self.batch_size)
-
-
-@dataclass(frozen=True)
-class _Save:
-    store: FeatureStore
-
-    def __call__(self, clip: Clip, feature: Feature) -> None:
-        self.store.write(clip.id, feature, clip.source())
-
-
-@dataclass(frozen=True)
-class _IsDone:
-    store: FeatureStore
-
-    def __call__(self, clip: Clip) -> bool:
-        return self.store.is_current(clip.id, clip.source())
 
 
 def _encoder(config: ExtractConfig, clips: Sequence[Clip]) -> Encoder[Any, Any]:
