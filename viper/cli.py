@@ -53,6 +53,7 @@ COMMANDS = {
     "status": Command(
         "status", "StatusConfig", BEYOND, "which clips have their features; what is wrong with the others"
     ),
+    "predict": Command("predict", "PredictConfig", BEYOND, "new videos and a checkpoint -> predictions, a page"),
     "export": Command("export", "ExportConfig", BEYOND, "a folder of features -> .npy files and an index in Parquet"),
     "doctor": Command("doctor", "DoctorConfig", BEYOND, "what is installed, which encoders can run here"),
     "demo_page": Command(
