@@ -18,7 +18,7 @@ from viper.fusion.checkpoint import load_checkpoint, point_best, save_checkpoint
 from viper.fusion.linear import fit_linear
 from viper.fusion.predict import predict
 from viper.fusion.views import predict_views
-from viper.stages.ablate import subsets_of
+from viper.fusion.views import subsets_of
 from viper.store import FeatureStore
 
 CPU = torch.device("cpu")

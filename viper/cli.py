@@ -47,11 +47,13 @@ COMMANDS = {
     "ablate": Command("ablate", "AblateConfig", BEYOND, "a checkpoint -> the score of every subset of modalities"),
     "compare": Command("compare", "CompareConfig", BEYOND, "the Perceiver and the baselines, over seeds -> one table"),
     "tune": Command("tune", "TuneConfig", BEYOND, "options of train_perceiver, searched on the validation split"),
+    "report": Command("report", "ReportConfig", BEYOND, "a run -> one page: scores, errors, cases, where it came from"),
     "ensemble": Command("ensemble", "EnsembleConfig", BEYOND, "several submissions -> their (weighted) average"),
     "tasks": Command("tasks", "TasksConfig", BEYOND, "the task cards: what each predicts and how it is scored"),
     "status": Command(
         "status", "StatusConfig", BEYOND, "which clips have their features; what is wrong with the others"
     ),
+    "predict": Command("predict", "PredictConfig", BEYOND, "new videos and a checkpoint -> predictions, a page"),
     "export": Command("export", "ExportConfig", BEYOND, "a folder of features -> .npy files and an index in Parquet"),
     "doctor": Command("doctor", "DoctorConfig", BEYOND, "what is installed, which encoders can run here"),
     "demo_page": Command(

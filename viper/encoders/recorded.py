@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from viper.encoders.own import ARGUMENTS, is_own, load_own
 from viper.encoders.registry import find
 from viper.errors import UserError
 from viper.store import EncoderInfo
@@ -36,7 +37,7 @@ def recorded_encoder(info: EncoderInfo, runtime: Runtime, model: str | None = No
     UserError : it cannot be built from its record (features made elsewhere); its weights or packages are not here; or
         what is here would give other features. One line, which says so and what to do.
     """
-    build = _BUILDERS.get(info.encoder)
+    build = _own if is_own(info) else _BUILDERS.get(info.encoder)
     if build is None:
         if info.source == "files":
             raise UserError("its features were made elsewhere and brought in; no encoder here can make them")
@@ -65,6 +66,16 @@ def _named(info: EncoderInfo, model: str | None) -> str:
     name = info.model if model is None else model
     registered = find(info.modality, name)
     return registered.model if registered is not None and registered.model else name
+
+
+def _own(info: EncoderInfo, model: str | None) -> Encoder[Any, Any]:
+    # What a record names is never run: it came with a checkpoint, and may be anybody's.
+    if model is None:
+        raise UserError(
+            f"its features were made by a user's own encoder, {info.model}; give --models NAME=FILE.py:Class"
+        )
+    reads = "frames" if info.source == "faces" else info.source
+    return load_own(model, info.options[ARGUMENTS], reads)
 
 
 def _hog(info: EncoderInfo, model: str | None) -> Encoder[Any, Any]:

@@ -17,7 +17,7 @@ from viper.task import DEFAULT_METRICS, Task
 logger = logging.getLogger("viper")
 
 # Predictions come out of float32 arithmetic: a spread of a few units in the last place is a constant with rounding.
-_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -355,7 +355,7 @@ def _why_undefined(predicted: np.ndarray, true: np.ndarray) -> str:
 
 def _is_constant(values: np.ndarray) -> bool:
     lowest, highest = values.min(), values.max()
-    return bool(highest - lowest <= _ROUNDING * max(abs(lowest), abs(highest)))
+    return bool(highest - lowest <= ROUNDING * max(abs(lowest), abs(highest)))
 
 
 def _unit_deviation(values: np.ndarray) -> np.ndarray:

@@ -30,6 +30,18 @@ def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: 
     UserError : a regression without a range, no label at all, a prediction that is not finite (naming the clip).
     ValueError : the arrays do not have that shape.
     """
+    predicted, true = check_predictions(task, clips, predicted, true)
+    if task.kind == "preference":
+        return preference_report(task, clips, predicted, true)
+    if task.kind == "multi_label":
+        return precision_recall_report(task, predicted, true)
+    return confusion_report(task, predicted, true)
+
+
+def check_predictions(
+    task: Task, clips: Sequence[str], predicted: np.ndarray, true: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays as `viper.evaluation.metrics.check_shapes` gives them; raises what `build_report` does."""
     predicted, true = check_shapes(task, predicted, true)
     if len(clips) != len(predicted):
         raise ValueError(f"{len(clips)} clips for {len(predicted)} rows of predictions")
@@ -40,8 +52,4 @@ def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: 
     if unusable.any():
         row, column = np.argwhere(unusable)[0]
         raise UserError(f"clip {clips[row]!r}: the prediction of {task.targets[column]} is {predicted[row, column]}")
-    if task.kind == "preference":
-        return preference_report(task, clips, predicted, true)
-    if task.kind == "multi_label":
-        return precision_recall_report(task, predicted, true)
-    return confusion_report(task, predicted, true)
+    return predicted, true

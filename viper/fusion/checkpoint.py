@@ -49,17 +49,17 @@ def remove_other_checkpoints(run: Path, keep: set[int]) -> None:
             shutil.rmtree(folder)
 
 
-def resolve_checkpoint(path: Path) -> Path:
-    """The checkpoint a --model_path means: itself, or the best of a run. Anything else is a UserError."""
+def resolve_checkpoint(path: Path, option: str = "--model_path") -> Path:
+    """The checkpoint an option means: itself, or the best of a run. Anything else is a UserError."""
     if (path / "config.json").is_file():
         return path
     if (path / BEST / "config.json").is_file():
         return path / BEST
     if not path.is_dir():
-        raise UserError(f"--model_path {path}: no such folder")
+        raise UserError(f"{option} {path}: no such folder")
     if seeds := sorted(each.name for each in path.glob("seed_*") if (each / BEST / "config.json").is_file()):
-        raise UserError(f"--model_path {path}: holds a run for each of {len(seeds)} seeds; name one, {path / seeds[0]}")
-    raise UserError(f"--model_path {path}: neither a checkpoint (config.json, model.safetensors) nor a run with one")
+        raise UserError(f"{option} {path}: holds a run for each of {len(seeds)} seeds; name one, {path / seeds[0]}")
+    raise UserError(f"{option} {path}: neither a checkpoint (config.json, model.safetensors) nor a run with one")
 
 
 def load_checkpoint(path: Path) -> PerceiverFusion:

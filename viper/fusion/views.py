@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import itertools
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,24 @@ from viper.fusion.data import FusionData
 from viper.fusion.perceiver import PerceiverFusion
 
 View = TypeVar("View", bound=Hashable)
+Subset = tuple[str, ...]
+MAX_EVERY_SUBSET = 6  # modalities; 63 subsets
+
+
+def subsets_of(names: Sequence[str], every_subset: bool = False) -> list[Subset]:
+    """Non-empty subsets, smallest first, each in the order of `names`.
+
+    Of more than `MAX_EVERY_SUBSET` names, unless `every_subset`: single ones, all but one, and all.
+    """
+    sizes: Sequence[int] = range(1, len(names) + 1)
+    if len(names) > MAX_EVERY_SUBSET and not every_subset:
+        sizes = (1, len(names) - 1, len(names))
+    return [subset for size in sizes for subset in itertools.combinations(names, size)]
+
+
+def views_of(subsets: Sequence[Subset], data: FusionData) -> dict[Subset, np.ndarray]:
+    """Subset -> what `predict_views` shows of every clip: the subset's modalities, and no others."""
+    return {subset: np.tile([name in subset for name in data.stores], (len(data), 1)) for subset in subsets}
 
 
 @torch.inference_mode()

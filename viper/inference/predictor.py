@@ -127,8 +127,7 @@ class ClipPredictor:
             streams[name] = _Stream(encoder, source)
             assumed += [] if is_recorded else [name]
         if not streams:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in unavailable.items())
-            raise UserError(f"{model_path}: none of its modalities can be had here ({reasons})")
+            raise UserError(f"{model_path}: none of its modalities can be had here ({in_words(unavailable)})")
         for name, reason in unavailable.items():
             log.warning("%s is left out: %s", name, reason)
         if assumed:
@@ -159,8 +158,7 @@ class ClipPredictor:
         path = Path(path)
         reading = self._encoded(path, self._reader.read(path, subtitles))
         if not reading.features:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in reading.absent.items())
-            raise ClipError(f"{path.name}: holds nothing that the checkpoint can read ({reasons})")
+            raise ClipError(f"{path.name}: holds nothing that the checkpoint can read ({in_words(reading.absent)})")
         return reading
 
     def read_windows(
@@ -227,7 +225,7 @@ class ClipPredictor:
             stream = self._streams[name]
             content = clip.contents[stream.source]
             if isinstance(content, ClipError):
-                absent[name] = str(content)
+                absent[name] = str(content).removeprefix(f"{path.name}: ")
                 continue
             try:
                 (feature,) = stream.encoder.encode([stream.encoder.load(content)], ITEMS_AT_ONCE)
@@ -239,6 +237,14 @@ class ClipPredictor:
             else:
                 absent[name] = "nothing in it that its encoder can use"
         return ClipReading(path, clip.start, clip.end, features, absent, clip.faces)
+
+
+def in_words(reasons: Mapping[str, str]) -> str:
+    """Modality -> reason on one line; modalities with the same reason share it."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(own)}: {reason}" for reason, own in names.items())
 
 
 def _record(record: Mapping[str, Any] | None) -> EncoderInfo:

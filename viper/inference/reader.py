@@ -196,7 +196,7 @@ def words_of(path: Path, subtitles: Path | None) -> list[Cue]:
         files = [folder / f"{path.stem}{suffix}" for suffix in SUBTITLE_SUFFIXES]
         file = next((each for each in files if each.is_file()), None)
         if file is None:
-            raise ClipError(f"no subtitles ({' or '.join(each.name for each in files)} in {folder.resolve().name})")
+            raise ClipError(f"no {' or '.join(SUBTITLE_SUFFIXES)} of its name")
     assert file is not None
     try:
         cues = read_cues(file)

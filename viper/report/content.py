@@ -12,6 +12,8 @@ import numpy as np
 from viper.evaluation.split_report import SplitReport
 from viper.task import Task
 
+DIGITS = 7  # of a number in report.json: predictions are float32, which has no more
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -217,7 +219,7 @@ class ReportContent:
     true : (n, targets) labels, NaN where there are none; of a preference task the orders, see
         `viper.preferences.order_rows`.
     split_report : confusion matrices, precision-recall curves or utilities, by the task's kind: what confusion_matrix
-        writes, and the page draws with the same code.
+        writes, and the page draws with the same code; None of a regression without a range.
     best, worst : clips with the least and the largest error, most extreme first.
     notes : sentences a reader must know (the split chose the epoch; half of the answer is a linear member's ...).
     """
@@ -235,7 +237,7 @@ class ReportContent:
     clips: list[str]
     predicted: np.ndarray
     true: np.ndarray
-    split_report: SplitReport
+    split_report: SplitReport | None
     training: TrainingCurves | None
     subsets: list[SubsetScore]
     calibration: list[Calibration]
@@ -255,7 +257,8 @@ class ReportContent:
     def to_dict(self) -> dict[str, Any]:
         """Every number, JSON-ready: report.json. What is undefined is None; pictures are left out."""
         record = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
-        return _plain({**record, "task": self.task.to_dict(), "split_report": self.split_report.to_dict()})
+        split_report = None if self.split_report is None else self.split_report.to_dict()
+        return _plain({**record, "task": self.task.to_dict(), "split_report": split_report})
 
 
 def _plain(value: Any) -> Any:
@@ -272,6 +275,6 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, np.generic):
         return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value

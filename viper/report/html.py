@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(FILTERS)
+    environment.tests["finite"] = math.isfinite
     scripts = {name: (TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("theme.js", "script.js")}
     environment.globals.update(
         style=Markup(_style()),

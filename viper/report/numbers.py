@@ -1,4 +1,4 @@
-"""How numbers and times stand on the page."""
+"""How numbers, times and options stand on the page."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NOTHING = "–"
 def number(value: float, digits: int = 3) -> str:
     """A number with so many decimals and a true minus sign; a dash for what is no number.
 
-    One that would lose all but a digit keeps two of them, so that a small error does not read as none.
+    One too small for them keeps two digits, so that a small error does not read as none.
     """
     if not math.isfinite(value):
         return NOTHING
-    small = 0 < abs(value) < 10.0 ** (1 - digits)
+    small = 0 < abs(value) < 10.0**-digits
     text = f"{value:.2g}" if small else f"{value:.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
@@ -58,6 +58,25 @@ def seconds(time: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def option(value: Any) -> str:
+    """A value of an option: nothing is a dash, a list its parts, a mapping its pairs."""
+    if value is None or value == [] or value == {} or value == "":
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(option(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {option(each)}" for key, each in value.items())
+    return str(value)
+
+
+def heading(title: str) -> str:
+    """A metric's title where a line begins: "binary accuracy" gets a capital, "mAP" stays as it is."""
+    return title if any(letter.isupper() for letter in title.split()[0]) else title[:1].upper() + title[1:]
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "number": number, "signed": signed, "bounds": bounds, "count": count, "percent": percent, "seconds": seconds,
+    "option": option, "heading": heading,
 }  # fmt: skip

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,7 @@ from viper.task import Task
 
 if TYPE_CHECKING:
     from viper.evaluation.metrics import Scores
-
-MAX_EVERY_SUBSET = 6  # modalities; 63 subsets
-Subset = tuple[str, ...]
+    from viper.fusion.views import Subset
 
 
 @dataclass(kw_only=True)
@@ -49,20 +46,18 @@ class AblateConfig(FeatureOptions):
 def run(config: AblateConfig) -> int:
     """Runs the stage; answers the exit code."""
     # Not above: importing torch takes seconds, and --help should not.
-    import numpy as np
-
     from viper.encoders.runtime import choose_device
     from viper.evaluation.metrics import evaluate
     from viper.fusion.checkpoint import load_checkpoint, task_of
     from viper.fusion.predict import data_for
-    from viper.fusion.views import predict_views
+    from viper.fusion.views import predict_views, subsets_of, views_of
 
     model = load_checkpoint(config.model_path)
     task = task_of(model)
     stores = config.stores()
     data = data_for(model, stores, Manifest.load(config.csv_path, task), config.split, labelled=True)
     subsets = subsets_of(list(stores), config.every_subset)
-    views = {subset: np.tile([name in subset for name in stores], (len(data.clips), 1)) for subset in subsets}
+    views = views_of(subsets, data)
     predictions = predict_views(model, data, views, config.batch_size, choose_device(config.device))
     with without_warnings():
         scores = {subset: evaluate(task, predictions[subset], data.truth) for subset in subsets}
@@ -72,17 +67,6 @@ def run(config: AblateConfig) -> int:
     log.info("ablate: %d subsets on %d clips of %s -> %s", len(scores), len(data.clips), config.split,
              config.output_path)  # fmt: skip
     return 0
-
-
-def subsets_of(names: Sequence[str], every_subset: bool = False) -> list[Subset]:
-    """Non-empty subsets, smallest first, each in the order of `names`.
-
-    Of more than `MAX_EVERY_SUBSET` names, unless `every_subset`: single ones, all but one, and all.
-    """
-    sizes: Sequence[int] = range(1, len(names) + 1)
-    if len(names) > MAX_EVERY_SUBSET and not every_subset:
-        sizes = (1, len(names) - 1, len(names))
-    return [subset for size in sizes for subset in itertools.combinations(names, size)]
 
 
 def _write(

@@ -17,7 +17,7 @@ import viper
 from viper.errors import UserError
 from viper.files import digest_of, remove, write_text
 from viper.manifest import Manifest
-from viper.stages.common import log, package_versions
+from viper.stages.common import command_line, log, package_versions
 from viper.store import EncoderInfo, FeatureStore
 
 CONFIG_FILE = "config.yaml"
@@ -40,6 +40,7 @@ def describe(config: Any, stores: Mapping[str, FeatureStore], manifest: Manifest
     encoders = {name: dataclasses.asdict(store.info) for name, store in stores.items()}
     data = digest_of([manifest.clips, manifest.truth.astype(float).round(7).astype(str).tolist()])
     return {
+        "command": command_line(),
         "options": options,
         "encoders": encoders,
         "data": data,

@@ -1,0 +1,74 @@
+"""Whether predictions mean what they say: of clips predicted at .7, is the mean label .7?"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from viper.preferences import all_pairs
+from viper.report.content import Calibration, CalibrationBin
+from viper.task import Task
+
+N_BINS = 10
+LEAST_CLIPS = 5  # in a bin of a regression, as far as there are so many
+
+
+def calibrations(task: Task, predicted: np.ndarray, true: np.ndarray) -> list[Calibration]:
+    """How a task's predictions are calibrated; arrays as of `viper.evaluation.metrics.evaluate`.
+
+    A regression: each target, in bins of equally many clips. Probabilities: in ten equal bins from 0 to 1, whose mean
+    distance is the expected calibration error (Guo et al., 2017, arXiv:1706.04599); of classes, first the probability
+    of the predicted class against whether it is right. Preferences: of all pairs, the probability of the predicted
+    order by Bradley and Terry's model, which is the sigmoid of how far the utilities are apart, against the share of
+    pairs that people put in that order. What has no label at all is left out.
+    """
+    if task.kind == "preference":
+        return _made("pairs", *_pairs(predicted[:, 0], true), _equal_edges())
+    known = ~np.isnan(true)
+    result = []
+    if task.kind == "single_label":
+        rows = known.all(axis=1)
+        right = predicted[rows].argmax(axis=1) == true[rows].argmax(axis=1)
+        result += _made("highest probability", predicted[rows].max(axis=1, initial=0), right, _equal_edges())
+    for k, target in enumerate(task.targets):
+        x, y = predicted[known[:, k], k], true[known[:, k], k]
+        result += _made(target, x, y, _quantile_edges(x) if task.kind == "regression" else _equal_edges())
+    return result
+
+
+def _pairs(utilities: np.ndarray, orders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every pair, the probability of the predicted order and whether it is the true one; half, of a tie."""
+    from scipy.special import expit
+
+    less, more = all_pairs(orders)
+    difference = utilities[more] - utilities[less]
+    return expit(np.abs(difference)), (np.sign(difference) + 1) / 2
+
+
+def _equal_edges() -> np.ndarray:
+    return np.linspace(0, 1, N_BINS + 1)
+
+
+def _quantile_edges(values: np.ndarray) -> np.ndarray:
+    """Edges of bins with equally many values, ten where there are enough of them; fewer where many values are equal."""
+    if not len(values):
+        return np.zeros(2)
+    n_bins = int(np.clip(len(values) // LEAST_CLIPS, 1, N_BINS))
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
+    return edges if len(edges) > 1 else np.repeat(edges, 2)
+
+
+def _made(name: str, predicted: np.ndarray, true: np.ndarray, edges: np.ndarray) -> list[Calibration]:
+    """The one calibration of these values, in these bins (the last of which holds its upper edge); none, of none."""
+    if not len(predicted):
+        return []
+    place = np.clip(np.searchsorted(edges, predicted, side="right") - 1, 0, len(edges) - 2)
+    bins = []
+    for k, (low, high) in enumerate(itertools.pairwise(edges)):
+        rows = place == k
+        if rows.any():
+            means = float(predicted[rows].mean()), float(true[rows].mean())
+            bins.append(CalibrationBin(float(low), float(high), int(rows.sum()), *means))
+    error = sum(each.n * abs(each.mean_predicted - each.mean_true) for each in bins) / len(predicted)
+    return [Calibration(name, bins, float(error))]

@@ -1,0 +1,202 @@
+"""A run -> all that its report says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from viper.errors import UserError
+from viper.evaluation.split_report import SplitReport, build_report, check_predictions
+from viper.fusion.views import predict_views, subsets_of, views_of
+from viper.logs import without_warnings
+from viper.manifest import canonical_split
+from viper.report.bootstrap import CONFIDENCE, Bootstrap, Measured
+from viper.report.calibration import calibrations
+from viper.report.cases import ERROR_NAMES, Predictions, attention_of, best_and_worst, describe
+from viper.report.comparison import compared
+from viper.report.content import Case, Comparison, GroupColumn, ReportContent, SubsetScore, TargetRow
+from viper.report.groups import MAX_GROUPS, group_columns, has_too_many, scored_groups, subject_column
+from viper.report.pictures import find_pictures, thumbnails
+from viper.report.prose import notes_on, summary_of
+from viper.report.provenance import provenance, training_curves
+from viper.report.source import RunSource
+from viper.task import Task
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a report is asked for; the options of `viper report` of the same names."""
+
+    split: str = "Val"
+    frames_folder: Path | None = None
+    subject_column: str | None = None
+    group_columns: Sequence[str] = ()
+    n_resamples: int = 1000
+    seed: int = 0
+    n_cases: int = 10
+    batch_size: int = 64
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def collect(source: RunSource, others: Sequence[RunSource], wanted: Wanted) -> ReportContent:
+    """Predicts a split and measures everything of a report.
+
+    Raises
+    ------
+    UserError : the split has no labels, a column or a folder that was named is not there, another run does not fit.
+    NothingDoneError : no clip has any feature.
+    """
+    return _Collector(source, wanted).content(others)
+
+
+class _Collector:
+    """What the parts of a report are made of: a split's features, labels, predictions and resamples."""
+
+    def __init__(self, source: RunSource, wanted: Wanted) -> None:
+        self.source, self.wanted, self.task = source, wanted, source.task
+        self.split = canonical_split(wanted.split)
+        self.metric = source.task.metrics[0]
+        self.data = source.data(self.split)
+        self.table = source.manifest.table.loc[self.data.clips]
+        self.notes: list[str] = []
+        self.unit, subjects = self._subjects()
+        self.bootstrap = Bootstrap.draw(len(self.data.truth), subjects, wanted.n_resamples, wanted.seed)
+        subsets = subsets_of(list(self.data.stores))
+        found = predict_views(source.model, self.data, views_of(subsets, self.data), wanted.batch_size, wanted.device)
+        self.predictions = {subset: values.astype(np.float64) for subset, values in found.items()}
+        self.true = self.data.truth if self.task.kind == "preference" else self.data.labels.astype(np.float64)
+        check_predictions(self.task, self.data.clips, self.predicted, self.true)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(clips, targets), by all modalities."""
+        return self.predictions[tuple(self.data.stores)]
+
+    def content(self, others: Sequence[RunSource]) -> ReportContent:
+        """All of it."""
+        source, task, data = self.source, self.task, self.data
+        measured = self.bootstrap.measure_all(task, self.predicted, self.true)
+        headline = measured[self.metric].together
+        best, worst = self._cases()
+        comparisons, groups = self._comparisons(others), self._groups()
+        return ReportContent(
+            task=task,
+            run=source.name,
+            split=self.split,
+            summary=summary_of(source, self.split, len(data), headline, self.unit),
+            metric=self.metric,
+            unit=self.unit,
+            n_resamples=self.wanted.n_resamples,
+            confidence=CONFIDENCE,
+            metrics={m: each.together for m, each in measured.items() if each.together.n or m == self.metric},
+            targets=_target_rows(task, measured, self.predicted, self.true),
+            clips=data.clips,
+            predicted=self.predicted,
+            true=self.true,
+            split_report=self._split_report(),
+            training=training_curves(source.folder, source.epoch),
+            subsets=self._subsets(),
+            calibration=calibrations(task, self.predicted, self.true),
+            error_name=ERROR_NAMES[task.kind],
+            best=best,
+            worst=worst,
+            groups=groups,
+            comparisons=comparisons,
+            provenance=provenance(source, data.clips),
+            notes=[*notes_on(source, self.split, data, headline, self.unit), *self.notes],
+        )
+
+    def _subjects(self) -> tuple[str, list[str] | None]:
+        """What is drawn, in words, and of each row its subject; None where rows are drawn by themselves."""
+        if self.task.kind == "preference":
+            return "orders", None
+        column = subject_column(self.source.manifest, self.wanted.subject_column)
+        if column is None:
+            return "clips", None
+        subjects = self.table[column].astype(str).str.strip()
+        if subjects.nunique() > 1:
+            return f"subjects (column {column})", list(subjects)
+        if self.wanted.subject_column is not None:
+            raise UserError(f"--subject_column {column}: the clips of {self.split} are all of one subject")
+        self.notes.append(f"By the column {column}, these clips are all of one subject: how results would differ "
+                          "with others cannot be told, and clips are drawn as if they were independent.")  # fmt: skip
+        return "clips", None
+
+    def _split_report(self) -> SplitReport | None:
+        if self.task.kind == "regression" and self.task.range is None:
+            self.notes.append("The task's card gives no range, so that there are no bins for confusion matrices.")
+            return None
+        with without_warnings():
+            return build_report(self.task, self.data.clips, self.predicted, self.true)
+
+    def _subsets(self) -> list[SubsetScore]:
+        return [
+            SubsetScore(subset, self.bootstrap.measure(self.task, self.metric, predicted, self.true).together)
+            for subset, predicted in self.predictions.items()
+        ]
+
+    def _cases(self) -> tuple[list[Case], list[Case]]:
+        wanted, data = self.wanted, self.data
+        best, worst = best_and_worst(self.task, self.predicted, self.true, wanted.n_cases)
+        rows = list(dict.fromkeys([*best, *worst]))
+        attention = attention_of(self.source.model, data, rows, wanted.batch_size, wanted.device)
+        clips = [data.clips[row] for row in rows]
+        folder = wanted.frames_folder or find_pictures(self.source, clips)
+        if folder is None:
+            self.notes.append("No folder of frames or faces was found, so clips come without pictures; --frames_folder "
+                              "names one.")  # fmt: skip
+        pictures = thumbnails(folder, clips) if folder else {}
+        names = tuple(data.stores)
+        without = {} if len(names) < 2 else {
+            name: self.predictions[tuple(n for n in names if n != name)] for name in names
+        }  # fmt: skip
+        predictions = Predictions(self.task, data.clips, self.predicted, self.true, without)
+        first, last = (describe(rows, predictions, attention, pictures) for rows in (best, worst))
+        return first, last
+
+    def _groups(self) -> list[GroupColumn]:
+        result = []
+        for name in group_columns(self.source.manifest, self.wanted.group_columns):
+            column = self.table[name]
+            if has_too_many(column):
+                text = f"the column {name} has more than {MAX_GROUPS} values: too many to be groups"
+                if self.wanted.group_columns:
+                    raise UserError(f"--group_columns {name}: {text}")
+                self.notes.append(f"Not looked at by group: {text}.")
+                continue
+            found = scored_groups(self.task, self.metric, column, self.predicted, self.true, self.bootstrap)
+            if found is not None:
+                result.append(found)
+        return result
+
+    def _comparisons(self, others: Sequence[RunSource]) -> list[Comparison]:
+        result = []
+        for other in others:
+            comparison, n = compared(self.source, other, self.split, self.data, self.predicted, self.bootstrap,
+                                     self.wanted.batch_size, self.wanted.device)  # fmt: skip
+            if n < len(self.true):
+                what = "orders" if self.task.kind == "preference" else "clips"
+                self.notes.append(f"{other.name} is compared on the {n:,} {what} that both runs have.")
+            result.append(comparison)
+        return result
+
+
+def _target_rows(task: Task, measured: dict[str, Measured], predicted: np.ndarray, true: np.ndarray) -> list[TargetRow]:
+    rows = []
+    for k, target in enumerate(task.targets):
+        metrics = {metric: each.targets[target] for metric, each in measured.items() if each.targets}
+        if task.kind == "preference":
+            known, labels = np.ones(len(predicted), bool), np.empty(0)
+        else:
+            known = ~np.isnan(true[:, k])
+            labels = true[known, k]
+        rows.append(TargetRow(target, int(known.sum()), metrics, *_spread(labels), *_spread(predicted[known, k])))
+    return rows
+
+
+def _spread(values: np.ndarray) -> tuple[float, float]:
+    return (float(values.mean()), float(values.std())) if len(values) else (float("nan"), float("nan"))
