@@ -79,17 +79,18 @@ class Page:
             label="A clip of a face: drop it here, or record one", sources=["upload", "webcam"], include_audio=True,
             height=260, buttons=[], elem_id="clip",
         )  # fmt: skip
-        _html(Markup('<p class="hint">{}. It is read at once and then deleted; nothing leaves this machine.</p>').format(
-            limits))  # fmt: skip
+        _html(texts.hint(f"{limits}. It is read at once and then deleted; nothing leaves this machine."))
         with gr.Row():
             sample = gr.Button("Try a made-up clip", variant="primary", elem_id="sample", min_width=120)
             forget = gr.Button("Forget the clip", elem_id="forget", min_width=120)
         words = None
         if self._of_words:
             words = gr.File(
-                label="Its subtitles, if there are any (.srt, .vtt): before the clip", file_types=[*SUBTITLE_SUFFIXES],
+                label="First: its subtitles, if any (.srt, .vtt)", file_types=[*SUBTITLE_SUFFIXES],
                 height=150, elem_id="subtitles",
             )  # fmt: skip
+            # Gradio's own makes an empty temporary file beside each that is sent, which nobody deletes.
+            words.preprocess = _path_of  # type: ignore[method-assign, assignment]
         return clip, words, sample, forget
 
     def _switches(self) -> gr.CheckboxGroup:
@@ -191,6 +192,10 @@ class Page:
 def _html(content: str, name: str | None = None) -> gr.HTML:
     """A part of the page with its own markup; no script."""
     return gr.HTML(content, elem_id=name, elem_classes="v-html", js_on_load=None, apply_default_css=False)
+
+
+def _path_of(sent: Any) -> str | None:
+    return None if sent is None else str(sent.path)
 
 
 def _only(message: str) -> list[str]:

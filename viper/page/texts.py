@@ -72,6 +72,11 @@ def limits() -> Markup:
     )
 
 
+def hint(text: str) -> Markup:
+    """A line in small print."""
+    return Markup('<p class="hint">{}</p>').format(text)
+
+
 def unavailable(reasons: Mapping[str, str]) -> Markup:
     """Modalities of the checkpoint that cannot be had on this machine."""
     items = Markup("").join(
