@@ -108,7 +108,7 @@ def heat_map(axes: Axes, matrix: Matrix, annotate: bool, bare: bool = False) -> 
             frame.set_linewidth(0.9 if annotate else 0.5)
             axes.add_patch(frame)
         else:
-            _draw_empty_row(axes, row, size, font_size=9.0 if annotate else 5.5)
+            _draw_empty_row(axes, row, size, font_size=9.0 if annotate else 5.5, says_so=annotate or not bare)
     if annotate:
         _annotate(axes, matrix)
     step = size // 2 if bare and not annotate and len(matrix.ticks) == size + 1 else 1
@@ -212,13 +212,15 @@ def _write(axes: Axes, text: str, cell: tuple[float, float], offset: tuple[float
     return axes.annotate(text, cell, offset, textcoords="offset points", annotation_clip=False, **style)
 
 
-def _draw_empty_row(axes: Axes, row: int, size: int, font_size: float) -> None:
+def _draw_empty_row(axes: Axes, row: int, size: int, font_size: float, says_so: bool) -> None:
     axes.add_patch(
         Rectangle(
             (-0.5, row - 0.5), size, 1, facecolor=EMPTY_FACE, edgecolor=EMPTY_HATCH, hatch="////", linewidth=0.0,
             zorder=2.5,
         )
     )  # fmt: skip
+    if not says_so:
+        return
     box = {"facecolor": EMPTY_FACE, "edgecolor": "none", "boxstyle": "round,pad=0.2"}
     _write(axes, "no clips", ((size - 1) / 2, row), (0, 0), fontsize=font_size, color=FAINT_INK, bbox=box)
 

@@ -116,18 +116,22 @@ def attention_density(attention: ModalityAttention, duration: float) -> tuple[np
 
     Returns
     -------
-    (C + 1,) edges from 0 to `duration` in seconds, (C,) densities; C is 64 at most.
+    (C + 1,) edges in seconds, within the clip; (C,) densities; C is 64 at most.
     """
     weights = attention.weights.mean(axis=0)
     times = np.clip(np.nan_to_num(np.asarray(attention.times, float)), 0.0, duration)
     times, place = np.unique(times, return_inverse=True)
     weights = np.bincount(place, weights, len(times))
-    edges = np.concatenate([[0.0], (times[:-1] + times[1:]) / 2, [duration]])
+    if len(times) == 1:
+        return np.array([0.0, duration]), weights / duration
+    middles = (times[:-1] + times[1:]) / 2
+    # The first and the last token reach as far outwards as inwards: half a cell would seem twice as much looked at.
+    edges = np.concatenate([[2 * times[0] - middles[0]], middles, [2 * times[-1] - middles[-1]]])
     if len(times) > _MOST_CELLS:
         total = np.concatenate([[0.0], np.cumsum(weights)])
-        coarse = np.linspace(0.0, duration, _MOST_CELLS + 1)
+        coarse = np.linspace(edges[0], edges[-1], _MOST_CELLS + 1)
         weights, edges = np.diff(np.interp(coarse, edges, total)), coarse
-    return edges, weights / np.diff(edges).clip(min=1e-9)
+    return edges.clip(0.0, duration), weights / np.diff(edges)
 
 
 def _card(case: Case, scale: Scale) -> Card:

@@ -16,16 +16,19 @@ def number(value: float, digits: int = 3) -> str:
 
     One too small for them keeps two digits, so that a small error does not read as none.
     """
-    if not math.isfinite(value):
-        return NOTHING
-    small = 0 < abs(value) < 10.0**-digits
-    text = f"{value:.2g}" if small else f"{value:.{digits}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    if 0 < abs(value) < 10.0**-digits:
+        return f"{value:.2g}".replace("-", "\N{MINUS SIGN}")
+    return fixed(value, digits)
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """A number with so many decimals whatever it is, for columns that are read at a glance."""
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else NOTHING
 
 
 def signed(value: float, digits: int = 3) -> str:
     """A difference, with its sign."""
-    return f"+{number(value, digits)}" if value > 0 else number(value, digits)
+    return f"+{fixed(value, digits)}" if value > 0 else fixed(value, digits)
 
 
 def bounds(interval: Interval, digits: int = 3) -> str:
@@ -77,6 +80,6 @@ def heading(title: str) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "number": number, "signed": signed, "bounds": bounds, "count": count, "percent": percent, "seconds": seconds,
-    "option": option, "heading": heading,
+    "number": number, "fixed": fixed, "signed": signed, "bounds": bounds, "count": count, "percent": percent,
+    "seconds": seconds, "option": option, "heading": heading,
 }  # fmt: skip

@@ -89,7 +89,7 @@ def _sections(content: ReportContent, values: dict[str, Any]) -> dict[str, str]:
         ("training", "Training", values["training"]),
         ("confusion", agreement, values["agreement"]),
         ("scatter", scatter, values["scatter"]),
-        ("modalities", "Modalities", values["subsets"]),
+        ("modalities", "Modalities", len(content.subsets) > 1),
         ("calibration", "Calibration", values["calibration"]),
         ("worst", "Worst clips", content.worst),
         ("best", "Best clips", content.best),
