@@ -146,12 +146,13 @@ def _average_precision(metric: str, p: np.ndarray, t: np.ndarray, weights: np.nd
         return np.full(len(weights), np.nan)
     order = np.argsort(-p, kind="stable")
     last = np.flatnonzero(np.append(np.diff(p[order]) != 0, True))  # of the clips that share a score
-    drawn = np.cumsum(weights[:, order], axis=1)[:, last]
-    hits = np.cumsum(weights[:, order] * (t[order] == 1), axis=1)[:, last]
-    gained = np.diff(hits, axis=1, prepend=0.0)
-    total = (gained * (hits / np.maximum(drawn, 1))).sum(axis=1)
-    positive = hits[:, -1]
-    return np.where(positive > 0, total / np.maximum(positive, 1), math.nan)
+    # Clips along the first axis: sums over it are then of whole rows, which is what makes this quick.
+    rows = np.ascontiguousarray(weights.T)[order]
+    drawn = np.cumsum(rows, axis=0)[last]
+    hits = np.cumsum(rows * (t[order] == 1)[:, None], axis=0)[last]
+    gained = np.diff(hits, axis=0, prepend=0.0)
+    total = (gained * (hits / np.maximum(drawn, 1))).sum(axis=0)
+    return np.where(hits[-1] > 0, total / np.maximum(hits[-1], 1), math.nan)
 
 
 def _of_classes(metric: str, predicted: np.ndarray, true: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -39,6 +39,8 @@ class ReportConfig(FeatureOptions):
     """Of the bootstrap."""
     n_cases: int = 10
     """How many of the best and of the worst clips are shown."""
+    subset_clips: int = 500
+    """Clips, drawn at random, on which subsets of the modalities are scored; 0: all."""
     batch_size: int = 64
     """Clips at once. It does not change the predictions."""
     device: str = "auto"
@@ -58,7 +60,7 @@ def run(config: ReportConfig) -> int:
     others = [open_run(path, "--compare") for path in config.compare]
     wanted = Wanted(
         config.split, config.frames_folder, config.subject_column, config.group_columns, config.n_resamples,
-        config.seed, config.n_cases, config.batch_size, choose_device(config.device),
+        config.seed, config.n_cases, config.subset_clips, config.batch_size, choose_device(config.device),
     )  # fmt: skip
     content = collect(source, others, wanted)
     prepare_outputs(config.output_path)
@@ -75,5 +77,7 @@ def _check(config: ReportConfig) -> None:
     for name in ("n_resamples", "n_cases", "batch_size"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+    if config.subset_clips < 0:
+        raise UserError(f"--subset_clips {config.subset_clips}: must be at least 0")
     if config.frames_folder is not None and not config.frames_folder.is_dir():
         raise UserError(f"--frames_folder {config.frames_folder}: no such folder")
