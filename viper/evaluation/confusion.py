@@ -160,10 +160,10 @@ class ConfusionReport:
         suit a file name are replaced by underscores.
         """
         names, intervals = file_names(self.task.targets), _intervals(_edges(self.task))
-        pictures = {names[target]: self._target_picture(target) for target in self.counts}
+        pictures = {names[target]: self.target_picture(target) for target in self.counts}
         in_overview = list(pictures.values())
         if self.has_classes:
-            pictures["argmax"] = self._argmax_picture()
+            pictures["argmax"] = self.argmax_picture()
         overview = overview_figure(in_overview or [pictures["argmax"]], self._overview_title())
         written = []
         for name, picture in pictures.items():
@@ -187,14 +187,16 @@ class ConfusionReport:
         """What the pictures say of a target: its correlation, or else what selects the best epoch."""
         return "pearson" if "pearson" in self.scores.targets else self.task.metrics[0]
 
-    def _target_picture(self, target: str) -> Matrix:
+    def target_picture(self, target: str) -> Matrix:
+        """A target's bins as a heat map shows them."""
         score = self.scores.targets[self._metric][target]
         ticks = _edge_labels(_edges(self.task))
         title = "Pearson r" if self._metric == "pearson" else METRICS[self._metric].title
         subtitle = f"{title} {number_text(score.value)}, n = {score.n:,}"
         return Matrix(self.counts[target], self.normalised[target], ticks, target, subtitle)
 
-    def _argmax_picture(self) -> Matrix:
+    def argmax_picture(self) -> Matrix:
+        """The strongest targets, or the classes, as a heat map shows them."""
         shares = normalise_rows(self.argmax_counts)
         subtitle = (
             f"accuracy {number_text(self.accuracy.value)}, UAR {number_text(self.uar.value)}, n = {self.accuracy.n:,}"

@@ -57,8 +57,11 @@ def curves_figure(curves: Sequence[Curve], title: str) -> Figure:
     return figure
 
 
-def draw_curve(axes: Axes, curve: Curve, font_size: float) -> None:
-    """Draws a precision-recall curve, as steps: between two thresholds nothing lies on a straight line."""
+def draw_curve(axes: Axes, curve: Curve, font_size: float, bare: bool = False) -> None:
+    """Draws a precision-recall curve, as steps: between two thresholds nothing lies on a straight line.
+
+    `bare`: without a title, for a page that has its own.
+    """
     axes.fill_between(curve.recall, curve.precision, step="post", color=_LIGHT, alpha=0.35, linewidth=0)
     axes.step(curve.recall, curve.precision, where="post", color=_DARK, linewidth=1.6)
     axes.axhline(curve.prevalence, color=FAINT_INK, linewidth=1, linestyle="--")
@@ -67,7 +70,8 @@ def draw_curve(axes: Axes, curve: Curve, font_size: float) -> None:
     axes.tick_params(labelsize=0.8 * font_size, color=FAINT_INK, labelcolor=INK)
     axes.set_xlabel("recall", fontsize=0.9 * font_size, color=INK)
     axes.set_ylabel("precision", fontsize=0.9 * font_size, color=INK)
-    axes.set_title(f"{curve.title}\n{curve.subtitle}", fontsize=font_size, color=INK, parse_math=False)
+    if not bare:
+        axes.set_title(f"{curve.title}\n{curve.subtitle}", fontsize=font_size, color=INK, parse_math=False)
     hide_frame(axes, "top", "right")
 
 

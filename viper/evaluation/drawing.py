@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
@@ -28,7 +28,7 @@ COLOUR_MAP = LinearSegmentedColormap.from_list(
     ["#f8f9fb", "#d3e7f8", "#aed2f3", "#88bbea", "#61a1dd", "#3c83c7", "#1e64a9", "#124784", "#112f60"],
 )
 INK, FAINT_INK = "#1c1c1e", "#6b6b70"
-_EMPTY_FACE, _EMPTY_HATCH = "#efefef", "#cfcfcf"
+EMPTY_FACE, EMPTY_HATCH = "#efefef", "#cfcfcf"
 _DPI = 150
 
 
@@ -57,8 +57,8 @@ def matrix_figure(matrix: Matrix) -> Figure:
     side = max(4.5, 1.6 + 0.56 * size)
     figure = new_figure(side + 1.9, side + 0.9)
     axes = figure.add_subplot()
-    image = heat_map(axes, matrix, annotate=True)
-    _colour_bar(figure, image, [axes], shrink=0.8)
+    cells = heat_map(axes, matrix, annotate=True)
+    _colour_bar(figure, cells, [axes], shrink=0.8)
     caption = "In each cell: share of the true row's clips, and their number below. Framed: prediction and truth agree."
     figure.supxlabel(caption, fontsize=8, color=FAINT_INK)
     return figure
@@ -72,27 +72,32 @@ def overview_figure(matrices: Sequence[Matrix], title: str) -> Figure:
     grid = figure.subplots(n_rows, n_columns, squeeze=False)
     panels = list(grid.flat)
     for axes, matrix in zip(panels, matrices, strict=False):
-        image = heat_map(axes, matrix, annotate=False)
+        cells = heat_map(axes, matrix, annotate=False)
     for axes in panels[len(matrices) :]:
         axes.set_axis_off()
-    _colour_bar(figure, image, panels, shrink=0.8 if n_rows == 1 else 0.6)
+    _colour_bar(figure, cells, panels, shrink=0.8 if n_rows == 1 else 0.6)
     figure.suptitle(title, fontsize=12, color=INK, parse_math=False)
     return figure
 
 
-def heat_map(axes: Axes, matrix: Matrix, annotate: bool) -> AxesImage:
+def heat_map(axes: Axes, matrix: Matrix, annotate: bool, bare: bool = False) -> QuadMesh:
     """Draws `matrix` on `axes`, first row on top; a row without clips is hatched and says so.
 
     Parameters
     ----------
     annotate : write share and count into the cells and the clips of each row beside it; for cells of 0.5 inch or more.
+    bare : no title, and without `annotate` only the outer and the middle edge of the bins; for a page's own captions.
 
     Returns
     -------
-    The image, for a colour scale. Colours always span shares of 0 to 1, so that pictures can be compared.
+    The cells, for a colour scale. Colours always span shares of 0 to 1, so that pictures can be compared.
     """
     size = len(matrix.counts)
-    image = axes.imshow(matrix.shares, cmap=COLOUR_MAP, vmin=0.0, vmax=1.0, aspect="equal", interpolation="nearest")
+    edges = np.arange(size + 1) - 0.5
+    # Cells rather than a picture's dots: in an SVG each keeps a colour that a page can change.
+    cells = axes.pcolormesh(edges, edges, matrix.shares, cmap=COLOUR_MAP, vmin=0.0, vmax=1.0)
+    axes.set_aspect("equal")
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
     borders = np.arange(1, size) - 0.5
     axes.hlines(borders, -0.5, size - 0.5, color="white", linewidth=0.8)
     axes.vlines(borders, -0.5, size - 0.5, color="white", linewidth=0.8)
@@ -106,14 +111,16 @@ def heat_map(axes: Axes, matrix: Matrix, annotate: bool) -> AxesImage:
             _draw_empty_row(axes, row, size, font_size=9.0 if annotate else 5.5)
     if annotate:
         _annotate(axes, matrix)
-    _draw_ticks(axes, matrix.ticks, font_size=9.0 if annotate else 6.0)
-    label_size = 11.0 if annotate else 7.5
+    step = size // 2 if bare and not annotate and len(matrix.ticks) == size + 1 else 1
+    _draw_ticks(axes, matrix.ticks, font_size=9.0 if annotate else 8.0 if bare else 6.0, step=step)
+    label_size = 11.0 if annotate else 9.0 if bare else 7.5
     axes.set_xlabel("predicted", fontsize=label_size, color=INK)
     axes.set_ylabel("true", fontsize=label_size, color=INK)
-    _draw_title(axes, matrix, font_size=13.0 if annotate else 9.0)
+    if not bare:
+        _draw_title(axes, matrix, font_size=13.0 if annotate else 9.0)
     for spine in axes.spines.values():
         spine.set_color(FAINT_INK)
-    return image
+    return cells
 
 
 def bar_figure(
@@ -177,8 +184,8 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _colour_bar(figure: Figure, image: AxesImage, panels: list[Axes], shrink: float) -> None:
-    bar = figure.colorbar(image, ax=panels, shrink=shrink, pad=0.02, aspect=30, format=PercentFormatter(xmax=1.0))
+def _colour_bar(figure: Figure, cells: QuadMesh, panels: list[Axes], shrink: float) -> None:
+    bar = figure.colorbar(cells, ax=panels, shrink=shrink, pad=0.02, aspect=30, format=PercentFormatter(xmax=1.0))
     bar.set_label("share of the true row's clips", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, color=FAINT_INK, labelcolor=INK)
     bar.outline.set_edgecolor(FAINT_INK)
@@ -208,11 +215,11 @@ def _write(axes: Axes, text: str, cell: tuple[float, float], offset: tuple[float
 def _draw_empty_row(axes: Axes, row: int, size: int, font_size: float) -> None:
     axes.add_patch(
         Rectangle(
-            (-0.5, row - 0.5), size, 1, facecolor=_EMPTY_FACE, edgecolor=_EMPTY_HATCH, hatch="////", linewidth=0.0,
+            (-0.5, row - 0.5), size, 1, facecolor=EMPTY_FACE, edgecolor=EMPTY_HATCH, hatch="////", linewidth=0.0,
             zorder=2.5,
         )
     )  # fmt: skip
-    box = {"facecolor": _EMPTY_FACE, "edgecolor": "none", "boxstyle": "round,pad=0.2"}
+    box = {"facecolor": EMPTY_FACE, "edgecolor": "none", "boxstyle": "round,pad=0.2"}
     _write(axes, "no clips", ((size - 1) / 2, row), (0, 0), fontsize=font_size, color=FAINT_INK, bbox=box)
 
 
@@ -227,10 +234,11 @@ def _draw_title(axes: Axes, matrix: Matrix, font_size: float) -> None:
     )  # fmt: skip
 
 
-def _draw_ticks(axes: Axes, ticks: Sequence[str], font_size: float) -> None:
+def _draw_ticks(axes: Axes, ticks: Sequence[str], font_size: float, step: int) -> None:
     size = round(axes.get_xlim()[1] + 0.5)
     at_edges = len(ticks) == size + 1
-    positions = np.arange(len(ticks)) - (0.5 if at_edges else 0.0)
+    positions = (np.arange(len(ticks)) - (0.5 if at_edges else 0.0))[::step]
+    ticks = ticks[::step]
     style: dict[str, Any] = {"fontsize": font_size, "color": INK, "parse_math": False}
     axes.set_yticks(positions, ticks, **style)
     if max(len(tick) for tick in ticks) > 6:

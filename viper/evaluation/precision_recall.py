@@ -83,25 +83,27 @@ class PrecisionRecallReport:
         """
         names = file_names(self.task.targets)
         title = f"{self.task.name}: mAP {number_text(self.scores.mean('map').value)}, n = {self.n_clips:,}"
-        written, curves = [], []
-        for target, label in self.labels.items():
-            if not label.n_positive:
-                continue
-            curves.append(self._curve(target, label))
+        written, curves = [], self.curves()
+        for target, curve in curves.items():
+            label = self.labels[target]
             stem = folder / f"precision_recall_{names[target]}"
             files = [stem.with_name(f"{stem.name}{end}") for end in (".csv", ".png")]
             points = {"threshold": [*label.threshold, math.nan], "precision": label.precision, "recall": label.recall}
             write_text(files[0], pd.DataFrame(points).to_csv(index=False, lineterminator="\n"))
-            save_png(curve_figure(curves[-1]), files[1])
+            save_png(curve_figure(curve), files[1])
             written += files
         files = [folder / name for name in ("labels.csv", "average_precision.png", "precision_recall_overview.png",
                                             "confusion.json")]  # fmt: skip
         write_text(files[0], pd.DataFrame(self._rows()).to_csv(index=False, lineterminator="\n"))
         save_png(self._bars(title), files[1])
         if curves:
-            save_png(curves_figure(curves, title), files[2])
+            save_png(curves_figure(list(curves.values()), title), files[2])
         write_json(files[3], self.to_dict())
         return [*written, *(files if curves else [files[0], files[1], files[3]])]
+
+    def curves(self) -> dict[str, Curve]:
+        """Label -> its curve, of the labels that some clip has."""
+        return {target: self._curve(target, label) for target, label in self.labels.items() if label.n_positive}
 
     def _curve(self, target: str, label: LabelCurve) -> Curve:
         precision = self.scores.targets["map"][target].value

@@ -37,7 +37,7 @@ class PreferenceReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Every number, JSON-ready. "difference" is how much higher the preferred clip's utility is, over all pairs."""
-        less, more = self._of_pairs()
+        less, more = self.of_pairs()
         shares = np.quantile(more - less, [0.05, 0.25, 0.5, 0.75, 0.95])
         return {
             "task": self.task.name,
@@ -54,11 +54,11 @@ class PreferenceReport:
         orders = pd.DataFrame([self._row(order) for order in self.orders])
         for path, table in zip(files, (clips, orders), strict=False):
             write_text(path, table.to_csv(index=False, lineterminator="\n"))
-        save_png(utilities_figure(*self._of_pairs(), self._title()), files[2])
+        save_png(utilities_figure(*self.of_pairs(), self.title), files[2])
         write_json(files[3], self.to_dict())
         return files
 
-    def _of_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+    def of_pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Utilities of the less and the more preferred clip of every pair, those of lists included."""
         less, more = all_pairs(self.orders)
         return self.utilities[less], self.utilities[more]
@@ -69,7 +69,9 @@ class PreferenceReport:
         clips = {f"rank_{k + 1}": self.clips[rows[k]] if k < len(rows) else "" for k in range(len(order))}
         return {**clips, "right": int((np.diff(self.utilities[rows]) > 0).all())}
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
+        """The task, and how many pairs and lists are right."""
         parts = [
             f"{score.value:.1%} of {score.n:,} {what} right"
             for what, metric in (("pairs", "pairwise_accuracy"), ("lists", "listwise_accuracy"))
