@@ -27,7 +27,7 @@ $(READY):
 	$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --upgrade pip 'setuptools>=77' wheel
 	$(BIN)/pip install --quiet --editable '.[dev]'
-	@PYTHON=$(BIN)/python sh scripts/ffmpeg.sh
+	@PYTHON=$(BIN)/python sh scripts/debian_package.sh ffmpeg
 	@rm -f $(VENV)/ready-*
 	@touch $@
 

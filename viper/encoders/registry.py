@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -83,3 +84,8 @@ def find(modality: str, name: str) -> Registered | None:
 def short_names(modality: str) -> list[str]:
     """The short names of a modality."""
     return [entry.name for entry in REGISTRY if entry.modality == modality]
+
+
+def is_own_name(model_name: str) -> bool:
+    """Whether a model is named as a Python file of the user's, with or without the class: see viper.encoders.own."""
+    return re.search(r"\.py(:|$)", model_name) is not None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 import yaml
 
+from viper.encoders.registry import is_own_name
 from viper.errors import UserError
 from viper.files import digest_of, fingerprint, read_json, write_json, write_text
 from viper.preferences import preferences_path
@@ -63,7 +64,7 @@ features:                    # one entry a modality; leave out those you do not 
   # A further modality of any name says which command makes it:
   # age:
   #   command: visual
-  #   model_name: vit-age
+  #   model_name: vit-age    # or an encoder of your own: FILE.py:Class
 
 train:                       # train_perceiver
   n_epochs: 30
@@ -182,7 +183,11 @@ class _Pipeline:
             config = dataclasses.replace(config, resume=begun, overwrite=not begun)
             state = {**state, BEGUN: digest}
             write_json(self._state_path, state)
-        code = _run_stage(config)
+        try:
+            code = _run_stage(config)
+        except KeyboardInterrupt:
+            # Not in the words of the stage, whose options to go on with are not this command's.
+            raise KeyboardInterrupt from None
         if code == 0:
             write_json(self._state_path, {**state, name: digest})
         return code
@@ -231,6 +236,8 @@ class _Pipeline:
             raise UserError(
                 f"{self._path}: features.{name}: say which command makes it, `command:` one of {', '.join(MODALITIES)}"
             )
+        if is_own_name(model := str(options.get("model_name", ""))):
+            options["model_name"] = str(self._base / model)
         given: dict[str, Any] = {"output_folder": self._output / "features" / name, "shard": ""}
         foreign = {"from_files", "from_csv"} & options.keys()
         if command == "audio" and not foreign:
