@@ -180,14 +180,13 @@ class _Collector:
     def _groups(self) -> list[GroupColumn]:
         result = []
         for name in group_columns(self.source.manifest, self.wanted.group_columns):
-            column = self.table[name]
-            if has_too_many(column):
+            if has_too_many(self.source.manifest.table[name]):
                 text = f"the column {name} has more than {MAX_GROUPS} values: too many to be groups"
                 if self.wanted.group_columns:
                     raise UserError(f"--group_columns {name}: {text}")
                 self.notes.append(f"Not looked at by group: {text}.")
                 continue
-            found = scored_groups(self.task, self.metric, column, self.predicted, self.true, self.bootstrap)
+            found = scored_groups(self.task, self.metric, self.table[name], self.predicted, self.true, self.bootstrap)
             if found is not None:
                 result.append(found)
         return result
