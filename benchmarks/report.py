@@ -62,12 +62,12 @@ def main(config: Config) -> None:
         arguments = ["--run", str(root / "run"), "--output_path", str(root / "report"), "--device", "cpu",
                      "--n_resamples", str(config.n_resamples)]  # fmt: skip
         profile = cProfile.Profile()
-        began = time.perf_counter()
+        began, began_work = time.perf_counter(), time.process_time()
         if config.profile:
             profile.enable()
         run_command("report", arguments)
         profile.disable()
-        seconds = time.perf_counter() - began
+        seconds, work = time.perf_counter() - began, time.process_time() - began_work
         page = (root / "report" / "report.html").read_text()
         sizes = {path.name: path.stat().st_size for path in sorted((root / "report").iterdir())}
         parts = {
@@ -75,7 +75,10 @@ def main(config: Config) -> None:
             "figures": sum(len(match) for match in re.findall(r"<svg.*?</svg>", page, re.DOTALL)),
         }
         parts["all else"] = len(page) - sum(parts.values())
-    print(f"{config.n_clips:,} clips, preset {config.preset}, {torch.get_num_threads()} threads: {seconds:.1f} s")
+    print(
+        f"{config.n_clips:,} clips, preset {config.preset}, {torch.get_num_threads()} threads: {seconds:.1f} s, "
+        f"{work:.1f} s of processors"
+    )
     for name, size in {**sizes, **{f"  of report.html: {part}": size for part, size in parts.items()}}.items():
         print(f"{name:<32}{size / 1e6:8.2f} MB")
     if config.profile:

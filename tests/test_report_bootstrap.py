@@ -10,6 +10,7 @@ import pytest
 
 from viper.evaluation.metrics import METRICS, evaluate
 from viper.logs import without_warnings
+from viper.report import resampled
 from viper.report.bootstrap import Bootstrap, interval
 from viper.report.resampled import resampled_targets, resampled_together
 from viper.task import DEFAULT_METRICS, LOSSES, Task
@@ -46,7 +47,8 @@ def _made(kind: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 @pytest.mark.parametrize("kind", list(METRICS_OF_KIND))
-def test_every_metric_of_every_resample_is_what_evaluate_gives(kind: str) -> None:
+def test_every_metric_of_every_resample_is_what_evaluate_gives(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resampled, "BLOCK_VALUES", 300)  # so that there are several blocks
     rng, task = np.random.default_rng(0), _task(kind)
     predicted, true = _made(kind, 24, rng)
     if kind == "regression":

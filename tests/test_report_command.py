@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,10 +20,11 @@ from viper.errors import UserError
 from viper.files import read_json
 from viper.report import collect as collecting
 from viper.report.collect import Wanted, collect
+from viper.report.pictures import find_pictures
 from viper.stages import report as stage
 from viper.stages.features import FeatureOptions
 from viper.stages.run_source import open_run
-from viper.store import Feature
+from viper.store import Feature, FeatureStore
 
 VAL = range(60, 84)  # numbers of the validation clips
 
@@ -128,6 +130,16 @@ def test_cases_show_what_was_looked_at_and_what_hiding_changes(trained: Path, tm
     assert len(content.subsets) == 7
     assert content.subsets[-1].score.value == pytest.approx(content.headline.value)
     assert not any("picture" in note for note in content.notes)
+
+
+def test_pictures_are_those_the_features_were_made_from_or_lie_beside_them(planted: Planted, trained: Path) -> None:
+    source = open_run(trained, "--run", None, FeatureOptions())
+    assert find_pictures(source, ["440"]) == planted.root.resolve() / "faces"
+    assert find_pictures(source, ["500"]) is None  # no clip's pictures are there
+    write_frames(planted.root / "pictures" / "[440]", pictures(1))
+    info = dataclasses.replace(source.stores["visual"].info, input_folder="../pictures")
+    recorded = dataclasses.replace(source, stores={"visual": FeatureStore(planted.root / "visual", info)})
+    assert find_pictures(recorded, ["440"]) == planted.root / "pictures"
 
 
 def test_subsets_of_many_clips_are_scored_on_some(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
