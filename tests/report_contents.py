@@ -33,18 +33,20 @@ MODALITIES = ("visual", "audio", "textual")
 HOSTILE = "<script>alert('1')</script> & \"$x_1$\" — 喜び 😀"
 
 
-def make_content(kind: str, targets: tuple[str, ...], n: int = 200, n_cases: int = 3, seed: int = 0) -> ReportContent:
-    """A report on `n` clips with all its sections, numbers that belong together where a page could show they do not."""
-    rng = np.random.default_rng(seed)
+def make_content(
+    kind: str, targets: tuple[str, ...], n: int = 200, n_cases: int = 3, name: str = "runs/all"
+) -> ReportContent:
+    """A report with all its sections; `name` is that of the run, of the first clips, of options and of commands."""
+    rng = np.random.default_rng(0)
     task = make_task(kind, targets)
-    clips = [f"clip_{row:04d}" for row in range(n)]
+    clips = [f"clip_{row:04d}" if name == "runs/all" else f"{name}{row or ''}" for row in range(n)]
     predicted, true = _arrays(task, clips, rng)
     scores = evaluate(task, predicted, true)
     metrics = {name: _interval(scores.together[name].value, n) for name in task.metrics}
     metric = task.metrics[0]
     return ReportContent(
         task=task,
-        run="runs/all",
+        run=name,
         split="Test",
         summary=f"{len(targets)} targets of {n} clips, from visual, audio and textual features, 60 epochs of tokens.",
         metric=metric,
@@ -61,8 +63,8 @@ def make_content(kind: str, targets: tuple[str, ...], n: int = 200, n_cases: int
         subsets=[SubsetScore(each, _interval(0.9 - 0.1 * (3 - len(each)), n)) for each in _subsets()],
         calibration=[_calibration(name, rng) for name in (targets if kind != "preference" else ["pairs"])],
         error_name="mean absolute error",
-        best=[make_case(task, clips[i], predicted[i], true, i, rng) for i in range(n_cases)],
-        worst=[make_case(task, clips[i], predicted[i], true, i, rng) for i in range(n_cases, 2 * n_cases)],
+        best=[make_case(task, clips[i], predicted[i], true, i, rng) for i in range(n_cases, 2 * n_cases)],
+        worst=[make_case(task, clips[i], predicted[i], true, i, rng) for i in range(n_cases)],
         groups=[
             GroupColumn("Gender", {"f": _interval(0.82, 90), "m": _interval(0.78, 80)}, _interval(0.04, 170), 20),
             GroupColumn("Country", {"South Africa": _interval(0.8, 150), "?": _interval(math.nan, 3)}, None, 20),
@@ -71,7 +73,7 @@ def make_content(kind: str, targets: tuple[str, ...], n: int = 200, n_cases: int
             Comparison("runs/audio", _interval(0.6, n), Interval(-0.2, -0.25, -0.15, n, n), {"visual": (True, False)}),
             Comparison("runs/other", _interval(0.8, n), Interval(0.01, -0.02, 0.03, n, n), {}),
         ],
-        provenance=_provenance(),
+        provenance=_provenance(name),
         notes=["The split that is reported chose the epoch: the number flatters the model."],
     )
 
@@ -197,17 +199,17 @@ def _calibration(name: str, rng: np.random.Generator) -> Calibration:
     return Calibration(name, [*bins, CalibrationBin(1.0, 1.1, 0, math.nan, math.nan)], 0.034)
 
 
-def _provenance() -> Provenance:
+def _provenance(name: str) -> Provenance:
     encoder = {
-        "encoder": "hog", "modality": "visual", "width": 1764, "options": {"side": 64, "cell": 8}, "model": "",
+        "encoder": "hog", "modality": "visual", "width": 1764, "options": {"side": 64, "cell": name}, "model": "",
         "source": "faces",
     }  # fmt: skip
     commands = {
-        "get_frame": "viper get_frame --input_folder videos --output_folder frames --n_frames 8",
+        "get_frame": f"viper get_frame --input_folder '{name}' --output_folder frames",
         "train_perceiver": "viper train_perceiver --csv_path manifest.csv --task hume_reaction --n_epochs 60 "
         "--output_checkpoint_folder runs/all --visual_features_input_folder features/visual",
     }
     records = {name: ModalityRecord({**encoder, "modality": name}, 0, [], {}) for name in MODALITIES}
-    records["audio"] = replace(records["audio"], n_missing=2, missing=["a", "b"], failures={"a": "no sound in it"})
-    options = {"n_epochs": 60, "learning_rate": 0.002, "features": [], "patience": None, "resume": True}
+    records["audio"] = replace(records["audio"], n_missing=2, missing=["a", "b"], failures={name: f"{name}: no sound"})
+    options = {"n_epochs": 60, "learning_rate": 0.002, "features": [], "patience": None, "resume": True, name: name}
     return Provenance("perceiver_47", 0, "a28e404", options, {"torch": "2.11.0"}, records, commands)

@@ -16,7 +16,7 @@ from viper.errors import ClipError, UserError, one_line
 from viper.inference.predictor import ClipPredictor
 from viper.media.subtitles import SUBTITLE_SUFFIXES
 from viper.page import charts, texts
-from viper.page.session import Session, answer, read_session, write_sample
+from viper.page.session import Answers, Session, answer, read_session, write_sample
 from viper.page.uploads import Made, Uploads
 
 log = logging.getLogger("viper")
@@ -52,6 +52,7 @@ class Page:
     def __init__(self, predictor: ClipPredictor, record: dict[str, Any], uploads: Uploads) -> None:
         self._predictor, self._record, self._uploads = predictor, record, uploads
         self._available = [name for name in predictor.modalities if name not in predictor.unavailable]
+        self._of_words = {name for name, spec in record["modalities"].items() if _source(spec) == "subtitles"}
         self._numbers = itertools.count()
 
     def build(self) -> gr.Blocks:
@@ -78,17 +79,18 @@ class Page:
             label="A clip of a face: drop it here, or record one", sources=["upload", "webcam"], include_audio=True,
             height=260, buttons=[], elem_id="clip",
         )  # fmt: skip
-        _html(Markup('<p class="hint">{}. It is read at once and then deleted; nothing leaves this machine.</p>').format(
-            limits))  # fmt: skip
-        words = None
-        if self._takes_words:
-            words = gr.File(
-                label="Its subtitles, if there are any (.srt, .vtt): before the clip", file_types=[*SUBTITLE_SUFFIXES],
-                height=110, elem_id="subtitles",
-            )  # fmt: skip
+        _html(texts.hint(f"{limits}. It is read at once and then deleted; nothing leaves this machine."))
         with gr.Row():
-            sample = gr.Button("Try a made-up clip", variant="primary", elem_id="sample", min_width=140)
-            forget = gr.Button("Forget the clip", elem_id="forget", min_width=140)
+            sample = gr.Button("Try a made-up clip", variant="primary", elem_id="sample", min_width=120)
+            forget = gr.Button("Forget the clip", elem_id="forget", min_width=120)
+        words = None
+        if self._of_words:
+            words = gr.File(
+                label="First: its subtitles, if any (.srt, .vtt)", file_types=[*SUBTITLE_SUFFIXES],
+                height=150, elem_id="subtitles",
+            )  # fmt: skip
+            # Gradio's own makes an empty temporary file beside each that is sent, which nobody deletes.
+            words.preprocess = _path_of  # type: ignore[method-assign, assignment]
         return clip, words, sample, forget
 
     def _switches(self) -> gr.CheckboxGroup:
@@ -125,58 +127,75 @@ class Page:
         yield from self._read(lambda: self._uploads.made(lambda folder: write_sample(folder, next(self._numbers))))
 
     def _read(self, take: Callable[[], AbstractContextManager[Made]]) -> Iterator[list[Any]]:
-        cleared = [None] * (1 + self._takes_words)
+        cleared = [None] * (2 if self._of_words else 1)
         try:
             with take() as (path, words, made):
                 for session in read_session(self._predictor, path, words, made):
-                    yield [session, *cleared, gr.update(value=self._available), *self._show(session, [])]
+                    if not session.windows:
+                        yield [session, *cleared, gr.update(value=self._available), *self._show(session)]
+                    else:
+                        yield [session, *[gr.skip()] * (len(cleared) + 4), self._course(session)]
         except (ClipError, UserError) as error:
             yield [None, *cleared, gr.update(), *_only(texts.error(one_line(str(error))))]
         except Exception:
             log.exception("demo_page: a clip could not be read")
             yield [None, *cleared, gr.update(), *_only(texts.error(texts.UNEXPECTED))]
 
-    @property
-    def _takes_words(self) -> bool:
-        return any(_source(spec) == "subtitles" for spec in self._record["modalities"].values())
-
     def _forget(self) -> list[Any]:
         """Drops what is known of the clip."""
-        cleared = [None] * (1 + self._takes_words)
+        cleared = [None] * (2 if self._of_words else 1)
         return [None, *cleared, gr.update(value=self._available), *_only(texts.WELCOME)]
 
     def _switch(self, session: Session | None, chosen: Sequence[str]) -> list[Any]:
         """Another subset of modalities for the clip that was read."""
         if session is None:
             return [gr.skip()] * 4
-        return self._show(session, [name for name in self._available if name not in chosen])
+        session.hidden.clear()
+        session.hidden.update(name for name in self._available if name not in chosen)
+        return self._show(session)
 
-    def _show(self, session: Session, hidden: Sequence[str]) -> list[Any]:
+    def _show(self, session: Session) -> list[Any]:
         """Contents of message, bars, faces and course."""
-        task = self._predictor.task
-        now = answer(self._predictor, session, hidden)
-        changed = any(name in session.reading.features for name in hidden)
-        full = answer(self._predictor, session, []) if changed else None
-        is_read = len(session.windows) > 0 or session.step is None
-        course = (
-            charts.course(task, session.seconds, session.middles, now.course, None if full is None else full.course)
-            if is_read
-            else texts.COURSE_FOLLOWS
-        )
+        absent = dict(session.reading.absent)
+        if not session.has_words:
+            absent |= dict.fromkeys(absent.keys() & self._of_words, "no subtitles were given")
+        now, full = self._answers(session)
+        chart = charts.bars(self._predictor.task, now.clip, None if full is None else full.clip, session.shown)
+        if not session.reading.features.keys() - session.hidden:
+            chart = texts.NOTHING_LEFT + chart
         return [
-            texts.of_clip(session, charts.used(self._predictor.modalities, session.reading.absent, hidden)),
-            texts.section(
-                texts.TITLES[task.kind],
-                charts.bars(task, now.clip, None if full is None else full.clip, session.shown),
-            ),
+            texts.of_clip(session, charts.sources(self._predictor.modalities, absent, session.hidden)),
+            texts.section(texts.TITLES[self._predictor.task.kind], chart),
             texts.section("The face track", charts.track(session.reading.faces)),
-            texts.section("Over time", course),
+            self._course(session),
         ]
+
+    def _course(self, session: Session) -> Markup:
+        now, full = self._answers(session)
+        if session.step is not None and len(session.windows) < 2:
+            return texts.section("Over time", texts.COURSE_FOLLOWS)
+        return texts.section(
+            "Over time",
+            charts.course(
+                self._predictor.task, session.seconds, session.middles, now.course,
+                None if full is None else full.course,
+            ),
+        )  # fmt: skip
+
+    def _answers(self, session: Session) -> tuple[Answers, Answers | None]:
+        """Of what may be used now; and of everything, where that is more."""
+        now = answer(self._predictor, session, session.hidden)
+        is_all = session.hidden.isdisjoint(session.reading.features)
+        return now, None if is_all else answer(self._predictor, session, ())
 
 
 def _html(content: str, name: str | None = None) -> gr.HTML:
     """A part of the page with its own markup; no script."""
     return gr.HTML(content, elem_id=name, elem_classes="v-html", js_on_load=None, apply_default_css=False)
+
+
+def _path_of(sent: Any) -> str | None:
+    return None if sent is None else str(sent.path)
 
 
 def _only(message: str) -> list[str]:

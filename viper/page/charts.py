@@ -5,7 +5,7 @@ The colours are those of the report's page and of `viper.evaluation.drawing`, as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +27,7 @@ def scale_of(task: Task, *values: np.ndarray) -> tuple[float, float]:
     if task.range is not None:
         return task.range
     there = np.concatenate([np.ravel(each) for each in values] + [np.zeros(1)])
-    low, high = float(there.min()), float(there.max())
+    low, high = float(np.nanmin(there)), float(np.nanmax(there))
     return (low, high) if high > low else (low, low + 1.0)
 
 
@@ -120,14 +120,15 @@ def course(task: Task, seconds: float, middles: np.ndarray, values: np.ndarray, 
     ----------
     seconds : the clip's length.
     middles : (windows,) seconds of the clip.
-    values, full : (windows, targets): as in `bars`.
+    values, full : (windows, targets): as in `bars`, NaN for a window with nothing to look at.
     """
     if len(middles) < 2:
         return Markup('<p class="nothing">The clip is too short to have a course.</p>')
     ends = scale_of(task, values, values if full is None else full)
     figures = []
     for k, target in enumerate(task.targets):
-        said = ", ".join(f"{value:.2f} at {t:.1f} s" for t, value in zip(middles, values[:, k], strict=True))
+        known = np.isfinite(values[:, k])
+        said = ", ".join(f"{v:.2f} at {t:.1f} s" for t, v in zip(middles[known], values[known, k], strict=True))
         lines = Markup('<polyline class="now" points="{}"/>').format(_points(middles, values[:, k], seconds, ends))
         if full is not None:
             lines = Markup('<polyline class="before" points="{}"/>').format(
@@ -135,10 +136,10 @@ def course(task: Task, seconds: float, middles: np.ndarray, values: np.ndarray, 
             ) + lines  # fmt: skip
         figures.append(
             Markup(
-                '<figure><figcaption>{} <span>{:.2f} – {:.2f}</span></figcaption><svg viewBox="0 0 100 40" '
+                '<figure><figcaption>{} <span>{}</span></figcaption><svg viewBox="0 0 100 40" '
                 'preserveAspectRatio="none" role="img" aria-label="{} over time: {}"><path class="frame" '
                 'd="M0 0V40H100"/>{}</svg><p class="axis"><span>0 s</span><span>{:.1f} s</span></p></figure>'
-            ).format(target, float(values[:, k].min()), float(values[:, k].max()), target, said, lines, seconds)
+            ).format(target, _span(values[known, k]), target, said or "nothing to look at", lines, seconds)
         )
     legend = "" if full is None else " Dashed: with every modality."
     return Markup(
@@ -146,17 +147,17 @@ def course(task: Task, seconds: float, middles: np.ndarray, values: np.ndarray, 
     ).format(len(middles), *ends, legend, Markup("").join(figures))
 
 
-def used(modalities: Sequence[str], absent: Mapping[str, str], hidden: Sequence[str]) -> Markup:
+def sources(modalities: Sequence[str], absent: Mapping[str, str], hidden: Collection[str]) -> Markup:
     """Which modalities the answer comes from, and why not from the others."""
     items = []
     for name in modalities:
-        state, why = "used", "used"
+        state, why = "there", ""
         if name in absent:
             state, why = "absent", absent[name]
         elif name in hidden:
             state, why = "hidden", "switched off"
         items.append(Markup('<li class="{}"><b>{}</b> {}</li>').format(state, name, why))
-    return Markup('<ul class="used">{}</ul>').format(Markup("").join(items))
+    return Markup('<ul class="sources">{}</ul>').format(Markup("").join(items))
 
 
 def _place(value: float, ends: tuple[float, float]) -> float:
@@ -168,4 +169,9 @@ def _points(middles: np.ndarray, values: np.ndarray, seconds: float, ends: tuple
     return " ".join(
         f"{100 * t / max(seconds, 1e-9):.2f},{40 - 0.4 * _place(float(value), ends):.2f}"
         for t, value in zip(middles, values, strict=True)
+        if np.isfinite(value)
     )
+
+
+def _span(values: np.ndarray) -> str:
+    return f"{values.min():.2f} – {values.max():.2f}" if len(values) else ""

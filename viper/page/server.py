@@ -28,14 +28,15 @@ _HEADERS = {
 }
 _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#1a5795"/>'
-    '<path d="M8 9l8 15 8-15" fill="none" stroke="#fff" stroke-width="4" stroke-linecap="round" stroke-linejoin="round"/>'
-    "</svg>"
+    '<path d="M8 9l8 15 8-15" fill="none" stroke="#fff" stroke-width="4" stroke-linejoin="round"/></svg>'
 )
 _PATIENCE = 2  # seconds that open connections are given at the end
 
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket on that address, so that a port in use is known before anything slow; it is a UserError."""
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port {port}: must be from 1 to 65535, or 0 for any that is free")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         opened = socket.socket(family, kind, protocol)
@@ -44,9 +45,6 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
-    except OverflowError:
-        opened.close()
-        raise UserError(f"--port {port}: must be from 1 to 65535, or 0 for any that is free") from None
     except OSError as error:
         opened.close()
         raise UserError(

@@ -15,7 +15,7 @@ from viper.synth import EMOTIONS, Identity, write_clip
 if TYPE_CHECKING:
     from viper.inference.predictor import ClipPredictor, ClipReading
 
-N_WINDOWS = 12  # of the course over time, at most
+N_WINDOWS = 8  # of the course over time, at most
 MIN_STEP = 0.5  # seconds between two of them
 SAMPLE_SECONDS = 3.0
 
@@ -30,12 +30,16 @@ class Session:
     reading : the whole clip.
     windows : its course; empty before it is read, and for a clip that is too short to have one.
     shown : target -> what a made-up clip was made to show; nothing for others.
+    has_words : whether subtitles came with it.
+    hidden : modalities that the visitor has switched off since; the same set while the windows are still being read.
     """
 
     name: str
     reading: ClipReading
     windows: tuple[ClipReading, ...] = ()
     shown: dict[str, float] = dataclasses.field(default_factory=dict)
+    has_words: bool = False
+    hidden: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def seconds(self) -> float:
@@ -61,7 +65,7 @@ class Answers:
     Attributes
     ----------
     clip : (targets,).
-    course : (windows, targets).
+    course : (windows, targets), NaN for a window with nothing to look at.
     """
 
     clip: np.ndarray
@@ -71,21 +75,24 @@ class Answers:
 def read_session(
     predictor: ClipPredictor, path: Path, subtitles: Path | None, shown: dict[str, float] | None = None
 ) -> Iterator[Session]:
-    """The clip as a whole first, then with its course. ClipError for a bad file."""
-    session = Session(path.name, predictor.read(path, subtitles), shown=shown or {})
+    """The clip as a whole first, then with more and more of its course. ClipError for a bad file."""
+    reading = predictor.read(path, subtitles)
+    session = Session(path.name, reading, shown=shown or {}, has_words=subtitles is not None)
     yield session
     if session.step is not None:
-        windows = predictor.read_windows(path, every=session.step, subtitles=subtitles)
-        # Their pictures are not shown, and a session is kept in memory.
-        yield dataclasses.replace(session, windows=tuple(dataclasses.replace(each, faces=None) for each in windows))
+        for window in predictor.read_windows(path, every=session.step, subtitles=subtitles):
+            # Its pictures are not shown, and a session is kept in memory.
+            session = dataclasses.replace(session, windows=(*session.windows, dataclasses.replace(window, faces=None)))
+            yield session
 
 
 def answer(predictor: ClipPredictor, session: Session, hidden: Collection[str]) -> Answers:
     """Predicts from what was read."""
-    return Answers(
-        predictor.predict([session.reading], hidden)[0],
-        predictor.predict(session.windows, hidden) if session.windows else np.zeros((0, len(predictor.task.targets))),
-    )
+    course = np.zeros((0, len(predictor.task.targets)))
+    if session.windows:
+        course = predictor.predict(session.windows, hidden).astype(float)
+        course[[not window.features.keys() - set(hidden) for window in session.windows]] = np.nan
+    return Answers(predictor.predict([session.reading], hidden)[0], course)
 
 
 def write_sample(folder: Path, number: int) -> tuple[Path, Path, dict[str, float]]:

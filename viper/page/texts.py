@@ -16,6 +16,9 @@ WELCOME = Markup(
     "here.</p>"
 )
 COURSE_FOLLOWS = Markup('<p class="nothing">Reading the clip window by window ...</p>')
+NOTHING_LEFT = Markup(
+    '<p class="nothing">Nothing of the clip is left to look at: this is what the model says without any.</p>'
+)
 UNEXPECTED = "Something went wrong while this clip was read. What it was is in the terminal that serves the page."
 TITLES = {
     "regression": "Intensities",
@@ -42,11 +45,14 @@ def header(predictor: ClipPredictor, record: Mapping[str, Any]) -> Markup:
         )
     return Markup(
         '<header><div class="brand">viper</div><h1>What does the model see in a clip?</h1>'
-        '<p class="lead">This checkpoint predicts {}, from {}.{}{}</p>'
+        '<p class="lead">This checkpoint predicts {}, from up to {} modalities: {}.{}{}</p>'
         '<p class="caution"><strong>An expression is not a feeling.</strong> Inferring emotion from faces and voices is '
         "error-prone, and worse for people unlike those in the training data. Take no decision about anybody from these "
-        "numbers, and show the page nobody who did not agree to be filmed.</p></header>"
-    ).format(task.description or f"{len(task.targets)} targets", " and ".join(predictor.modalities), scored, grouped)
+        "numbers, and film only people who agreed to it.</p></header>"
+    ).format(
+        task.description or f"{len(task.targets)} targets", len(predictor.modalities), ", ".join(predictor.modalities),
+        scored, grouped,
+    )  # fmt: skip
 
 
 def limits() -> Markup:
@@ -66,18 +72,23 @@ def limits() -> Markup:
     )
 
 
+def hint(text: str) -> Markup:
+    """A line in small print."""
+    return Markup('<p class="hint">{}</p>').format(text)
+
+
 def unavailable(reasons: Mapping[str, str]) -> Markup:
     """Modalities of the checkpoint that cannot be had on this machine."""
     items = Markup("").join(
         Markup('<li class="absent"><b>{}</b> {}</li>').format(name, reason) for name, reason in reasons.items()
     )
-    return Markup('<p class="hint">Not available on this machine:</p><ul class="used">{}</ul>').format(items)
+    return Markup('<p class="hint">Not available on this machine:</p><ul class="sources">{}</ul>').format(items)
 
 
-def of_clip(session: Session, used: Markup) -> Markup:
+def of_clip(session: Session, sources: Markup) -> Markup:
     """What was read."""
     return Markup('<div role="status"><p class="clip">{} · {:.1f} seconds</p>{}</div>').format(
-        session.name, session.seconds, used
+        session.name, session.seconds, sources
     )
 
 
