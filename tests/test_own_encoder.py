@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import yaml
 from clips import pictures, write_frames, write_srt
-from conftest import Run
+from conftest import Outcome, Run
+from many import IS_LONG
 
 from viper import predict_clip
 from viper.cli import run_command
@@ -144,7 +145,9 @@ def test_the_pipeline_takes_it_relative_to_its_file(folder: Path, monkeypatch: p
     assert list(model["modalities"]) == ["loudness"]
 
 
-def _extract(run: Run, name: str = "own.py:Small", *more: Any, command: str = "audio", source: str = "videos") -> Any:
+def _extract(
+    run: Run, name: str = "own.py:Small", *more: Any, command: str = "audio", source: str = "videos"
+) -> Outcome:
     inputs = ["--subtitles" if command == "textual" else "--input_folder", source]
     options = ["--output_folder", "out", "--model_name", name, "--device", "cpu"]
     return run(f"extract_{command}_features", *inputs, *options, *more)
@@ -413,3 +416,12 @@ def test_a_missing_content_is_said(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(SMALL)
     with pytest.raises(UserError, match="Small reads sound, but would get subtitles here"):
         load_own(f"{tmp_path / 'own.py'}:Small", {}, "subtitles")
+
+
+@pytest.mark.skipif(not IS_LONG, reason="starts a Ray: make test-long")
+def test_it_is_sent_to_the_processes_of_ray(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'viper[ray]'")
+    monkeypatch.setenv("PYTHONPATH", str(PAGE.parents[1]))
+    outcome = _extract(run, "loudness.py:Loudness", "--n_fragments", 4, "--engine", "ray")
+    assert outcome.code == 0, outcome.said
+    assert FeatureStore.open("out").read("3").tokens.shape == (4, 2)
