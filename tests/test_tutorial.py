@@ -30,6 +30,7 @@ SMALLER = {
     "train": {"preset": "tiny", "n_epochs": 2},
     "device": "cpu",
     "n_workers": 0,
+    "report": {"n_resamples": 20},
 }
 TINY = ["--preset", "tiny", "--n_epochs", "2", "--device", "cpu"]
 SMALLER_OPTIONS = {
@@ -105,7 +106,7 @@ def test_the_commands_of_the_page_lead_to_predictions(
     assert changed.keys() == yaml.safe_load((tmp_path / "pretrained.yaml").read_text())["features"].keys()
     first, second = (text for text in said if text.startswith("pipeline:"))
     assert "up to date" not in first
-    assert second.count("up to date") == 3
+    assert second.count("up to date") == 4
     trained, again = (text for text in said if text.startswith("train_perceiver:"))
     assert "epoch 2" in trained
     assert "epoch" not in again
@@ -124,7 +125,7 @@ def _check_products(root: Path) -> None:
         rows = list(csv.DictReader(file))
     assert rows
     assert all(0 <= float(row[target]) <= 1 for row in rows for target in task.targets)
-    for page in ("new.html", "study_work/report/report.html"):
+    for page in ("new.html", "study_work/report/report.html", "study_work/compared/report.html"):
         assert "joy" in (root / page).read_text(encoding="utf-8")
     named = re.findall(r"`(study_work/[a-zA-Z_/.]+)`", PAGE.read_text(encoding="utf-8"))
     assert len(named) >= 8
