@@ -123,12 +123,30 @@ def test_the_encoder_of_the_page_is_short_and_leads_to_a_submission(folder: Path
         (row,) = csv.DictReader(file)
     # Its deviation is .1, that of a level of 1.
     assert (row["File_ID"], float(row["level"])) == ("new", pytest.approx(1, abs=0.3))
+    _check_new_videos(folder)
+
+
+def _check_new_videos(folder: Path) -> None:
+    """One goes through the encoder where the user names it again, and it is the one the features were made with."""
+    named = {"loudness": "loudness.py:Loudness"}
+    with Path("submissions/loudness.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    video = folder / "videos" / f"{row['File_ID'].strip('[]')}.wav"
+    predicted = predict_clip(video, "runs/loudness", models=named, device="cpu")
+    assert predicted["level"] == pytest.approx(float(row["level"]), abs=1e-4)
+    with pytest.raises(UserError, match=r"own encoder, loudness\.py:Loudness; give --models NAME=FILE\.py:Class"):
+        predict_clip(video, "runs/loudness", device="cpu")
+    with pytest.raises(UserError, match=r"--models NAME=loudness\.py:Quiet: there is no class Quiet"):
+        predict_clip(video, "runs/loudness", models={"loudness": "loudness.py:Quiet"}, device="cpu")
+    (folder / "loudness.py").write_text(_block("python") + "# changed\n")
+    with pytest.raises(UserError, match=r"the encoder here is another .* \(source_code"):
+        predict_clip(video, "runs/loudness", models=named, device="cpu")
 
 
 def test_the_pipeline_takes_it_relative_to_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = {
         "csv_path": "manifest.csv", "task": "loud.yaml", "videos": "videos", "output": "work", "device": "cpu",
-        "n_workers": 0, "train": {"preset": "tiny", "n_epochs": 2}, "confusion": False,
+        "n_workers": 0, "train": {"preset": "tiny", "n_epochs": 2}, "confusion": False, "report": False,
         **yaml.safe_load(_block("yaml")),
     }  # fmt: skip
     (folder / "data.yaml").write_text(yaml.safe_dump(card))
@@ -385,23 +403,6 @@ def test_no_data_names_a_file_to_be_run(folder: Path, run: Run) -> None:
                                            "--output_checkpoint_folder", "run", *TRAINING]) == 0  # fmt: skip
     assert run_command("export", ["--features_input_folder", "out", "--output_folder", "npy", "--format", "npy"]) == 0
     assert not (folder / "ran").exists()
-
-
-def test_a_new_video_goes_through_it_where_the_user_names_it_again(folder: Path) -> None:
-    _run_page()
-    named = {"loudness": "loudness.py:Loudness"}
-    with Path("submissions/loudness.csv").open(newline="") as file:
-        row = next(csv.DictReader(file))
-    video = folder / "videos" / f"{row['File_ID'].strip('[]')}.wav"
-    predicted = predict_clip(video, "runs/loudness", models=named, device="cpu")
-    assert predicted["level"] == pytest.approx(float(row["level"]), abs=1e-4)
-    with pytest.raises(UserError, match=r"own encoder, loudness\.py:Loudness; give --models NAME=FILE\.py:Class"):
-        predict_clip(video, "runs/loudness", device="cpu")
-    with pytest.raises(UserError, match=r"--models NAME=loudness\.py:Quiet: there is no class Quiet"):
-        predict_clip(video, "runs/loudness", models={"loudness": "loudness.py:Quiet"}, device="cpu")
-    (folder / "loudness.py").write_text(_block("python") + "# changed\n")
-    with pytest.raises(UserError, match=r"the encoder here is another .* \(source_code"):
-        predict_clip(video, "runs/loudness", models=named, device="cpu")
 
 
 def test_fau_knows_its_own_models(folder: Path, run: Run) -> None:
