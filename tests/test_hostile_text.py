@@ -381,8 +381,8 @@ FORBIDDEN_CALLS = {
     "eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "yaml.load", "yaml.unsafe_load", "joblib.load",
     "dill.load", "dill.loads", "pd.read_pickle", "os.system", "torch.hub.load",
 }  # fmt: skip
-# What a run and its own worker processes send each other.
-ALLOWED = (("channel.py", "pickle.loads"), ("ray_engine.py", "pickle.loads"))
+# What a run and its own worker processes send each other; and the file of an encoder of their own that users name.
+ALLOWED = (("channel.py", "pickle.loads"), ("ray_engine.py", "pickle.loads"), ("own.py", "exec"))
 FORBIDDEN_OPTIONS = {"trust_remote_code": True, "allow_pickle": True, "weights_only": False, "shell": True}
 
 

@@ -512,7 +512,7 @@ def test_the_graph_compiles_whole(fusion):
 def test_a_checkpoint_comes_back_bit_for_bit(fusion, tmp_path):
     model, batch = make_model(fusion, modality_order=["visual", "FAU", "audio"]), make_batch()
     model.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     torch.manual_seed(99)
     again = PerceiverFusion.from_pretrained(tmp_path)
     assert not again.training

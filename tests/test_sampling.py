@@ -33,7 +33,7 @@ from viper.media.sampling import (
     smooth_curve,
     uniform_indices,
 )
-from viper.media.video import gray_frames, read_frames
+from viper.media.video import read_frames, stream_frames
 from viper.synth import burst_frames, write_bursts, write_video
 
 SMALL = (48, 64)
@@ -258,7 +258,7 @@ def test_frames_are_streamed(tmp_path: Path) -> None:
     assert motion_curve(watched(burst_frames(30, [15], size=(48, 64)))).shape == (29,)
     write_bursts(tmp_path / "a.mp4", 30, [15], 25)
     alive.clear()
-    assert motion_curve(watched(gray for _, gray in gray_frames(tmp_path / "a.mp4"))).shape == (29,)
+    assert motion_curve(watched(frame.gray() for frame in stream_frames(tmp_path / "a.mp4"))).shape == (29,)
     assert len(alive) == 30
 
 
@@ -309,7 +309,7 @@ def test_each_burst_is_an_event(videos: Path, tmp_path: Path, get_frame: Callabl
     for event in events:  # three frames of each, half a second around it
         assert np.sum(np.abs(np.array(chosen) - event["index"]) <= 0.5 * fps + 1) >= 3
     # The pictures are those of the numbers, not of others.
-    every = np.stack([gray for _, gray in gray_frames(videos / "a.mp4")]).astype(int)
+    every = np.stack([frame.gray() for frame in stream_frames(videos / "a.mp4")]).astype(int)
     pictures = FrameClip("a", tmp_path / "frames" / "a").read().images
     for index, picture in zip(chosen, pictures, strict=True):
         differences = np.abs(every - cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)).mean(axis=(1, 2))

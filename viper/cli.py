@@ -53,8 +53,12 @@ COMMANDS = {
     "status": Command(
         "status", "StatusConfig", BEYOND, "which clips have their features; what is wrong with the others"
     ),
+    "predict": Command("predict", "PredictConfig", BEYOND, "new videos and a checkpoint -> predictions, a page"),
     "export": Command("export", "ExportConfig", BEYOND, "a folder of features -> .npy files and an index in Parquet"),
     "doctor": Command("doctor", "DoctorConfig", BEYOND, "what is installed, which encoders can run here"),
+    "demo_page": Command(
+        "demo_page", "DemoPageConfig", BEYOND, "a page in the browser to try a checkpoint on (extra page)"
+    ),
     "demo": Command("demo", "DemoConfig", BEYOND, "the whole way on clips made here, with known answers"),
 }
 

@@ -81,6 +81,11 @@ class EncoderInfo:
     source : the kind of input: "frames", "faces", "sound", "subtitles", "files".
     versions : of the packages that made the features, for the record.
     precision : of the network's arithmetic, float32 or bf16, for the record; empty without a network.
+    settings : for the record, what it takes beside the options to build the encoder again: prompts, names of weights.
+    inputs : for the record, how the pictures that were read had been made: "sampling" as frames.json has it, "faces"
+        the options of crop_images. What is not known is left out.
+    input_folder : for the record, the folder that was read, relative to the store's.
+    command : for the record, what was typed.
     """
 
     encoder: str
@@ -91,6 +96,10 @@ class EncoderInfo:
     source: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     precision: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    input_folder: str = ""
+    command: str = ""
 
     def difference(self, other: EncoderInfo) -> str | None:
         """In words, why features of `other` may not join those of this one; None when they may."""
@@ -138,7 +147,11 @@ class FeatureStore:
 
     @classmethod
     def create(cls, folder: str | Path, info: EncoderInfo) -> FeatureStore:
-        """Opens a store for writing; one made by another encoder is a UserError that says what differs."""
+        """Opens a store for writing; one made by another encoder is a UserError that says what differs.
+
+        What is only for the record stays as it is in encoder.json, but for inputs that were made in another way, or are
+        not recorded: features of the old ones are made again.
+        """
         folder = Path(folder)
         if (folder / ENCODER_FILE).is_file():
             store = cls.open(folder)
@@ -147,7 +160,8 @@ class FeatureStore:
                 raise UserError(
                     f"{folder}: its features were made by another encoder ({difference}); give another output folder"
                 )
-            return store
+            if not info.inputs or store.info.inputs == info.inputs:
+                return store
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / ENCODER_FILE, dataclasses.asdict(info))
         return cls(folder, info)
@@ -261,7 +275,9 @@ def _made_of(file: Any) -> tuple[str, str]:
 
 def _check_types(info: EncoderInfo, path: Path) -> None:
     """Refuses a card with a value that is not of its kind: it may have been edited, or be another program's."""
-    for name, kind in (("encoder", str), ("modality", str), ("width", int), ("options", dict), ("source", str)):
+    kinds = {"encoder": str, "modality": str, "width": int, "options": dict, "source": str, "settings": dict,
+             "inputs": dict, "input_folder": str}  # fmt: skip
+    for name, kind in kinds.items():
         if type(getattr(info, name)) is not kind:
             raise UserError(f"{path}: not a description of an encoder ({name} is {getattr(info, name)!r})")
     if info.width < 1:

@@ -176,8 +176,18 @@ class PromptEncoder(PictureEncoder):
             "text_weights": self._text_fingerprint,
             "prompts": digest_of(self.prompts.sentences),
         }
+        checkpoint = self.clip_checkpoint_path
+        settings = {
+            "sentences": list(self.prompts.sentences),
+            "clip_model": self.clip_model,
+            "clip_pretrained": self.clip_pretrained,
+            "clip_checkpoint_path": None if checkpoint is None else str(checkpoint),
+            "text_model": self.text_model,
+        }
         model = f"{self.clip_model} + {self.text_model}"
-        return EncoderInfo(self.kind, self.modality, self._width, options, model, precision="float32")
+        return EncoderInfo(
+            self.kind, self.modality, self._width, options, model, precision="float32", settings=settings
+        )
 
     def rows(self, frames: Frames) -> np.ndarray:
         """Resizes and crops as open_clip does; scaling and normalisation are left to the device."""

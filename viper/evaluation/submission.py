@@ -54,22 +54,28 @@ def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], pred
     """
     path = submission_path(path)
     predicted = _checked(task, file_ids, np.asarray(predicted))
-    if task.range is not None:
-        predicted = predicted.clip(*task.range)
-    predicted = predicted + 0.0  # turns -0.0 into 0.0, which is how people expect to see it
     rows: list[list[str]] = [list(task.submission_columns)]
-    for file_id, row in zip(file_ids, predicted, strict=True):
-        # The shortest decimal that reads back as the same float32 or float64, never in scientific notation.
-        cells = [np.format_float_positional(value, trim="0") for value in row]
-        cell = {**dict(zip(task.targets, cells, strict=True)), task.id_column: file_id}
-        if task.label_column is not None:
-            cell[task.label_column] = task.targets[int(row.argmax())]
-        rows.append([cell[column] for column in task.submission_columns.values()])
+    rows += [submission_cells(task, file_id, row) for file_id, row in zip(file_ids, predicted, strict=True)]
     try:
         write_text(path, csv_text(rows))
     except OSError as error:
         raise UserError(f"{path}: the submission cannot be written ({error.strerror or error})") from error
     return path
+
+
+def submission_cells(task: Task, file_id: str, row: np.ndarray) -> list[str]:
+    """The cells of one row below the task's submission columns; `row` (targets,), of NaN where nothing is predicted."""
+    if np.isnan(row).all():
+        return [file_id if column == task.id_column else "" for column in task.submission_columns.values()]
+    if task.range is not None:
+        row = row.clip(*task.range)
+    row = row + 0.0  # turns -0.0 into 0.0, which is how people expect to see it
+    # The shortest decimal that reads back as the same float32 or float64, never in scientific notation.
+    cells = [np.format_float_positional(value, trim="0") for value in row]
+    cell = {**dict(zip(task.targets, cells, strict=True)), task.id_column: file_id}
+    if task.label_column is not None:
+        cell[task.label_column] = task.targets[int(row.argmax())]
+    return [cell[column] for column in task.submission_columns.values()]
 
 
 def read_submission(path: str | Path, task: Task) -> pd.DataFrame:

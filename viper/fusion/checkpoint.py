@@ -23,7 +23,7 @@ def checkpoint_folder(run: Path, epoch: int) -> Path:
 
 
 def save_checkpoint(run: Path, epoch: int, model: PerceiverFusion) -> None:
-    """Writes an epoch's checkpoint (config.json, model.safetensors) atomically."""
+    """Writes an epoch's checkpoint (config.json, model.safetensors, README.md) atomically."""
     with atomic_folder(checkpoint_folder(run, epoch)) as folder, quiet_transformers():
         model.save_pretrained(folder)
 

@@ -100,6 +100,11 @@ class PerceiverFusionConfig(PretrainedConfig):
     group_column : str, optional
         The manifest's column within whose groups features are standardised before they come here. Kept for whoever
         loads the checkpoint.
+    evaluation : mapping, optional
+        What these weights were scored with: ``{"split", "epoch", **Scores.to_dict()}``. For the model card.
+    training_data : mapping, optional
+        Clips of each split of the manifest: ``{"splits": {split: {"clips", "labelled", ...}}, "group_column"}``, see
+        `viper.stages.training_data.TrainingData.counts`. For the model card.
     **kwargs
         The fields of `Preset`, each overriding the preset's; and what transformers keeps in a config.json.
 
@@ -124,6 +129,8 @@ class PerceiverFusionConfig(PretrainedConfig):
         pos_weight: list[float] | None = None,
         linear_share: float = 0.0,
         group_column: str | None = None,
+        evaluation: Mapping[str, Any] | None = None,
+        training_data: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         _refuse_unknown("the config", kwargs, _SIZES | _BOOKKEEPING)
@@ -144,6 +151,8 @@ class PerceiverFusionConfig(PretrainedConfig):
         self.pos_weight = pos_weight
         self.linear_share = linear_share
         self.group_column = group_column
+        self.evaluation = dict(evaluation) if evaluation else None
+        self.training_data = dict(training_data) if training_data else None
         sizes = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
         for name, value in asdict(sizes).items():
             setattr(self, name, value)

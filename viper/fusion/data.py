@@ -123,19 +123,31 @@ class FusionData(Dataset[Example]):
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """A batch for PerceiverFusion.forward: every modality padded to its longest clip, absent ones masked."""
-        batch: dict[str, Any] = {"tokens": {}, "mask": {}, "time": {}}
-        for name, store in self.stores.items():
-            features = [example.features.get(name) for example in examples]
-            length = max((len(feature.mask) for feature in features if feature), default=0)
-            tokens = np.zeros((len(examples), length, store.width), np.float32)
-            mask = np.zeros((len(examples), length), bool)
-            time = np.zeros((len(examples), length), np.float32)
-            for row, feature in enumerate(features):
-                if feature:
-                    n = len(feature.mask)
-                    tokens[row, :n], mask[row, :n], time[row, :n] = feature.tokens, feature.mask, feature.time
-            batch["tokens"][name] = torch.from_numpy(tokens)
-            batch["mask"][name] = torch.from_numpy(mask)
-            batch["time"][name] = torch.from_numpy(time)
+        widths = {name: store.width for name, store in self.stores.items()}
+        batch: dict[str, Any] = collate_features([example.features for example in examples], widths)
         batch["labels"] = torch.from_numpy(np.stack([example.labels for example in examples]))
         return batch
+
+
+def collate_features(
+    clips: Sequence[Mapping[str, Feature]], widths: Mapping[str, int]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """A batch of clips' features by modality: "tokens", "mask" and "time", each modality -> tensor.
+
+    Every modality of `widths` (modality -> channels) is there, padded to its longest clip; what a clip lacks is masked.
+    """
+    batch: dict[str, dict[str, torch.Tensor]] = {"tokens": {}, "mask": {}, "time": {}}
+    for name, width in widths.items():
+        features = [clip.get(name) for clip in clips]
+        length = max((len(feature.mask) for feature in features if feature), default=0)
+        tokens = np.zeros((len(clips), length, width), np.float32)
+        mask = np.zeros((len(clips), length), bool)
+        time = np.zeros((len(clips), length), np.float32)
+        for row, feature in enumerate(features):
+            if feature:
+                n = len(feature.mask)
+                tokens[row, :n], mask[row, :n], time[row, :n] = feature.tokens, feature.mask, feature.time
+        batch["tokens"][name] = torch.from_numpy(tokens)
+        batch["mask"][name] = torch.from_numpy(mask)
+        batch["time"][name] = torch.from_numpy(time)
+    return batch

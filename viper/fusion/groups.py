@@ -52,12 +52,26 @@ class GroupNormalization:
 
     def __call__(self, name: str, clip: str, feature: Feature) -> Feature:
         """A clip's feature, standardised within its group; masked tokens stay zeros."""
-        statistics = self._statistics[name].get(self._group_of[clip])
-        if statistics is None:  # not one unmasked token in the whole group
-            return feature
-        mean, deviation = statistics
-        tokens = np.where(feature.mask[:, None], (feature.tokens - mean) / deviation, 0.0)
-        return dataclasses.replace(feature, tokens=tokens.astype(np.float32))
+        return _standardized(feature, self._statistics[name].get(self._group_of[clip]))
+
+
+def standardize_together(clips: Sequence[Mapping[str, Feature]]) -> list[dict[str, Feature]]:
+    """Features of clips, by modality, standardised as one group of their own."""
+    statistics: dict[str, Statistics] = {}
+    for name in {name for clip in clips for name in clip}:
+        found = moments(clip[name].tokens[clip[name].mask] for clip in clips if name in clip)
+        if found is not None:
+            statistics[name] = _divisible(*found)
+    return [{name: _standardized(feature, statistics.get(name)) for name, feature in clip.items()} for clip in clips]
+
+
+def _standardized(feature: Feature, statistics: Statistics | None) -> Feature:
+    """Masked tokens stay zeros; so does all of it where not one token of the whole group is unmasked."""
+    if statistics is None:
+        return feature
+    mean, deviation = statistics
+    tokens = np.where(feature.mask[:, None], (feature.tokens - mean) / deviation, 0.0)
+    return dataclasses.replace(feature, tokens=tokens.astype(np.float32))
 
 
 def _present_tokens(store: FeatureStore, clips: Sequence[str]) -> Iterator[np.ndarray]:

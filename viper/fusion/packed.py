@@ -6,7 +6,7 @@ every epoch. So the first training copies a split's clips, in the manifest's ord
     <store>/.packed/<split>/<key>/{index.json, offsets.npy, present.npy, tokens.bin, mask.bin, time.bin}
 
 and later ones map these files. The key is a digest of the clips' names, sizes and modification times and of the store's
-encoder.json: features that changed, or another list of clips, have another key, and the pack of the old one is removed.
+encoder: features that changed, or another list of clips, have another key, and the pack of the old one is removed.
 In a store that cannot be written the pack goes to ~/.cache/viper/packed (XDG_CACHE_HOME where it is set). A pack may be
 deleted at any time; the next training makes it again.
 """
@@ -14,7 +14,6 @@ deleted at any time; the next training makes it again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import shutil
@@ -180,7 +179,7 @@ def open_features(store: FeatureStore, clips: Sequence[str], states: Sequence[Fi
     ClipError
         For a file that is not a valid feature, naming it.
     """
-    key = digest_of([FORMAT, dataclasses.asdict(store.info), list(zip(clips, states, strict=True))])
+    key = digest_of([FORMAT, store.info.identity, list(zip(clips, states, strict=True))])
     places = [place / split for place in _places(store)]
     for place in places:
         if pack := _existing(place / key, store.width):

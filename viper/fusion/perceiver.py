@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from viper.files import write_text
 from viper.fusion.baselines import BODIES as BASELINES
 from viper.fusion.baselines import PooledLinear
 from viper.fusion.channels import ChannelsPerceiver, load_transformers_perceiver
@@ -34,6 +37,7 @@ from viper.fusion.layers import (
     random_keep,
 )
 from viper.fusion.losses import compute_loss, compute_preference_loss
+from viper.fusion.model_card import CARD_FILE, model_card
 
 __all__ = [
     "BODIES",
@@ -141,6 +145,24 @@ class PerceiverFusion(PreTrainedModel):
             std = 1.0 if isinstance(module, LatentPerceiver) and not published else 0.02
             for parameter in module.parameters(recurse=False):
                 nn.init.trunc_normal_(parameter, std=std)
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, is_main_process: bool = True, **kwargs: Any
+    ) -> None:
+        """As transformers' (config.json, model.safetensors), with the model card beside them."""
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if is_main_process:
+            write_text(Path(save_directory) / CARD_FILE, model_card(self.config.to_dict()))
+
+    def _upload_modified_files(  # type: ignore[override]
+        self, working_dir: str | Path, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Before files go to a hub: transformers has just put a card of its own among them, which knows nothing of the
+        model. Only the tags it was told are taken over.
+        """
+        path = Path(working_dir) / CARD_FILE
+        path.write_text(model_card(self.config.to_dict(), ModelCard.load(path).data.tags or ()), encoding="utf-8")
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def set_normalization(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Standardise features with these statistics from now on; they are saved in the checkpoint.

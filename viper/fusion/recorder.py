@@ -37,6 +37,10 @@ class Epoch:
         """JSON-ready."""
         return {"number": self.number, "loss": self.loss, "scores": self.scores.to_dict()}
 
+    def to_evaluation(self) -> dict[str, Any]:
+        """What the config of its checkpoint keeps, see `PerceiverFusionConfig.evaluation`."""
+        return {"split": "Val", "epoch": self.number, **self.scores.to_dict()}
+
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Epoch:
         """The inverse of `to_dict`."""
@@ -116,6 +120,7 @@ class Recorder(TrainerCallback):
             control.should_training_stop = True
 
     def _write(self, epoch: Epoch, best: Epoch) -> None:
+        self._model.config.evaluation = epoch.to_evaluation()
         save_checkpoint(self._run, epoch.number, self._model)
         point_best(self._run, best.number)
         if self._keep == "best":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from viper.media.sampling import detect_events, motion_curve, smooth_curve
-from viper.media.video import gray_frames
+from viper.media.sampling import detect_events, motion_lengths, normalized, smooth_curve
+from viper.media.video import stream_frames
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,22 @@ def read_motion(path: Path, assumed_fps: float | None = None) -> Motion:
 
     Raises ClipError when the file cannot be opened, has no video, or frames beyond the limits.
     """
-    from scipy.signal import peak_prominences
-
     times: list[float] = []
 
     def pictures() -> Iterator[np.ndarray]:
-        for time, gray in gray_frames(path):
-            times.append(time)
-            yield gray
+        for frame in stream_frames(path):
+            times.append(frame.time)
+            yield frame.gray()
 
-    curve = motion_curve(pictures())
+    return motion_of(list(motion_lengths(pictures())), np.array(times), assumed_fps)
+
+
+def motion_of(lengths: Sequence[float], times: np.ndarray, assumed_fps: float | None = None) -> Motion:
+    """Events of frames at these times (N,), given how much moves from each to the next (N - 1,) in pixels."""
+    from scipy.signal import peak_prominences
+
+    curve = normalized(lengths)
     fps = len(curve) / (times[-1] - times[0]) if len(curve) else 1.0
     rate = assumed_fps or fps
     smooth, peaks = smooth_curve(curve, rate), detect_events(curve, rate)
-    return Motion(np.array(times), fps, curve, smooth, peaks, peak_prominences(smooth, peaks)[0])
+    return Motion(times, fps, curve, smooth, peaks, peak_prominences(smooth, peaks)[0])

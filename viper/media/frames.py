@@ -21,6 +21,7 @@ from viper.errors import ClipError, UserError
 from viper.files import digest_of, fingerprint, read_json, visible_entries
 from viper.media.limits import MAX_PICTURE_BYTES, MAX_PIXELS
 from viper.media.listing import by_clip
+from viper.media.video import VideoFrames
 
 FRAMES_FILE = "frames.json"
 FACES_FILE = "faces.json"
@@ -107,16 +108,42 @@ class FrameClip:
     def read(self) -> Frames:
         """Decodes all pictures. One that is missing or damaged is a ClipError naming it."""
         frames = self.record["frames"]
-        found = [frame.get("found", True) for frame in frames]
-        points = None
-        if self.has_faces:
-            points = np.full((len(frames), 5, 2), np.nan, np.float32)
-            for row, frame in zip(points, frames, strict=True):
-                if frame["found"]:
-                    x0, y0, x1, y1 = frame["crop"]
-                    row[:] = (np.array(frame["landmarks"]) - (x0, y0)) / (x1 - x0, y1 - y0)
-        times = np.array([frame["time"] for frame in frames], np.float64)
-        return Frames([read_image(path) for path in self._paths(frames)], times, np.array(found, bool), points)
+        return _frames([read_image(path) for path in self._paths(frames)], frames, self.has_faces)
+
+
+def _frames(images: Sequence[np.ndarray], entries: Sequence[dict[str, Any]], of_faces: bool) -> Frames:
+    """Pictures with what their record says of each."""
+    found = [entry.get("found", True) for entry in entries]
+    points = None
+    if of_faces:
+        points = np.full((len(entries), 5, 2), np.nan, np.float32)
+        for row, entry in zip(points, entries, strict=True):
+            if entry["found"]:
+                x0, y0, x1, y1 = entry["crop"]
+                row[:] = (np.array(entry["landmarks"]) - (x0, y0)) / (x1 - x0, y1 - y0)
+    times = np.array([entry["time"] for entry in entries], np.float64)
+    return Frames(images, times, np.array(found, bool), points)
+
+
+def as_if_stored(images: Sequence[np.ndarray], entries: Sequence[dict[str, Any]], of_faces: bool) -> Frames:
+    """What FrameClip.read would answer if these pictures and their record had been written to a folder.
+
+    Nothing is written, but each picture is made a JPEG and decoded again: a file's is not the picture it was made of,
+    and features of the two would differ.
+    """
+    names = [frame_name(entry["index"]) for entry in entries]
+    decoded = [_decoded(_encoded(image, name), name) for image, name in zip(images, names, strict=True)]
+    return _frames(decoded, entries, of_faces)
+
+
+def frame_entry(index: int, time: float) -> dict[str, Any]:
+    """What frames.json says of one frame."""
+    return {"index": int(index), "time": round(float(time), 6)}
+
+
+def frame_entries(video: VideoFrames) -> list[dict[str, Any]]:
+    """What frames.json says of each of a video's chosen frames."""
+    return [frame_entry(index, time) for index, time in zip(video.indices, video.times, strict=True)]
 
 
 def frame_name(index: int) -> str:
@@ -133,6 +160,10 @@ def read_image(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise ClipError(f"{name}: cannot be read ({error.strerror})") from error
+    return _decoded(data, name)
+
+
+def _decoded(data: bytes, name: str) -> np.ndarray:
     # By its header, before anything is decoded: a file of some bytes can unfold to gigabytes.
     declared = _declared_pixels(data)
     if declared > MAX_PIXELS:
@@ -174,12 +205,16 @@ def _has_its_chunks(data: bytes) -> bool:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Writes (H, W, 3) uint8 RGB as JPEG of quality 95."""
+    path.write_bytes(_encoded(image, path.name))
+
+
+def _encoded(image: np.ndarray, name: str) -> bytes:
     encoded, data = cv2.imencode(
         ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )
     if not encoded:
-        raise ClipError(f"{path.name}: a picture of shape {image.shape} cannot be written as JPEG")
-    path.write_bytes(data.tobytes())
+        raise ClipError(f"{name}: a picture of shape {image.shape} cannot be written as JPEG")
+    return data.tobytes()
 
 
 def list_frame_clips(folder: Path) -> list[FrameClip]:

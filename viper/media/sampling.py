@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import cv2
@@ -52,21 +52,23 @@ def rate_indices(times: np.ndarray, fps: float) -> np.ndarray:
 
 
 def motion_curve(frames: Iterable[np.ndarray]) -> np.ndarray:
-    """How much moves between each frame and the next, as shares of the clip's range.
+    """How much moves between each frame and the next, as shares of the clip's range: (N - 1,) float64 in [0, 1].
 
-    The mean length of the vectors of a dense optical flow (Farneback 2003; the parameters are StimuVAR's), min-max
-    normalised over the clip. Motion that is the same throughout is zeros.
+    Those of `motion_lengths`, `normalized`; empty where there are fewer than two frames.
+    """
+    return normalized(list(motion_lengths(frames)))
+
+
+def motion_lengths(frames: Iterable[np.ndarray]) -> Iterator[float]:
+    """How much moves between each frame and the next, in pixels.
+
+    The mean length of the vectors of a dense optical flow (Farneback 2003; the parameters are StimuVAR's).
 
     Parameters
     ----------
     frames : N pictures, (H, W) gray or (H, W, 3) RGB, uint8. Two are held at a time, as gray copies of the first one's
-        shape, at most `FLOW_WIDTH` wide.
-
-    Returns
-    -------
-    (N - 1,) float64 in [0, 1]; empty where there are fewer than two frames.
+        shape, at most `FLOW_WIDTH` wide. The first gives nothing, each further one a number as soon as it comes.
     """
-    motion = []
     before: np.ndarray | None = None
     for frame in frames:
         now = _small_gray(frame, None if before is None else before.shape)
@@ -74,9 +76,13 @@ def motion_curve(frames: Iterable[np.ndarray]) -> np.ndarray:
             flow = cv2.calcOpticalFlowFarneback(
                 before, now, None, pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
             )  # type: ignore[call-overload]
-            motion.append(float(np.hypot(flow[..., 0], flow[..., 1]).mean()))
+            yield float(np.hypot(flow[..., 0], flow[..., 1]).mean())
         before = now
-    curve = np.array(motion, np.float64)
+
+
+def normalized(lengths: Sequence[float]) -> np.ndarray:
+    """Motion (N - 1,) as shares of its range, float64 in [0, 1]; motion that is the same throughout is zeros."""
+    curve = np.array(lengths, np.float64)
     if len(curve) == 0 or np.ptp(curve) < _FLAT:
         return np.zeros(len(curve))
     return np.asarray((curve - curve.min()) / np.ptp(curve))

@@ -80,8 +80,34 @@ def read_frames_by_time(path: Path, choose: Callable[[np.ndarray], np.ndarray]) 
     return frames
 
 
-def gray_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
-    """Time in seconds, and (H, W) uint8 gray, upright, of every frame that can be decoded, one after the other.
+class StreamedFrame:
+    """A frame that was decoded, at a time in seconds; it is converted when it is asked for."""
+
+    def __init__(self, time: float, frame: VideoFrame) -> None:
+        self.time = time
+        self._frame = frame
+
+    @property
+    def n_pixels(self) -> int:
+        """Of the frame."""
+        return self._frame.width * self._frame.height
+
+    @property
+    def rotation(self) -> int:
+        """As of VideoFrames."""
+        return _rotation(self._frame)
+
+    def rgb(self) -> np.ndarray:
+        """(H, W, 3) uint8, upright."""
+        return _upright(self._frame, "rgb24")
+
+    def gray(self) -> np.ndarray:
+        """(H, W) uint8, upright."""
+        return _upright(self._frame, "gray")
+
+
+def stream_frames(path: Path) -> Iterator[StreamedFrame]:
+    """Every frame that can be decoded, one after the other; none is kept.
 
     They are the frames that `read_frames` numbers from 0. Raises ClipError as that does, but a video without any
     decodable frame gives none.
@@ -90,7 +116,7 @@ def gray_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
         stream = _video_stream(container, path)
         clock = _Clock(stream, start_seconds(container))
         for frame in _decoded(container, stream, _Errors()):
-            yield clock.seconds(frame.time), _upright(frame, "gray")
+            yield StreamedFrame(clock.seconds(frame.time), frame)
 
 
 def open_media(path: Path) -> av.container.InputContainer:

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from viper.errors import UserError
+from viper.errors import ClipError, UserError
 from viper.files import fingerprint
 from viper.media.features import FEATURE_SUFFIXES, companions, read_table
 from viper.media.frames import FrameClip, Frames, list_frame_clips
@@ -104,6 +105,22 @@ def source_of(clip: Clip) -> str:
     if isinstance(clip, FrameClip):
         return "faces" if clip.has_faces else "frames"
     return {SoundClip: "sound", SubtitleClip: "subtitles"}.get(type(clip), "files")
+
+
+def inputs_of(clips: Sequence[Clip]) -> dict[str, Any]:
+    """How the pictures of a folder were made, for encoder.json; nothing for what is no pictures, or is not known.
+
+    The first clip with a record speaks for all: the stages make a folder anew when their options change.
+    """
+    for clip in clips:
+        if isinstance(clip, FrameClip):
+            try:
+                record = clip.record
+            except ClipError:
+                continue
+            known = {"sampling": record.get("sampling"), "faces": record.get("options") if clip.has_faces else None}
+            return {name: value for name, value in known.items() if isinstance(value, dict)}
+    return {}
 
 
 def list_sound_clips(folder: Path | None) -> Sequence[Clip]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from viper import engine
-from viper.encoders.registry import find, short_names
+from viper.encoders.registry import find, is_own_name, short_names
 from viper.errors import ClipError, UserError
 from viper.jobs import Job
 from viper.media.frames import FrameClip, list_frame_clips
@@ -21,12 +22,13 @@ from viper.stages.clips import (
     ForeignClip,
     RowsClip,
     SubtitleClip,
+    inputs_of,
     list_foreign_clips,
     list_picture_clips,
     list_sound_clips,
     source_of,
 )
-from viper.stages.common import EngineFlags, finish, log, package_versions
+from viper.stages.common import EngineFlags, command_line, finish, log, package_versions
 from viper.store import Feature, FeatureStore
 from viper.task import load_task
 
@@ -68,7 +70,7 @@ class ExtractConfig(EngineFlags, ABC):
 
     @abstractmethod
     def encoder(self) -> Encoder[Any, Any]:
-        """The encoder the options name."""
+        """The encoder the options name, of those viper has."""
 
     @property
     def pictures(self) -> Path | None:
@@ -79,6 +81,11 @@ class ExtractConfig(EngineFlags, ABC):
     def foreign(self) -> Path | None:
         """Where features made elsewhere are, to be brought in instead of making some; None: make some."""
         return getattr(self, "from_files", None)
+
+    @property
+    def read_folder(self) -> Path | None:
+        """The folder (or file) whose content becomes features."""
+        return self.foreign or getattr(self, "subtitles", None) or getattr(self, "input_folder", None)
 
 
 @dataclass(kw_only=True)
@@ -92,7 +99,7 @@ class VisualConfig(ExtractConfig):
     model_name: str = "vit-base"
     """vit-base, vit-age, hog (needs no weights), or the hub id or local folder of a transformers image encoder. Or a
     video network, which reads a window of frames at once: videomae-base, videomae-k400, timesformer-base, vivit-base,
-    or the id or folder of another VideoMAE, TimeSformer or ViViT."""
+    or the id or folder of another VideoMAE, TimeSformer or ViViT. Or an encoder of your own: FILE.py:Class."""
     batch_size: int = 64
     """Frames on the device at once, from any clips."""
     layer: int = -1
@@ -138,7 +145,8 @@ class AudioConfig(ExtractConfig):
     """Folder of videos or of wav, flac, mp3 ... files."""
     model_name: str = "wavlm-base-plus-sv"
     """wavlm-base-plus-sv, wav2vec2-base, hubert-base, or the hub id or local folder of a transformers speech encoder.
-    Without weights: logmel (any sound), acoustic (voices), egemaps (needs the package opensmile, for research only)."""
+    Without weights: logmel (any sound), acoustic (voices), egemaps (needs the package opensmile, for research only).
+    Or an encoder of your own: FILE.py:Class."""
     n_fragments: int = 32
     """Half-overlapping windows a clip: each 2L/(n+1) long for a sound of length L."""
     fragment_seconds: float | None = None
@@ -179,7 +187,8 @@ class TextualConfig(ExtractConfig):
     """Folder of frames or face crops. With --subtitles: only says which clips there are, and may be left out."""
     model_name: str = ""
     """clip (the default: roberta-base encodes the prompt CLIP picks); with --subtitles roberta-base (the default) or
-    hashed (needs no weights). Or, in the place of roberta-base, the hub id or local folder of another text encoder."""
+    hashed (needs no weights). Or, in the place of roberta-base, the hub id or local folder of another text encoder. Or
+    an encoder of your own: FILE.py:Class."""
     clip_model: str = "ViT-B-32"
     """An open_clip architecture, or a local folder with open_clip_config.json and weights."""
     clip_pretrained: str = "openai"
@@ -242,8 +251,9 @@ class FAUConfig(ExtractConfig):
 
     input_folder: Path | None = None
     """Folder of face crops, as crop_images writes it."""
-    model_name: Literal["multitask", "landmarks"] = "multitask"
-    """multitask (py-feat: 20 action units and 7 emotions), or landmarks (needs no weights)."""
+    model_name: str = "multitask"
+    """multitask (py-feat: 20 action units and 7 emotions), or landmarks (needs no weights). Or an encoder of your own:
+    FILE.py:Class."""
     weights: Path | None = None
     """A local .safetensors of py-feat's multitask network, instead of the published one."""
     batch_size: int = 32
@@ -275,6 +285,8 @@ class FAUConfig(ExtractConfig):
 
         if self.model_name == "landmarks":
             return LandmarkEncoder()
+        if self.model_name != "multitask":
+            raise UserError(f"--model_name {self.model_name}: is none of {', '.join(short_names('FAU'))}")
         return MultitaskEncoder(self.weights)
 
 
@@ -308,14 +320,21 @@ def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> Job[Clip, Any, Fea
         from viper.encoders.pretrained import go_offline
 
         go_offline()
-    encode = _Encode(config.encoder() if config.foreign is None else _imported(config, clips), config)
+    encode = _Encode(_encoder(config, clips) if config.foreign is None else _imported(config, clips), config)
     encode.prepare()
     encoder = encode.encoder
     versions = package_versions(RECORDED_PACKAGES)
-    info = dataclasses.replace(encoder.info(), source=source_of(clips[0]), versions=versions)
+    info = dataclasses.replace(
+        encoder.info(),
+        source=source_of(clips[0]),
+        versions=versions,
+        inputs=inputs_of(clips),
+        input_folder=_relative(config.read_folder, config.output_folder),
+        command=command_line(),
+    )
     store = FeatureStore.create(config.output_folder, info)
     return Job(
-        stage=f"extract_{encoder.modality}_features",
+        stage=f"extract_{config.modality}_features",
         read=_read,
         load=encoder.load,
         encode=encode,
@@ -324,6 +343,16 @@ def make_job(config: ExtractConfig, clips: Sequence[Clip]) -> Job[Clip, Any, Fea
         size=encoder.size,
         batch_size=encode.batch_size,
     )
+
+
+def _relative(folder: Path | None, start: Path) -> str:
+    """The folder that is read, as seen from the store: the two may be moved together."""
+    if folder is None:
+        return ""
+    try:
+        return Path(os.path.relpath(folder.resolve(), start.resolve())).as_posix()
+    except ValueError:  # on another of Windows' drives
+        return str(folder.resolve())
 
 
 def _read(clip: Clip) -> Content:
@@ -369,6 +398,18 @@ class _IsDone:
 
     def __call__(self, clip: Clip) -> bool:
         return self.store.is_current(clip.id, clip.source())
+
+
+def _encoder(config: ExtractConfig, clips: Sequence[Clip]) -> Encoder[Any, Any]:
+    """The encoder the options name: the user's own, or one of viper's."""
+    name = str(getattr(config, "model_name"))  # noqa: B009  each subclass has it, with its own default
+    if not is_own_name(name):
+        return config.encoder()
+    # Not above: importing torch takes seconds, and --help should not.
+    from viper.encoders.own import load_own
+
+    source = source_of(clips[0])
+    return load_own(name, vars(config), "frames" if source == "faces" else source)
 
 
 def _imported(config: ExtractConfig, clips: Sequence[Clip]) -> Encoder[Any, Any]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from viper import engine
-from viper.encoders.face import FaceBox, FaceDetector, crop_square, follow
-from viper.errors import UserError
+from viper.encoders.cropping import BATCH_SIZE, CropOptions, Crops, FaceCropper, NumberedFrames
 from viper.files import atomic_folder, write_json
 from viper.jobs import Job
 from viper.media import frames
-from viper.media.frames import FrameClip, Frames, list_frame_clips
+from viper.media.frames import FrameClip, list_frame_clips
 from viper.stages.common import EngineFlags, finish, log
 
 
@@ -26,37 +23,23 @@ class CropImagesConfig(EngineFlags):
     """Folder of frames, as get_frame writes it."""
     output_folder: Path
     """Where <clip>/frame_<index>.jpg and <clip>/faces.json are written."""
-    batch_size: int = 64
+    batch_size: int = BATCH_SIZE
     """Frames the detector looks at at once."""
-    margin: float = 0.1
+    margin: float = CropOptions.margin
     """Share of the face box's longer side that is added on every side."""
-    min_face_size: int = 40
+    min_face_size: int = CropOptions.min_face_size
     """Smallest face looked for, in pixels. Smaller is slower."""
-    image_size: int = 224
+    image_size: int = CropOptions.image_size
     """Side of the square crops, in pixels."""
-    no_face: Literal["whole", "skip"] = "whole"
+    no_face: Literal["whole", "skip"] = CropOptions.no_face
     """A clip without any face: keep whole frames, marked as not found; or write none."""
     device: str = "auto"
     """Where the detector runs: auto, cpu, cuda, cuda:1, mps ..."""
 
 
-@dataclass(frozen=True)
-class _Sample:
-    clip: str
-    indices: list[int]
-    frames: Frames
-
-
-@dataclass(frozen=True)
-class _Crops:
-    images: list[np.ndarray]
-    records: list[dict[str, Any]]
-
-
 def run(config: CropImagesConfig) -> int:
     """Runs the stage; answers the exit code."""
-    if config.margin < 0 or config.min_face_size < 12 or config.image_size < 16:
-        raise UserError("--margin must be at least 0, --min_face_size at least 12, --image_size at least 16")
+    crop_options = _options(config)
     # Not above: importing torch takes seconds, and --help should not.
     from viper.encoders.runtime import choose_device
 
@@ -64,9 +47,9 @@ def run(config: CropImagesConfig) -> int:
     job = Job(
         stage="crop_images",
         load=_load,
-        encode=_Crop(config),
-        save=_Save(config),
-        is_done=_IsDone(config),
+        encode=FaceCropper(crop_options, config.device, config.batch_size),
+        save=_Save(config.output_folder, crop_options),
+        is_done=_IsDone(config.output_folder, crop_options),
         size=_size,
         batch_size=config.batch_size,
     )
@@ -75,93 +58,48 @@ def run(config: CropImagesConfig) -> int:
     return finish(summary, config.output_folder)
 
 
-def _load(clip: FrameClip) -> _Sample:
-    return _Sample(clip.id, [frame["index"] for frame in clip.record["frames"]], clip.read())
+def _load(clip: FrameClip) -> NumberedFrames:
+    return NumberedFrames([frame["index"] for frame in clip.record["frames"]], clip.read())
 
 
-def _size(sample: _Sample) -> int:
+def _size(sample: NumberedFrames) -> int:
     return len(sample.frames.images)
 
 
-def _options(config: CropImagesConfig) -> dict[str, Any]:
-    names = ("margin", "min_face_size", "image_size", "no_face")
-    return {name: getattr(config, name) for name in names}
+def _options(config: CropImagesConfig) -> CropOptions:
+    options = CropOptions(config.margin, config.min_face_size, config.image_size, config.no_face)
+    options.check()
+    return options
 
 
-class _Crop:
-    """Detects, follows and cuts; the detector is made when the first clip needs it, and by each copy for itself."""
-
-    def __init__(self, config: CropImagesConfig) -> None:
-        self._config = config
-        self._detector: FaceDetector | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_detector": None}
-
-    def __call__(self, samples: list[_Sample]) -> list[_Crops]:
-        if self._detector is None:
-            from viper.encoders.runtime import choose_device
-
-            self._detector = FaceDetector(choose_device(self._config.device), self._config.min_face_size)
-        images = [image for sample in samples for image in sample.frames.images]
-        detections = self._detector.detect(images, self._config.batch_size)
-        crops = []
-        for sample in samples:
-            own, detections = detections[: len(sample.frames.images)], detections[len(sample.frames.images) :]
-            crops.append(self._cut(sample, follow(own)))
-        return crops
-
-    def _cut(self, sample: _Sample, boxes: list[FaceBox] | None) -> _Crops:
-        if boxes is None:
-            log.info("crop_images: %s: no face in any frame (%s)", sample.clip, self._config.no_face)
-            if self._config.no_face == "skip":
-                return _Crops([], [])
-        records, images = [], []
-        for number, image in enumerate(sample.frames.images):
-            record: dict[str, Any] = {"index": sample.indices[number], "time": float(sample.frames.times[number])}
-            if boxes is None:
-                height, width = image.shape[:2]
-                images.append(image)
-                record |= {"found": False, "box": None, "score": 0.0, "landmarks": None, "crop": [0, 0, width, height]}
-            else:
-                face = boxes[number]
-                crop, square = crop_square(image, face.box, self._config.margin, self._config.image_size)
-                images.append(crop)
-                record |= {
-                    "found": face.found,
-                    "box": np.round(face.box, 2).tolist(),
-                    "score": round(face.score, 4),
-                    "landmarks": None if face.landmarks is None else np.round(face.landmarks, 2).tolist(),
-                    "crop": square,
-                }
-            records.append(record)
-        return _Crops(images, records)
-
-
+@dataclass(frozen=True)
 class _Save:
-    def __init__(self, config: CropImagesConfig) -> None:
-        self._config = config
+    output_folder: Path
+    options: CropOptions
 
-    def __call__(self, clip: FrameClip, crops: _Crops) -> None:
-        with atomic_folder(self._config.output_folder / clip.id, make_parent=False) as folder:
-            for image, record in zip(crops.images, crops.records, strict=True):
-                frames.write_image(folder / frames.frame_name(record["index"]), image)
-            write_json(
-                folder / frames.FACES_FILE,
-                {
-                    "clip": clip.id,
-                    "source": clip.source(),
-                    "detector": "mtcnn",
-                    "options": _options(self._config),
-                    "frames": crops.records,
-                },
-            )
+    def __call__(self, clip: FrameClip, crops: Crops) -> None:
+        if not any(entry["found"] for entry in crops.records):
+            log.info("crop_images: %s: no face in any frame (%s)", clip.id, self.options.no_face)
+        record = {
+            "clip": clip.id,
+            "source": clip.source(),
+            "detector": "mtcnn",
+            "options": self.options.record(),
+            # How the frames had been chosen, where it is known: what is made of the crops is told by it.
+            "sampling": clip.record.get("sampling"),
+            "frames": crops.records,
+        }
+        with atomic_folder(self.output_folder / clip.id, make_parent=False) as folder:
+            for image, entry in zip(crops.images, crops.records, strict=True):
+                frames.write_image(folder / frames.frame_name(entry["index"]), image)
+            write_json(folder / frames.FACES_FILE, record)
 
 
+@dataclass(frozen=True)
 class _IsDone:
-    def __init__(self, config: CropImagesConfig) -> None:
-        self._config = config
+    output_folder: Path
+    options: CropOptions
 
     def __call__(self, clip: FrameClip) -> bool:
-        expected = {"options": _options(self._config), "source": clip.source()}
-        return frames.is_complete(self._config.output_folder / clip.id, frames.FACES_FILE, expected)
+        expected = {"options": self.options.record(), "source": clip.source()}
+        return frames.is_complete(self.output_folder / clip.id, frames.FACES_FILE, expected)

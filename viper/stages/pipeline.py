@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 import yaml
 
+from viper.encoders.registry import is_own_name
 from viper.errors import UserError
 from viper.files import digest_of, fingerprint, read_json, write_json, write_text
 from viper.preferences import preferences_path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 STATE_FILE = "pipeline.json"
 SHARED_KEYS = ("n_workers", "device", "offline", "clip_timeout", "engine", "ray_address", "num_gpus")
 TOP_KEYS = ("task", "csv_path", "videos", "output", "subtitles", *SHARED_KEYS,
-            "frames", "faces", "features", "train", "submission", "confusion")  # fmt: skip
+            "frames", "faces", "features", "train", "submission", "confusion", "report")  # fmt: skip
 BEGUN = "train begun"  # in the state: of which inputs
 REQUIRED_KEYS = ("csv_path", "videos", "output", "features")
 
@@ -36,7 +37,7 @@ TEMPLATE = """\
 task: hume_reaction          # a card's name, or the path of your own
 csv_path: manifest.csv       # File_ID, Split (Train, Val, Test), a column per target
 videos: videos               # <File_ID without brackets>.mp4, .mov, .mkv, ...
-output: work                 # frames, faces, features, run, submission.csv and matrices go here
+output: work                 # frames, faces, features, run, submission.csv, matrices and report go here
 # subtitles: subtitles       # <clip>.srt or .vtt; textual features are then made of words, not frames
 device: auto                 # auto, cpu, cuda, cuda:1, mps
 n_workers: -1                # processes that decode; -1: one a core
@@ -63,7 +64,7 @@ features:                    # one entry a modality; leave out those you do not 
   # A further modality of any name says which command makes it:
   # age:
   #   command: visual
-  #   model_name: vit-age
+  #   model_name: vit-age    # or an encoder of your own: FILE.py:Class
 
 train:                       # train_perceiver
   n_epochs: 30
@@ -73,6 +74,9 @@ submission:                  # submission_creation; `submission: false` for none
   split: Test
 
 confusion:                   # confusion_matrix; `confusion: false` for none
+  split: Val
+
+report:                      # report; `report: false` for none
   split: Val
 """
 
@@ -125,6 +129,10 @@ class _Pipeline:
                                   **self._inputs())  # fmt: skip
         self._submission = self._follower("submission", "SubmissionConfig", self._output / "submission.csv")
         self._confusion = self._follower("confusion", "ConfusionConfig", self._output / "confusion")
+        self._report = None
+        if self._card.get("report") is not False:
+            self._report = self._stage("report", "report", "ReportConfig", run=run, csv_path=self._csv_path,
+                                       output_path=self._output / "report", **self._inputs())  # fmt: skip
 
     @property
     def _videos(self) -> Path:
@@ -154,6 +162,7 @@ class _Pipeline:
             ("train", self._train, self._output / "run" / "summary.json"),
             ("submission", self._submission, self._output / "submission.csv"),
             ("confusion", self._confusion, self._output / "confusion" / "confusion.json"),
+            ("report", self._report, self._output / "report" / "report.html"),
         ):
             if config is not None:
                 code = self._once(name, digest_of([trained, _plain(config)]), product, config)
@@ -182,7 +191,11 @@ class _Pipeline:
             config = dataclasses.replace(config, resume=begun, overwrite=not begun)
             state = {**state, BEGUN: digest}
             write_json(self._state_path, state)
-        code = _run_stage(config)
+        try:
+            code = _run_stage(config)
+        except KeyboardInterrupt:
+            # Not in the words of the stage, whose options to go on with are not this command's.
+            raise KeyboardInterrupt from None
         if code == 0:
             write_json(self._state_path, {**state, name: digest})
         return code
@@ -231,6 +244,8 @@ class _Pipeline:
             raise UserError(
                 f"{self._path}: features.{name}: say which command makes it, `command:` one of {', '.join(MODALITIES)}"
             )
+        if is_own_name(model := str(options.get("model_name", ""))):
+            options["model_name"] = str(self._base / model)
         given: dict[str, Any] = {"output_folder": self._output / "features" / name, "shard": ""}
         foreign = {"from_files", "from_csv"} & options.keys()
         if command == "audio" and not foreign:

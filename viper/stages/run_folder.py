@@ -18,7 +18,7 @@ from viper.errors import UserError
 from viper.files import digest_of, remove, write_text
 from viper.manifest import Manifest
 from viper.stages.common import command_line, log, package_versions
-from viper.store import FeatureStore
+from viper.store import EncoderInfo, FeatureStore
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -77,7 +77,7 @@ def check_same(folder: Path, description: Mapping[str, Any]) -> None:
     path = folder / CONFIG_FILE
     try:
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
-        options, encoders, data = before["options"], before["encoders"], before["data"]
+        options, encoders, data = before["options"], _identities(before["encoders"]), before["data"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({error}); --overwrite starts the run over") from error
     now = description["options"]
@@ -87,10 +87,15 @@ def check_same(folder: Path, description: Mapping[str, Any]) -> None:
                 f"{folder}: was trained with --{name} {options.get(name)}, not {now.get(name)}; resume it with the "
                 "same options, or give another folder"
             )
-    if encoders != yaml.safe_load(yaml.safe_dump(description["encoders"])) or data != description["data"]:
+    if encoders != _identities(description["encoders"]) or data != description["data"]:
         raise UserError(
             f"{folder}: was trained on other features or labels than these; --overwrite starts the run over"
         )
+
+
+def _identities(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Modality -> what decides its features; the rest of an encoder.json is a record, and may have become longer."""
+    return {name: EncoderInfo(**record).identity for name, record in encoders.items()}
 
 
 def _git_revision() -> str | None:

@@ -22,7 +22,6 @@ from viper.store import FeatureStore
 from viper.task import Task, load_task, parse_loss
 
 if TYPE_CHECKING:
-    from viper.fusion.data import FusionData
     from viper.fusion.perceiver import PerceiverFusion
     from viper.fusion.recorder import Epoch
     from viper.fusion.state import TrainingState
@@ -218,7 +217,7 @@ def _train(config: TrainConfig, task: Task, data: TrainingData, going_on: bool) 
         resumed = TrainingState.load(folder)
         log.info("going on after epoch %d", len(resumed.record["epochs"]))
     set_seed(config.seed)
-    model = _make_model(config, task, data.training, resumed)
+    model = _make_model(config, task, data, resumed)
     if config.linear_share and resumed is None:
         from viper.fusion.linear import fit_linear_member
 
@@ -251,12 +250,11 @@ def _train(config: TrainConfig, task: Task, data: TrainingData, going_on: bool) 
     return train(model, task, data.training, data.validation, folder, options, resumed)
 
 
-def _make_model(
-    config: TrainConfig, task: Task, training: FusionData, resumed: TrainingState | None
-) -> PerceiverFusion:
+def _make_model(config: TrainConfig, task: Task, data: TrainingData, resumed: TrainingState | None) -> PerceiverFusion:
     from viper.fusion.losses import label_weights
     from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
 
+    training = data.training
     modalities = {
         name: {"width": store.width, "encoder": dataclasses.asdict(store.info)}
         for name, store in training.stores.items()
@@ -273,6 +271,7 @@ def _make_model(
             pos_weight=label_weights(training.labels) if task.kind == "multi_label" else None,
             linear_share=config.linear_share or 0.0,
             group_column=config.group_column,
+            training_data=data.counts(),
             **config.sizes(),
         )
     except ValueError as error:
@@ -304,6 +303,7 @@ def _fit(model: PerceiverFusion, task: Task, data: TrainingData, folder: Path) -
     predictions = predict(model, data.validation, BATCH_SIZE, torch.device("cpu"))
     epoch = Epoch(1, float("nan"), evaluate(task, predictions, data.validation.truth))
     if _is_first_process():
+        model.config.evaluation = epoch.to_evaluation()
         save_checkpoint(folder, 1, model)
         point_best(folder, 1)
         write_metrics(folder, [epoch])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from viper.errors import UserError
-from viper.manifest import Manifest
+from viper.manifest import SPLITS, Manifest
 from viper.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -45,6 +47,26 @@ class TrainingData:
             splits[-1].report_missing(split)
         _check_orders(splits[1], manifest)
         return cls(manifest, *splits)
+
+    def counts(self) -> dict[str, Any]:
+        """Rows of each split, JSON-ready: {"splits": {split: {"clips", "labelled", ...}}, "group_column"}.
+
+        With "groups", how many of them there are, where the manifest has the task's group column; a preference task has
+        "orders" (pairs and lists) and no labels.
+        """
+        task, table = self.manifest.task, self.manifest.table
+        column = task.group_column if task.group_column in table.columns else None
+        splits: dict[str, dict[str, int]] = {}
+        for split in (name for name in SPLITS if (table[task.split_column] == name).any()):
+            rows = self.manifest.split(split)
+            splits[split] = {"clips": len(rows.clips)}
+            if task.kind == "preference":
+                splits[split]["orders"] = len(rows.orders)
+            else:
+                splits[split]["labelled"] = int((~np.isnan(rows.labels)).any(axis=1).sum())
+            if column is not None:
+                splits[split]["groups"] = int(rows.table[column].nunique())
+        return {"splits": splits, "group_column": column}
 
 
 def _check_orders(validation: FusionData, manifest: Manifest) -> None:

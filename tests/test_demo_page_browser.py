@@ -1,0 +1,249 @@
+"""demo_page in a real browser: a clip is uploaded, the numbers are the predictor's, and nothing of it is left."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from media import write_coded
+
+from viper.cli import run_command
+from viper.files import read_json
+from viper.inference.predictor import ClipPredictor
+from viper.synth import Identity, make_dataset, write_clip
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+pytest.importorskip("gradio", reason="needs Gradio: pip install 'viper[page]'")
+pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+expect = playwright.expect
+
+CHROMIUM = Path("/usr/bin/chromium")
+if not CHROMIUM.exists():
+    pytest.skip("needs Chromium", allow_module_level=True)
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync")  # fmt: skip
+PATIENCE = 60_000  # ms
+MAX_SECONDS, MAX_MB = 4.0, 0.5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on what is seen, heard and said in nine clips of a second."""
+    root = tmp_path_factory.mktemp("page")
+    manifest = make_dataset(root, 6, 3, 0, seconds=1.0, n_workers=0)
+    frames, faces = root / "frames", root / "faces"
+    stages = {
+        "get_frame": ["--input_folder", root / "videos", "--output_folder", frames, "--n_frames", 3],
+        "crop_images": ["--input_folder", frames, "--output_folder", faces],
+        "extract_visual_features": ["--input_folder", faces, "--model_name", "hog", "--output_folder", root / "visual"],
+        "extract_audio_features": ["--input_folder", root / "videos", "--model_name", "logmel", "--n_fragments", 2,
+                                   "--output_folder", root / "audio"],
+        "extract_textual_features": ["--input_folder", faces, "--subtitles", root / "subtitles", "--model_name",
+                                     "hashed", "--output_folder", root / "textual"],
+    }  # fmt: skip
+    for command, arguments in stages.items():
+        assert run_command(command, [str(each) for each in [*arguments, "--n_workers", 0]]) == 0
+    features = [part for name in ("visual", "audio", "textual")
+                for part in (f"--{name}_features_input_folder", str(root / name))]  # fmt: skip
+    training = ["--csv_path", str(manifest), "--output_checkpoint_folder", str(root / "run"), "--preset", "tiny",
+                "--n_epochs", "4", "--device", "cpu", *features]  # fmt: skip
+    assert run_command("train_perceiver", training) == 0
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint: Path) -> ClipPredictor:
+    return ClipPredictor.load(checkpoint, device="cpu", offline=True)
+
+
+@pytest.fixture(scope="module")
+def served(checkpoint: Path, predictor: ClipPredictor) -> Iterator[tuple[str, Path]]:
+    """The page's address and its folder of uploads."""
+    import uvicorn
+
+    from viper.page.server import bind, make_app, upload_folder
+
+    with bind("127.0.0.1", 0) as opened, upload_folder() as folder:
+        from viper.page.app import Page as DemoPage
+        from viper.page.uploads import Uploads
+
+        page = DemoPage(predictor, read_json(checkpoint / "best" / "config.json"), Uploads(folder, MAX_MB, MAX_SECONDS))
+        app = make_app(page.build(), MAX_MB, "127.0.0.1")
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{opened.getsockname()[1]}/", folder
+        finally:
+            server.should_exit = True
+            thread.join(timeout=20)
+    assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(ARGUMENTS))
+        yield started
+        started.close()
+
+
+class Visit:
+    """A visitor: the page, what it asked for and what it complained about."""
+
+    def __init__(self, context: BrowserContext, address: str) -> None:
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        self.page = context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.goto(address)
+        expect(self.page.locator("#sample")).to_be_visible(timeout=PATIENCE)
+
+    def send(self, path: Path) -> None:
+        """Gives a file to the place for clips."""
+        self.page.set_input_files("#clip input[type=file]", str(path))
+
+    def values(self) -> list[float]:
+        """The numbers beside the bars, in the order of the targets."""
+        return [float(text) for text in self.page.locator(".bars .value").all_inner_texts()]
+
+
+@pytest.fixture
+def visit(browser: Browser, served: tuple[str, Path], request: pytest.FixtureRequest) -> Iterator[Visit]:
+    context = browser.new_context(**getattr(request, "param", {"viewport": {"width": 1280, "height": 900}}))
+    yield Visit(context, served[0])
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "somebody.mp4"
+    write_clip(path, {"Amusement": 0.9, "Fear": 0.8}, Identity.from_seed(5), 5, 1.5, subtitles=path.with_suffix(".srt"))
+    return path
+
+
+def axe_violations(page: Page) -> list[tuple[str, list[str]]]:
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found]
+
+
+def left(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def expect_values(visit: Visit, expected: np.ndarray) -> None:
+    for k, value in enumerate(expected):
+        expect(visit.page.locator(".bars .value").nth(k)).to_have_text(f"{value:.3f}", timeout=PATIENCE)
+
+
+def test_a_clip_is_read_and_modalities_are_switched(
+    visit: Visit, served: tuple[str, Path], predictor: ClipPredictor, clip: Path, tmp_path: Path
+) -> None:
+    page, words = visit.page, clip.with_suffix(".srt")
+    page.set_input_files("#subtitles input[type=file]", str(words))
+    expect(page.locator("#subtitles")).to_contain_text("somebody")
+    visit.send(clip)
+    expect(page.locator("#course svg")).to_have_count(7, timeout=PATIENCE)
+    reading = predictor.read(clip, words)
+    expect_values(visit, predictor.predict([reading])[0])
+    expect(page.locator("#message .there")).to_have_count(3)
+    expect(page.locator("#course")).to_contain_text("3 windows", timeout=PATIENCE)
+    assert left(served[1]) == []
+
+    pictures = page.locator("#faces img")
+    assert pictures.count() == 3
+    assert all(re.fullmatch(r"Frame at \d\.\d seconds, face found", each.get_attribute("alt") or "")
+               for each in pictures.all())  # fmt: skip
+    assert page.locator("img:not([alt])").count() == 0
+
+    before = visit.values()
+    page.get_by_label("audio", exact=True).uncheck()
+    expect(page.locator("#message")).to_contain_text("switched off")
+    expect_values(visit, predictor.predict([reading], hidden=["audio"])[0])
+    assert visit.values() != before
+    assert page.locator(".bars i.full").count() == 7
+    page.screenshot(path=tmp_path / "desktop.png", full_page=True)
+    assert axe_violations(page) == []
+    for name in ("visual", "textual"):
+        page.get_by_label(name, exact=True).uncheck()
+    expect(page.locator("#bars")).to_contain_text("Nothing of the clip is left")
+    expect_values(visit, predictor.predict([reading], hidden=predictor.modalities)[0])
+    page.get_by_role("button", name="Forget the clip").click()
+    expect(page.locator("#message")).to_contain_text("Drop or record a clip")
+    expect(page.locator(".bars")).to_have_count(0)
+    expect(page.get_by_label("audio", exact=True)).to_be_checked()
+
+    assert [url for url in visit.asked if not url.startswith((served[0], "data:", "blob:"))] == []
+    assert visit.complaints == []
+
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
+
+
+@pytest.mark.parametrize("visit", [PHONE], indirect=True)
+def test_a_made_up_clip_on_a_phone_in_the_dark(visit: Visit, served: tuple[str, Path], tmp_path: Path) -> None:
+    page = visit.page
+    page.get_by_role("button", name="Try a made-up clip").tap()
+    expect(page.locator("#course svg")).to_have_count(7, timeout=PATIENCE)
+    expect(page.locator("#message .there")).to_have_count(3)
+    expect(page.locator(".bars i.made")).to_have_count(7)
+    page.screenshot(path=tmp_path / "phone.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert axe_violations(page) == []
+    assert visit.complaints == []
+
+
+def test_files_that_will_not_do(
+    visit: Visit, served: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = visit.page
+    bad, long, large = tmp_path / "bad.mp4", tmp_path / "long.mp4", tmp_path / "large.mp4"
+    bad.write_bytes(b"this is no video")
+    write_coded(long, 110, 25)
+    large.write_bytes(bytes(600_000))
+    message = page.locator("#message [role=alert]")
+    visit.send(bad)
+    expect(message).to_have_text(re.compile(r"^bad\.mp4: cannot be opened as audio or video"), timeout=PATIENCE)
+    assert left(served[1]) == []
+    visit.send(long)
+    expect(message).to_have_text("long.mp4: is longer than the 4 seconds that this page takes", timeout=PATIENCE)
+    assert left(served[1]) == []
+    # Gradio's own message, before anything is sent.
+    visit.send(large)
+    expect(page.get_by_text(re.compile("exceed the maximum allowed size of", re.IGNORECASE)).first).to_be_visible(
+        timeout=PATIENCE
+    )
+    assert left(served[1]) == []
+    page.screenshot(path=tmp_path / "refused.png")
+    assert "Traceback" not in page.content()
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert visit.complaints == []
+
+
+def test_an_error_nobody_expected_is_told_without_its_trace(
+    visit: Visit, served: tuple[str, Path], predictor: ClipPredictor, clip: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def fails(*arguments: Any) -> None:
+        raise RuntimeError("a secret of the machine")
+
+    monkeypatch.setattr(predictor, "read", fails)
+    visit.send(clip)
+    expect(visit.page.locator("#message [role=alert]")).to_contain_text("Something went wrong", timeout=PATIENCE)
+    assert "secret" not in visit.page.content()
+    assert "a secret of the machine" in caplog.text
+    assert left(served[1]) == []

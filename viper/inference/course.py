@@ -1,0 +1,106 @@
+"""What a checkpoint says of a video, piece by piece: collected while the pieces are streamed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from viper.inference.predictor import ClipPredictor, ClipReading
+from viper.media.sampling import uniform_indices
+
+MOST_THUMBNAILS = 12
+
+
+class Course:
+    """The predictions of one video; of the pieces themselves nothing is kept but a few small pictures.
+
+    Parameters
+    ----------
+    predictor : what predicts. One that standardises within groups needs all pieces of all videos first: it is asked by
+        `predict_together`, and the features are kept until then.
+    with_pictures : keep thumbnails of the face.
+
+    Attributes
+    ----------
+    path : the video.
+    spans : (start, end) of each piece, seconds of the file.
+    used : modalities that at least one piece has.
+    absent : the others, with the reason of the first piece.
+    """
+
+    def __init__(self, predictor: ClipPredictor, path: Path, with_pictures: bool = False) -> None:
+        self.path = path
+        self.spans: list[tuple[float, float]] = []
+        self.waiting: list[ClipReading] = []
+        self._rows: list[np.ndarray] = []
+        self._predictor, self._with_pictures = predictor, with_pictures
+        self._used: set[str] = set()
+        self._reasons: dict[str, str] = {}
+        self._thumbnails: list[tuple[float, np.ndarray]] = []
+
+    def add(self, reading: ClipReading) -> None:
+        """Takes the next piece."""
+        self.spans.append((reading.start, reading.end))
+        self._used |= reading.features.keys()
+        self._reasons = reading.absent | self._reasons
+        if self._with_pictures:
+            self._thumbnails += _thumbnails(reading, MOST_THUMBNAILS)
+            if len(self._thumbnails) > 8 * MOST_THUMBNAILS:  # a film has thousands of pieces
+                del self._thumbnails[1::2]
+        if self._predictor.group_column is not None:
+            self.waiting.append(dataclasses.replace(reading, faces=None))
+        else:
+            self.take(self._predictor.predict([reading]) if reading.features else _nothing(self._predictor))
+
+    def take(self, rows: np.ndarray) -> None:
+        """Predictions (n, targets) of the next n pieces."""
+        self._rows += list(rows)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(pieces, targets) float32; NaN for a piece in which nothing could be read."""
+        return np.stack(self._rows)
+
+    @property
+    def used(self) -> list[str]:
+        """Modalities that at least one piece has, in the checkpoint's order."""
+        return [name for name in self._predictor.modalities if name in self._used]
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """Modality -> why no piece has it."""
+        return {name: reason for name, reason in self._reasons.items() if name not in self._used}
+
+    @property
+    def thumbnails(self) -> list[tuple[float, np.ndarray]]:
+        """Second of the file, and the face then, or the frame where no face was looked for: (H, W, 3) uint8 RGB."""
+        return [self._thumbnails[i] for i in uniform_indices(len(self._thumbnails), MOST_THUMBNAILS)]
+
+
+def predict_together(predictor: ClipPredictor, courses: Sequence[Course]) -> None:
+    """Predicts what waits: all pieces of all videos are one group."""
+    readings = [reading for course in courses for reading in course.waiting]
+    rows = predictor.predict(readings)
+    for row, reading in zip(rows, readings, strict=True):
+        row[:] = row if reading.features else np.nan
+    for course in courses:
+        course.take(rows[: len(course.waiting)])
+        rows = rows[len(course.waiting) :]
+        course.waiting.clear()
+
+
+def _nothing(predictor: ClipPredictor) -> np.ndarray:
+    return np.full((1, len(predictor.task.targets)), np.nan, np.float32)
+
+
+def _thumbnails(reading: ClipReading, most: int) -> list[tuple[float, np.ndarray]]:
+    """Of the frames with a face, or of all where there is none."""
+    track = reading.faces
+    if track is None or not len(track.times):
+        return []
+    places = np.flatnonzero(track.found) if track.found.any() else np.arange(len(track.times))
+    chosen = places[uniform_indices(len(places), most)]
+    return [(reading.start + float(track.times[i]), track.crops[i]) for i in chosen]

@@ -1,0 +1,264 @@
+"""What encoders read of a video, in memory: exactly what get_frame and crop_images would have written, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from viper.encoders.cropping import CropOptions, Crops, FaceCropper, NumberedFrames
+from viper.errors import ClipError, UserError
+from viper.media.frame_rule import FrameRule, read_chosen
+from viper.media.frames import Frames, as_if_stored, frame_entries
+from viper.media.sound import Sound, read_sound
+from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, read_cues
+from viper.media.video import VideoFrames, open_media
+from viper.media.windows import Span, Window, read_windows, spans
+from viper.store import EncoderInfo
+
+FRAME_SIDE, CROP_SIDE = 320, 96  # pixels of the longer side of a track's pictures
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Pictures of a video: frames by a rule, or crops of the face in them; `crops` is None for whole frames."""
+
+    rule: FrameRule
+    crops: CropOptions | None
+
+
+Source = PictureSource | Literal["sound", "subtitles"]
+Content = Frames | Sound | list[Cue]
+
+
+def source_of(info: EncoderInfo) -> tuple[Source, bool]:
+    """What an encoder with this record read, and whether the record says all of it.
+
+    Of pictures whose making is not recorded (by an older version, or another tool) the defaults of get_frame and
+    crop_images are assumed. UserError for a source that is none of a video's.
+    """
+    if info.source in ("sound", "subtitles"):
+        return ("sound" if info.source == "sound" else "subtitles"), True
+    if info.source not in ("frames", "faces"):
+        raise UserError(f"its features were made of {info.source or 'something unknown'}, not of a video")
+    sampling, faces = info.inputs.get("sampling"), info.inputs.get("faces")
+    rule = FrameRule() if sampling is None else FrameRule.from_record(sampling)
+    if info.source == "frames":
+        return PictureSource(rule, None), sampling is not None
+    crops = CropOptions() if faces is None else CropOptions.from_record(faces)
+    return PictureSource(rule, crops), sampling is not None and faces is not None
+
+
+@dataclass(frozen=True)
+class FaceTrack:
+    """The frames of a clip that were looked at.
+
+    Attributes
+    ----------
+    times : (n,) float64, seconds from the start of the clip (of a window: of the window).
+    found : (n,) bool, False where no face was found; True throughout where none was looked for.
+    boxes : (n, 4) float64, the face's left, top, right and bottom as shares of the frame's width and height; where
+        it was not found, interpolated between neighbours. NaN where there is none at all.
+    frames : n small copies of the frames, (H, W, 3) uint8 RGB, at most `FRAME_SIDE` on a side.
+    crops : n small copies of the crops, at most `CROP_SIDE` on a side; of the frames where no face was looked for.
+    """
+
+    times: np.ndarray
+    found: np.ndarray
+    boxes: np.ndarray
+    frames: list[np.ndarray]
+    crops: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class ClipContent:
+    """A clip, or a window of one, by what encoders read; a ClipError in the place of what cannot be had says why."""
+
+    start: float
+    end: float
+    contents: Mapping[Source, Content | ClipError]
+    faces: FaceTrack | None
+
+
+class ClipReader:
+    """Reads what a set of encoders wants of a video; what several want is decoded, and its faces looked for, once."""
+
+    def __init__(self, sources: Iterable[Source], device: str = "auto") -> None:
+        self.sources = set(sources)
+        self._pictures = sorted(
+            (source for source in self.sources if isinstance(source, PictureSource)), key=lambda source: str(source)
+        )
+        self.rules = list(dict.fromkeys(source.rule for source in self._pictures))
+        self._croppers = {s.crops: FaceCropper(s.crops, device) for s in self._pictures if s.crops is not None}
+
+    def read(self, path: Path, subtitles: Path | None = None) -> ClipContent:
+        """The whole clip; a file that is no sound or video at all is a ClipError."""
+        open_media(path).close()
+        chosen = {rule: attempt(lambda rule=rule: read_chosen(path, rule).video) for rule in self.rules}
+        contents, faces = self.pictures(chosen)
+        if "sound" in self.sources:
+            contents["sound"] = attempt(lambda: heard(read_sound(path)))
+        if "subtitles" in self.sources:
+            contents["subtitles"] = attempt(lambda: words_of(path, subtitles))
+        return ClipContent(0.0, _length([*chosen.values(), *contents.values()]), contents, faces)
+
+    def windows(self, path: Path, every: float, window: float, subtitles: Path | None = None) -> Iterator[ClipContent]:
+        """The clip in pieces, see `viper.media.windows.next_span`: by the pictures' times, else by the sound's, else by
+        the words'. Pictures are streamed; of sound, what a clip may have is held.
+
+        ClipError for a file that is no sound or video at all, or has nothing that is read.
+        """
+        open_media(path).close()
+        sound = attempt(lambda: heard(read_sound(path))) if "sound" in self.sources else None
+        words = attempt(lambda: words_of(path, subtitles)) if "subtitles" in self.sources else None
+        pieces = read_windows(path, self.rules, every, window) if self.rules else iter(())
+        first = attempt(lambda: next(pieces, None))
+        if isinstance(first, Window):
+            for piece in chain([first], pieces):
+                lacking = ClipError(f"{path.name}: no frame from {piece.span.start:g} to {piece.span.end:g} s")
+                yield self._piece(
+                    piece.span, {rule: piece.chosen.get(rule, lacking) for rule in self.rules}, sound, words
+                )
+            return
+        length = _length([sound, words])
+        if not length:
+            raise next(each for each in (first, sound, words) if isinstance(each, ClipError))
+        for span in spans(length, every, window):
+            yield self._piece(span, dict.fromkeys(self.rules, first), sound, words)
+
+    def _piece(
+        self,
+        span: Span,
+        chosen: Mapping[FrameRule, VideoFrames | ClipError],
+        sound: Sound | ClipError | None,
+        words: list[Cue] | ClipError | None,
+    ) -> ClipContent:
+        contents, faces = self.pictures(chosen)
+        if sound is not None:
+            contents["sound"] = (
+                sound if isinstance(sound, ClipError) else attempt(lambda: heard(_cut_sound(sound, span)))
+            )
+        if words is not None:
+            contents["subtitles"] = words if isinstance(words, ClipError) else attempt(lambda: _cut_words(words, span))
+        return ClipContent(span.start, span.end, contents, faces)
+
+    def pictures(
+        self, chosen: Mapping[FrameRule, VideoFrames | ClipError]
+    ) -> tuple[dict[Source, Content | ClipError], FaceTrack | None]:
+        """Frames and crops from the chosen frames of a video, and what there is to show of them."""
+        contents: dict[Source, Content | ClipError] = {}
+        tracks: list[FaceTrack] = []
+        for rule, video in chosen.items():
+            sources = [source for source in self._pictures if source.rule == rule]
+            if isinstance(video, ClipError):
+                contents |= dict.fromkeys(sources, video)
+                continue
+            frames = as_if_stored(video.images, frame_entries(video), of_faces=False)
+            for source in sources:
+                crops = None
+                if source.crops is not None:
+                    (crops,) = self._croppers[source.crops]([NumberedFrames(video.indices.tolist(), frames)])
+                shown = frames if crops is None else as_if_stored(crops.images, crops.records, of_faces=True)
+                contents[source] = shown if shown.found.any() else _no_face(frames)
+                # What has faces tells more.
+                tracks.insert(0 if crops is not None else len(tracks), _track(frames, crops))
+        return contents, tracks[0] if tracks else None
+
+
+def attempt(read: Any) -> Any:
+    """What `read` answers, or the ClipError it raises."""
+    try:
+        return read()
+    except ClipError as error:
+        return error
+
+
+def heard(sound: Sound | None) -> Sound:
+    """The sound, if there is some; else a ClipError."""
+    if sound is None or not len(sound.samples):
+        raise ClipError("no sound in it")
+    return sound
+
+
+def words_of(path: Path, subtitles: Path | None) -> list[Cue]:
+    """The cues of a video; none is a ClipError.
+
+    `subtitles` is their file, or a folder that has one of the video's name, by default the video's own.
+    """
+    file = subtitles
+    if subtitles is None or subtitles.is_dir():
+        folder = path.parent if subtitles is None else subtitles
+        files = [folder / f"{path.stem}{suffix}" for suffix in SUBTITLE_SUFFIXES]
+        file = next((each for each in files if each.is_file()), None)
+        if file is None:
+            raise ClipError(f"no {' or '.join(SUBTITLE_SUFFIXES)} of its name")
+    assert file is not None
+    try:
+        cues = read_cues(file)
+    except OSError as error:
+        raise ClipError(f"{file.name}: cannot be read ({error.strerror})") from error
+    if not cues:
+        raise ClipError(f"{file.name}: no words in it")
+    return cues
+
+
+def _cut_sound(sound: Sound, span: Span) -> Sound:
+    """What is heard in a piece, as a clip of its own."""
+    first, last = (round((second - sound.start) * sound.rate) for second in (span.start, span.end))
+    return Sound(sound.samples[max(0, first) : max(0, last)], sound.rate, max(0.0, sound.start - span.start))
+
+
+def _cut_words(words: list[Cue], span: Span) -> list[Cue]:
+    """The cues whose middle is in a piece, at its own times: each is in one piece, where pieces do not overlap."""
+    own = [
+        Cue(cue.start - span.start, cue.end - span.start, cue.text)
+        for cue in words
+        if span.start <= (cue.start + cue.end) / 2 < span.end
+    ]
+    if not own:
+        raise ClipError(f"no words from {span.start:g} to {span.end:g} s")
+    return own
+
+
+def _no_face(frames: Frames) -> ClipError:
+    return ClipError(f"no face in any of the {len(frames.images)} frames that were looked at")
+
+
+def _length(contents: Iterable[Any]) -> float:
+    """Seconds, by the pictures, else by the sound, else by the words."""
+    ends = {VideoFrames: 0.0, Sound: 0.0, list: 0.0}
+    for content in contents:
+        if isinstance(content, VideoFrames):
+            ends[VideoFrames] = content.n_frames / content.fps
+        elif isinstance(content, Sound):
+            ends[Sound] = content.start + len(content.samples) / content.rate
+        elif isinstance(content, list):
+            ends[list] = max(cue.end for cue in content)
+    return next((end for end in ends.values() if end), 0.0)
+
+
+def _track(frames: Frames, crops: Crops | None) -> FaceTrack:
+    small = [_shrunk(image, FRAME_SIDE) for image in frames.images]
+    boxes = np.full((len(small), 4), np.nan)
+    if crops is None or not crops.records:  # none looked for, or a clip without any was to be skipped
+        cut = [_shrunk(image, CROP_SIDE) for image in small]
+        return FaceTrack(frames.times, np.full(len(small), crops is None), boxes, small, cut)
+    for row, image, record in zip(boxes, frames.images, crops.records, strict=True):
+        if record["box"] is not None:
+            height, width = image.shape[:2]
+            row[:] = np.array(record["box"]) / (width, height, width, height)
+    found = np.array([record["found"] for record in crops.records], bool)
+    return FaceTrack(frames.times, found, boxes, small, [_shrunk(image, CROP_SIDE) for image in crops.images])
+
+
+def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    share = side / max(image.shape[:2])
+    if share >= 1:
+        return image
+    height, width = (max(1, round(length * share)) for length in image.shape[:2])
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))

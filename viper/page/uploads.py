@@ -1,0 +1,107 @@
+"""What a browser sends: how large and how long it may be, and that it is gone once it was read."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from av.error import FFmpegError
+
+from viper.errors import ClipError
+from viper.files import remove
+from viper.media.video import open_media
+
+# Seconds after which a file that nobody read is deleted: of a browser that was closed in the middle of an upload.
+MAX_AGE = 600.0
+# A clip, its subtitles, and what it was made to show: target -> intensity, nothing for a clip of somebody.
+Made = tuple[Path, Path | None, dict[str, float]]
+_BEING_READ = "reading-"
+MAX_NAME = 80  # characters of a file's name that are kept
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """A folder for files from browsers.
+
+    Attributes
+    ----------
+    folder : where Gradio puts uploads; of this page alone, and deleted with it.
+    max_mb : megabytes (10^6 bytes) a file may have.
+    max_seconds : how long a clip may be.
+    """
+
+    folder: Path
+    max_mb: float
+    max_seconds: float
+
+    @contextlib.contextmanager
+    def taken(self, clip: str, subtitles: str | None = None) -> Iterator[Made]:
+        """The clip and its subtitles in a place of their own, which is deleted however this ends.
+
+        Raises
+        ------
+        ClipError : a file that is no longer there, or is larger or longer than allowed.
+        """
+        with self._private_folder() as private:
+            words = self._moved(Path(subtitles), private) if subtitles else None
+            path = self._moved(Path(clip), private)
+            check_length(path, self.max_seconds)
+            yield path, words, {}
+
+    @contextlib.contextmanager
+    def made(self, write: Callable[[Path], Made]) -> Iterator[Made]:
+        """The same for a clip that is made here, in a folder that `write` is given."""
+        with self._private_folder() as private:
+            yield write(private)
+
+    @contextlib.contextmanager
+    def _private_folder(self) -> Iterator[Path]:
+        self.sweep()
+        private = Path(tempfile.mkdtemp(prefix=_BEING_READ, dir=self.folder))
+        try:
+            yield private
+        finally:
+            shutil.rmtree(private, ignore_errors=True)
+
+    def sweep(self, max_age: float = MAX_AGE) -> None:
+        """Deletes what has lain here for so many seconds without being read."""
+        oldest = time.time() - max_age
+        for path in list(self.folder.iterdir()):
+            with contextlib.suppress(OSError):
+                if path.lstat().st_mtime < oldest and not path.name.startswith(_BEING_READ):
+                    remove(path)
+
+    def _moved(self, path: Path, folder: Path) -> Path:
+        # What the browser says is the path of its file. Nothing else may be moved here, and so be deleted.
+        if not path.resolve().is_relative_to(self.folder.resolve()) or not path.is_file():
+            raise ClipError("the file is no longer here; send it again")
+        target = folder / f"{path.stem[:MAX_NAME]}{path.suffix[:MAX_NAME]}"
+        path.replace(target)
+        with contextlib.suppress(OSError):  # Gradio puts each file into a folder of its own
+            path.parent.rmdir()
+        # The browser is told so before it sends anything, and the server stops reading then; this is for neither.
+        if target.stat().st_size > 1e6 * self.max_mb:
+            raise ClipError(f"{target.name}: is larger than the {self.max_mb:g} MB that this page takes")
+        return target
+
+
+def check_length(path: Path, max_seconds: float) -> None:
+    """A clip longer than that is a ClipError. Measured, not believed: browsers record files that do not say."""
+    with open_media(path) as container:
+        first, last = None, 0.0
+        try:
+            for packet in container.demux():
+                if packet.pts is None or packet.time_base is None:
+                    continue
+                begins = float(packet.pts * packet.time_base)
+                first = begins if first is None else min(first, begins)
+                last = max(last, begins + float((packet.duration or 0) * packet.time_base))
+                if last - first > max_seconds:
+                    raise ClipError(f"{path.name}: is longer than the {max_seconds:g} seconds that this page takes")
+        except FFmpegError:
+            return  # what can be read before the damage is; how the rest is dealt with is up to the reader

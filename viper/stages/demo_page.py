@@ -1,0 +1,63 @@
+"""demo_page: a page in the browser on which a checkpoint can be tried."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from viper.errors import UserError
+from viper.stages.common import log
+
+
+@dataclass(kw_only=True)
+class DemoPageConfig:
+    """Serve a page on this machine: drop or record a clip, see what a checkpoint makes of it, switch modalities off."""
+
+    model_path: Path
+    """A checkpoint folder, or a run (then its best)."""
+    host: str = "127.0.0.1"
+    """Which address to serve on. Any other than this lets other machines in."""
+    port: int = 7860
+    """Which port; 0: any that is free."""
+    max_upload_mb: float = 100.0
+    """Larger files are not taken."""
+    max_seconds: float = 60.0
+    """Longer clips are not taken."""
+    device: str = "auto"
+    """Where encoders and model run: auto, cpu, cuda, cuda:1, mps ..."""
+    offline: bool = False
+    """Never touch the network; encoders' weights must be on this machine."""
+
+
+def run(config: DemoPageConfig) -> int:
+    """Serves until Ctrl-C; answers the exit code."""
+    for name in ("max_upload_mb", "max_seconds"):
+        if not getattr(config, name) > 0:
+            raise UserError(f"--{name} {getattr(config, name):g}: must be more than 0")
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("demo_page needs Gradio: pip install 'viper[page]'")
+    # Not above: importing torch and Gradio takes seconds, and --help should not.
+    from viper.page.server import bind, is_local, make_app, serve, upload_folder
+
+    with bind(config.host, config.port) as opened, upload_folder() as folder:
+        if not is_local(config.host):
+            log.warning("--host %s: other machines can reach the page, which asks for no password", config.host)
+        from viper.files import read_json
+        from viper.fusion.checkpoint import resolve_checkpoint
+        from viper.inference.predictor import ClipPredictor
+
+        predictor = ClipPredictor.load(config.model_path, device=config.device, offline=config.offline)
+        record = read_json(resolve_checkpoint(config.model_path) / "config.json")
+        from viper.page.app import Page
+        from viper.page.uploads import Uploads
+
+        page = Page(predictor, record, Uploads(folder, config.max_upload_mb, config.max_seconds))
+        app = make_app(page.build(), config.max_upload_mb, config.host)
+        host, port = opened.getsockname()[:2]
+        log.info("demo_page: http://%s:%d (Ctrl-C ends it)", f"[{host}]" if ":" in host else host, port)
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(app, opened)
+        log.info("demo_page: ended; what was uploaded is deleted")
+    return 0
