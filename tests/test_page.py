@@ -27,6 +27,7 @@ from viper.report.content import Comparison, Interval, ModalityAttention
 from viper.report.html import picture_uri, render
 from viper.report.page import report_page, verdict, write_report
 from viper.report.svg import figure_svg, level
+from viper.report.words import run_names
 
 UNIT = Interval(0.5, 0.4, 0.6, 10, 10)
 
@@ -96,6 +97,11 @@ def test_what_a_template_lacks_is_an_error() -> None:
 )  # fmt: skip
 def test_numbers_as_text(said: str, text: str) -> None:
     assert said == text
+
+
+def test_runs_go_by_the_end_of_their_path_where_that_tells_them_apart() -> None:
+    names = run_names(["/data/runs/all", "/data/runs/audio", "/old/runs/audio", "one"])
+    assert list(names.values()) == ["runs/all", "/data/runs/audio", "/old/runs/audio", "one"]
 
 
 def test_bars_begin_at_zero_and_share_a_scale() -> None:
