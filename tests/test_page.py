@@ -33,8 +33,8 @@ UNIT = Interval(0.5, 0.4, 0.6, 10, 10)
 
 
 def matrix(name: str = "Fear") -> Matrix:
-    counts = np.array([[3, 1], [0, 2]])
-    return Matrix(counts, normalise_rows(counts), [name, "b"], name, "r = 1")
+    counts = np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
+    return Matrix(counts, normalise_rows(counts), [name, "b", "c"], name, "r = 1")
 
 
 def texts(svg: str) -> list[str]:
@@ -45,8 +45,8 @@ def test_a_figure_takes_the_pages_colours_and_keeps_its_text() -> None:
     svg = figure_svg(matrix_figure(matrix()), "what it shows")
     assert {"Fear", "75%", "predicted"} <= set(texts(svg))
     assert {f"var(--m{level(share)})" for share in (0, 0.25, 0.75, 1)} <= set(re.findall(r"var\(--m\d+\)", svg))
-    assert re.findall(r": #[0-9a-f]{6}", svg) == []
-    assert {"var(--ink)", "var(--faint)", "var(--paper)"} <= set(re.findall(r"var\(--[a-z]+\)", svg))
+    assert re.findall(r"(?::|fill=.) *#[0-9a-f]{6}", svg) == []
+    assert {"var(--ink)", "var(--faint)", "var(--paper)", "var(--hatch)"} <= set(re.findall(r"var\(--[a-z]+\)", svg))
     assert "DejaVu" not in svg
     assert "<style" not in svg  # it would hold for the whole page
 

@@ -24,7 +24,7 @@ from viper.report.html import figure_svg
 from viper.report.numbers import count, heading, number, percent
 from viper.report.words import noun
 
-_DARK, _MIDDLE, _LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.6), COLOUR_MAP(0.4)
+_DARK, _LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.4)
 _SIDE = 2.25  # inches of a small panel
 _MOST_DOTS = 400  # clips that are drawn one by one; more are counted in hexagons
 _MOST_NUMBERS = 12  # classes whose matrix has numbers in its cells
@@ -207,7 +207,7 @@ def _draw_points(axes: Axes, true: np.ndarray, predicted: np.ndarray, limits: tu
     """Dots, or, where they would cover each other, hexagons by the number of clips (logarithmic)."""
     if len(true) <= _MOST_DOTS:
         # One path for all dots: a page has thousands of them.
-        axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=_MIDDLE, alpha=0.55,
+        axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=_DARK, alpha=0.5,
                   markeredgewidth=0)  # fmt: skip
         return
     cells = axes.hexbin(true, predicted, gridsize=26, extent=(*limits, *limits), mincnt=1, linewidths=0.2)
