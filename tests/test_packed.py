@@ -321,3 +321,21 @@ def test_fusion_data_packs_when_it_is_read_and_only_if_asked(store: FeatureStore
     assert (store.folder / ".packed" / "Train").exists() == pack
     batch = data.collate([data[row] for row in range(4)])
     np.testing.assert_array_equal(batch["tokens"]["visual"][1], store.read("9").tokens)
+
+
+def test_a_single_pass_takes_the_pack_that_a_training_has_left(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = load_task("hume_reaction")
+    rows = [f"[{clip}],Val" + ",0.5" * 7 for clip in CLIPS]
+    (tmp_path / "m.csv").write_text("\n".join([",".join(["File_ID", "Split", *task.targets]), *rows]) + "\n")
+    manifest = Manifest.load(tmp_path / "m.csv", task)
+    opened(store, split="Val")
+    monkeypatch.setattr(FeatureStore, "read", lambda *_: pytest.fail("a file is read"))
+    data = FusionData({"visual": store}, manifest, pack=False)
+    assert len(data[1].features["visual"].mask) == 8
+    monkeypatch.undo()
+    write_clip(store, "9", 6, seed=9)  # a change of the files: the pack is not current, and no other is made
+    data = FusionData({"visual": store}, manifest, pack=False)
+    assert len(data[1].features["visual"].mask) == 6
+    assert len(packs(store, "Val")) == 1

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from viper.errors import NothingDoneError
 from viper.fusion.groups import GroupNormalization
-from viper.fusion.packed import Features, StoredFeatures, open_features, scan
+from viper.fusion.packed import Features, StoredFeatures, find_pack, open_features, scan
 from viper.manifest import Manifest
 from viper.store import Feature, FeatureStore
 
@@ -40,7 +40,7 @@ class FusionData(Dataset[Example]):
     manifest : the rows; their order is the order of the examples.
     groups : standardises features within groups of clips; None: they are left as they are.
     pack : keep the features in memory-mapped packs (`viper.fusion.packed`), made when the first of them is needed.
-        False reads the files and writes nothing: for a single pass over the clips.
+        False writes nothing and, where a training has left no pack of these clips, reads the files: for a single pass.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class FusionData(Dataset[Example]):
         return {
             name: open_features(store, self.clips, self._states[name], self._split)
             if self._pack
-            else StoredFeatures(store, self.clips, self._states[name])
+            else find_pack(store, self.clips, self._states[name], self._split)
+            or StoredFeatures(store, self.clips, self._states[name])
             for name, store in self.stores.items()
         }
 

@@ -179,11 +179,9 @@ def open_features(store: FeatureStore, clips: Sequence[str], states: Sequence[Fi
     ClipError
         For a file that is not a valid feature, naming it.
     """
-    key = digest_of([FORMAT, store.info.identity, list(zip(clips, states, strict=True))])
-    places = [place / split for place in _places(store)]
-    for place in places:
-        if pack := _existing(place / key, store.width):
-            return pack
+    if found := find_pack(store, clips, states, split):
+        return found
+    key, places = _key(store, clips, states), [place / split for place in _places(store)]
     problem: Exception | None = None
     for place in places:
         try:
@@ -192,6 +190,19 @@ def open_features(store: FeatureStore, clips: Sequence[str], states: Sequence[Fi
             problem = error
     log.warning("%s: the features cannot be packed (%s), so every epoch reads every file", store.folder, problem)
     return StoredFeatures(store, clips, states)
+
+
+def find_pack(
+    store: FeatureStore, clips: Sequence[str], states: Sequence[FileState], split: str
+) -> PackedFeatures | None:
+    """The pack of these clips that a training has left, as far as it is current; arguments as of `open_features`."""
+    key = _key(store, clips, states)
+    packs = (_existing(place / split / key, store.width) for place in _places(store))
+    return next((pack for pack in packs if pack), None)
+
+
+def _key(store: FeatureStore, clips: Sequence[str], states: Sequence[FileState]) -> str:
+    return digest_of([FORMAT, store.info.identity, list(zip(clips, states, strict=True))])
 
 
 def _places(store: FeatureStore) -> list[Path]:

@@ -38,7 +38,7 @@ class Wanted:
     n_resamples: int = 1000
     seed: int = 0
     n_cases: int = 10
-    subset_clips: int = 500
+    subset_clips: int = 300
     batch_size: int = 64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
