@@ -218,7 +218,14 @@ def test_other_preferences_are_trained_on_again(tmp_path: Path) -> None:
     options = ["--clips_folder", tmp_path / "clips", "--features", "hog"]
     assert run_command("prepare", [str(argument) for argument in [*made, *options]]) == 0
     card = yaml.safe_load((tmp_path / "v2v.yaml").read_text())
-    card |= {"frames": {"n_frames": 2}, "train": CARD["train"], "n_workers": 0, "device": "cpu", "confusion": False, "report": False}
+    card |= {
+        "frames": {"n_frames": 2},
+        "train": CARD["train"],
+        "n_workers": 0,
+        "device": "cpu",
+        "confusion": False,
+        "report": False,
+    }
     (tmp_path / "v2v.yaml").write_text(yaml.safe_dump(card))
     assert run_command("pipeline", [str(tmp_path / "v2v.yaml")]) == 0
     before = _stamps(tmp_path / "v2v_work")

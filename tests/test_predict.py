@@ -338,9 +338,10 @@ def test_a_bad_file_costs_a_line(root: Path, checkpoint: Path, tmp_path: Path, r
     assert [row[0] for row in rows_of(tmp_path / "out.csv")[1:]] == ["noise", CLIPS[0]]
 
 
-def test_nothing_but_bad_files(checkpoint: Path, tmp_path: Path, run: Run) -> None:
-    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
-    told = run("predict", tmp_path / "broken.mp4", *arguments(tmp_path, checkpoint), n_workers=None)
+@pytest.mark.parametrize("every", [[], ["--every", "0.1"]])
+def test_nothing_but_bad_files(every: list[str], checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    write_coded(tmp_path / "faceless.mp4", 6)
+    told = run("predict", tmp_path / "faceless.mp4", *every, *arguments(tmp_path, checkpoint), n_workers=None)
     assert told.code == 1
     assert told.said.splitlines()[-1] == "viper: error: predict: none of the 1 videos could be predicted"
     assert not (tmp_path / "out.csv").exists()
