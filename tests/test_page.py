@@ -63,7 +63,9 @@ def test_the_same_figure_is_the_same_text_and_ids_of_others_are_different() -> N
 
 def test_names_in_a_figure_are_text() -> None:
     name = f"{HOSTILE} d=\"1.23456\" #1c1c1e font: 9px 'x'"
-    svg = figure_svg(matrix_figure(matrix(name)), name)
+    figure = Figure()
+    figure.text(0, 0, name, parse_math=False)
+    svg = figure_svg(figure, name)
     assert name in texts(svg)
     assert ElementTree.fromstring(svg).get("aria-label") == name
 

@@ -76,7 +76,7 @@ def test_names_are_text_and_never_markup(page_of: PageOf, browser: Browser) -> N
     assert visit.page.locator("#targets tbody th").first.inner_text() == HOSTILE
     assert visit.page.locator(".case h3").first.inner_text() == HOSTILE
     assert HOSTILE in visit.page.locator("#worst svg, #confusion svg").first.get_attribute("aria-label")
-    assert f"{HOSTILE[:27]}…" in visit.page.locator(".scroll svg text").all_text_contents()
+    assert f"{HOSTILE[:23]}…" in visit.page.locator(".scroll svg text").all_text_contents()
     assert HOSTILE in visit.page.title()
     assert HOSTILE in visit.page.locator("pre.command").first.inner_text()
 

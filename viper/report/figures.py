@@ -28,7 +28,7 @@ _DARK, _LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.4)
 _SIDE = 2.25  # inches of a small panel
 _MOST_DOTS = 400  # clips that are drawn one by one; more are counted in hexagons
 _MOST_NUMBERS = 12  # classes whose matrix has numbers in its cells
-_MOST_LETTERS = 28  # of a class's name beside its row
+_MOST_LETTERS = 24  # of a class's name beside its row
 _CURVE_STEPS = 200  # places that can be told apart along an axis of a small panel
 
 
@@ -116,6 +116,8 @@ def _metric_panel(content: ReportContent, metric: str) -> Panel:
 
 
 def _finish_training(axes: Axes, best_epoch: int | None) -> None:
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + 0.08 * (top - bottom))
     if best_epoch is not None:
         axes.axvline(best_epoch, color=FAINT_INK, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
         # The words stand on the side where there is room for them.
@@ -141,7 +143,7 @@ def _large_matrix(matrix: Matrix) -> Panel:
     annotate = size <= _MOST_NUMBERS
     # Long names take their place beside and below, of which the cells shall not be robbed.
     longest = min(max(len(tick) for tick in matrix.ticks), _MOST_LETTERS)
-    side = 0.9 + 0.06 * longest + (0.56 if annotate else 0.27) * size
+    side = 0.9 + 0.12 * longest + (0.56 if annotate else 0.27) * size
     figure = new_figure(side + 0.5, side)
     # A name longer than the matrix would leave no place for it; the page's tables have it in full.
     ticks = [tick if len(tick) <= _MOST_LETTERS else f"{tick[: _MOST_LETTERS - 1]}…" for tick in matrix.ticks]
@@ -263,8 +265,10 @@ def _limits(content: ReportContent, *values: np.ndarray) -> tuple[float, float]:
     """The task's range, or what the values span; wider where values lie outside it."""
     all_values = np.concatenate(values)
     low, high = float(all_values.min()), float(all_values.max())
-    if content.task.range is not None:
-        low, high = min(low, content.task.range[0]), max(high, content.task.range[1])
+    # Of a pair, the order that is predicted has a probability of a half at least.
+    bounds = (0.5, 1.0) if content.task.kind == "preference" else content.task.range
+    if bounds is not None:
+        low, high = min(low, bounds[0]), max(high, bounds[1])
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
