@@ -48,6 +48,7 @@ lint: setup
 
 docs: setup
 	$(BIN)/python -m mkdocs build --strict
+	@echo "open build/site/index.html"
 
 clean:
 	rm -rf demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
