@@ -1,7 +1,7 @@
 """The pictures of README.md, made out of a finished demo:  python docs/pictures/make.py DEMO_FOLDER
 
-pipeline.png shows one clip's way through the demo's own files; report.png is what headless Chromium shows of the page
-that `viper report` writes.
+pipeline.png shows one clip's way through the demo's own files; report.png and report_clips.png are what headless
+Chromium shows of the page that `viper report` writes.
 """
 
 from __future__ import annotations
@@ -87,15 +87,18 @@ def _bars(axes: Any, demo: Path, clip: str) -> None:
     hide_frame(axes, "top", "right", "left")
 
 
-def report_picture(page: Path, target: Path) -> None:
-    """What a desktop's window shows of a report when it is opened."""
+def report_pictures(page: Path) -> None:
+    """What a window shows of a report when it is opened, and when one goes on to its worst clips."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        window = browser.new_page(viewport={"width": 1180, "height": 1400})
+        window = browser.new_page(viewport={"width": 1180, "height": 1160})
         window.goto(page.resolve().as_uri())
-        window.screenshot(path=str(target))
+        for name, place in (("report.png", "body"), ("report_clips.png", "#worst")):
+            window.locator(place).evaluate("place => place.scrollIntoView({behavior: 'instant'})")
+            window.wait_for_timeout(500)
+            window.screenshot(path=str(HERE / name))
         browser.close()
 
 
@@ -106,7 +109,7 @@ def main() -> None:
     demo = Path(sys.argv[1])
     clip = sorted(path.name for path in (demo / "frames").iterdir() if path.is_dir())[-1]
     save_png(pipeline_picture(demo, clip), HERE / "pipeline.png")
-    report_picture(demo / "report" / "report.html", HERE / "report.png")
+    report_pictures(demo / "report" / "report.html")
 
 
 if __name__ == "__main__":
