@@ -172,7 +172,7 @@ def test_the_helper_lets_nothing_out_and_sees_what_is_wrong(tmp_path: Path, brow
     path = tmp_path / "page.html"
     path.write_text(
         "<script>nothing()</script><img src='http://192.0.2.1/a.png'>"
-        "<p style='width:2000px;color:#bbb;background:#fff'>a</p>"
+        "<p style='width:2000px;color:#bbb;background:#fff'>pale words</p>"
     )
     visit = browser.open(path, PHONE)
     assert visit.blocked == ["http://192.0.2.1/a.png"]
