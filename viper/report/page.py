@@ -37,8 +37,7 @@ def write_report(content: ReportContent, folder: Path) -> list[Path]:
 def report_page(content: ReportContent) -> str:
     """The page's text. What the content has nothing of is left out."""
     metric = METRICS[content.metric]
-    # Metrics that get better upwards all end at 1, and are seen against that.
-    high = 1.0 if metric.direction == "maximise" else 0.0
+    high = _high(content.metric)
     columns = _columns(content)
     names = run_names(list(dict.fromkeys([content.run, *(each.name for each in content.comparisons)])))
     has_labels = any(math.isfinite(row.true_mean) for row in content.targets)
@@ -53,7 +52,7 @@ def report_page(content: ReportContent) -> str:
         "target_title": target_title,
         "noun": noun(content.task),
         "plural": plural(content.task),
-        "target_bars": _target_bars(content, high),
+        "target_bars": _target_bars(content, columns[0]) if columns else {},
         "training": training_panels(content),
         "agreement": agreement_panels(content),
         "scatter": scatter_panels(content),
@@ -102,15 +101,20 @@ def _sections(content: ReportContent, values: dict[str, Any]) -> dict[str, str]:
     return {anchor: title for anchor, title, is_there in sections if is_there}
 
 
+def _high(metric: str) -> float:
+    """Metrics that get better upwards all end at 1, and are seen against that."""
+    return 1.0 if METRICS[metric].direction == "maximise" else 0.0
+
+
 def _columns(content: ReportContent) -> list[str]:
     """The metrics that some target has, the headline first."""
     there = {metric for row in content.targets for metric in row.metrics}
     return [metric for metric in dict.fromkeys([content.metric, *content.metrics, *sorted(there)]) if metric in there]
 
 
-def _target_bars(content: ReportContent, high: float) -> dict[str, Bar]:
-    there = [row for row in content.targets if content.metric in row.metrics]
-    rows = [(row.target, "", row.metrics[content.metric], True) for row in there]
+def _target_bars(content: ReportContent, metric: str) -> dict[str, Bar]:
+    rows = [(row.target, "", row.metrics[metric], True) for row in content.targets if metric in row.metrics]
+    high = _high(metric)
     return {bar.name: bar for bar in bars(rows, high)}
 
 
