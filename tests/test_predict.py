@@ -312,6 +312,21 @@ def test_every_gives_a_row_a_piece(root: Path, checkpoint: Path, tmp_path: Path,
     assert np.ptp(np.array([row[3:] for row in rows], float), axis=0).max() > 1e-4
 
 
+def test_the_page_shows_faces_courses_and_what_failed(root: Path, checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
+    videos = [root / "videos" / f"{clip}.mp4" for clip in CLIPS]
+    told = run("predict", *videos, tmp_path / "broken.mp4", "--model_path", checkpoint, "--device", "cpu",
+               "--every", "0.5", "--html", tmp_path / "page.html", n_workers=None)  # fmt: skip
+    assert told.code == 3, told.said
+    page = (tmp_path / "page.html").read_text()
+    names = [*(f"{clip}.mp4" for clip in CLIPS), "broken.mp4", *load_task("hume_reaction").targets]
+    for text in (*names, "cannot be opened as audio or video", "of 2 pieces of 0.5 s", "no .srt or .vtt of its name"):
+        assert text in page, text
+    assert page.count("data:image/jpeg;base64,") >= 2 * 2 * N_FRAMES
+    assert 'src="http' not in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mp4", "page.html"]
+
+
 # What goes wrong
 
 

@@ -229,7 +229,8 @@ def _write_page(
     assert config.html is not None
     task = predictor.task
     videos = [_video(task, course, config.every is not None) for course in courses]
-    videos += [VideoPrediction(name, 0.0, {}, "", [], {}, error=reason) for name, reason in failures.items()]
+    for name, reason in failures.items():
+        videos.append(VideoPrediction(name, 0.0, {}, "", [], {}, error=reason.removeprefix(f"{name}: ")))
     page = PredictionPage(
         title=f"{len(videos)} video{'s' * (len(videos) != 1)} with {'/'.join(config.model_path.absolute().parts[-2:])}",
         model=_facts(config, predictor),
