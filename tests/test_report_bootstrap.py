@@ -54,7 +54,7 @@ def test_every_metric_of_every_resample_is_what_evaluate_gives(kind: str, monkey
     if kind == "regression":
         predicted[:, 1], true[:, 2] = 0.3, 0.7
         predicted[2:, 3] = 0.1 + 1e-9 * rng.uniform(size=22)  # constant but for the first two clips
-    counts = Bootstrap.draw(24, None, 40, seed=1).counts
+    counts = Bootstrap.draw(24, None, 15, seed=1).counts
     counts[0], counts[1] = 0, 0
     counts[0, 5], counts[1, [2, 3]] = 24, 12  # one clip, and two, again and again
     metrics = [name for name in METRICS if name in METRICS_OF_KIND[kind]]
@@ -122,18 +122,18 @@ def test_subjects_whose_clips_are_alike_make_intervals_wide_enough() -> None:
     rng, task = np.random.default_rng(4), _task("regression", ("joy",))
     people = [f"p{k // 20}" for k in range(200)]
     covered, widths = {"clips": 0, "people": 0}, {"clips": 0.0, "people": 0.0}
-    for seed in range(100):
+    for seed in range(60):
         predicted = np.repeat(rng.normal(size=10), 20)[:, None] + 0.3 * rng.normal(size=(200, 1))
         for unit, subjects in (("clips", None), ("people", people)):
             found = (
-                Bootstrap.draw(200, subjects, 200, seed).measure(task, "mse", predicted, np.zeros((200, 1))).together
+                Bootstrap.draw(200, subjects, 100, seed).measure(task, "mse", predicted, np.zeros((200, 1))).together
             )
             covered[unit] += found.low <= 1.09 <= found.high
             widths[unit] += found.high - found.low
             assert found.n_units == (200 if subjects is None else 10)
     assert widths["people"] > 2 * widths["clips"]
-    assert covered["people"] > 70
-    assert covered["clips"] < 60
+    assert covered["people"] > 42
+    assert covered["clips"] < 36
 
 
 def test_rows_of_a_subject_come_together() -> None:

@@ -207,7 +207,7 @@ def test_a_task_without_a_range_and_predictions_that_are_all_the_same(tmp_path: 
     for name, store in planted.stores("visual", "audio").items():
         for clip in store.clips():  # nothing to tell clips apart by
             store.write(clip, Feature.make(np.ones((2, WIDTHS[name]))))
-    run = _train(planted, tmp_path / "run", *planted.inputs("visual", "audio"))
+    run = _train(planted, tmp_path / "run", "--fusion", "linear", *planted.inputs("visual", "audio"))
     found = _report(run)
     assert found["split_report"] is None
     assert found["metrics"]["pearson"] == {"value": None, "low": None, "high": None, "n": 24, "n_units": 24}
