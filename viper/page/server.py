@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 import tempfile
@@ -110,10 +112,17 @@ def make_app(blocks: Any, max_mb: float, host: str) -> Any:
     )  # fmt: skip
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that at the end the connections of pages which are still open were cut."""
+    is_cut = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not is_cut and "graceful shutdown" not in record.getMessage()
+
+
 def serve(app: Any, opened: socket.socket) -> None:
     """Serves until Ctrl-C or SIGTERM, which come out as KeyboardInterrupt."""
     import uvicorn
 
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(
         app, log_level="error", access_log=False, timeout_graceful_shutdown=_PATIENCE, server_header=False
     )
