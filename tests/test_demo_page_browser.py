@@ -75,8 +75,9 @@ def served(checkpoint: Path, predictor: ClipPredictor) -> Iterator[tuple[str, Pa
         from viper.page.app import Page as DemoPage
         from viper.page.uploads import Uploads
 
-        page = DemoPage(predictor, read_json(checkpoint / "best" / "config.json"), Uploads(folder, MAX_MB, MAX_SECONDS))
-        app = make_app(page.build(), MAX_MB, "127.0.0.1")
+        uploads = Uploads(folder, MAX_MB, MAX_SECONDS)
+        page = DemoPage(predictor, read_json(checkpoint / "best" / "config.json"), uploads)
+        app = make_app(page.build(), uploads.max_bytes, "127.0.0.1")
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
         thread.start()

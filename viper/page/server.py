@@ -83,7 +83,7 @@ def upload_folder() -> Iterator[Path]:
                     os.environ[name] = value
 
 
-def make_app(blocks: Any, max_mb: float, host: str) -> Any:
+def make_app(blocks: Any, max_bytes: int, host: str) -> Any:
     """The page as an ASGI application: Gradio's, behind headers and, on this machine alone, a check of the address."""
     import gradio as gr
     from fastapi import FastAPI, Request, Response
@@ -107,7 +107,7 @@ def make_app(blocks: Any, max_mb: float, host: str) -> Any:
         # A page elsewhere whose name is made to mean this machine is not let in.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
     return gr.mount_gradio_app(
-        app, blocks, path="", theme=theme(), css=css(), max_file_size=int(1e6 * max_mb), show_error=False,
+        app, blocks, path="", theme=theme(), css=css(), max_file_size=max_bytes, show_error=False,
         footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
     )  # fmt: skip
 

@@ -60,7 +60,8 @@ def limits() -> Markup:
     return Markup(
         '<section class="limits"><h2>What these numbers are not</h2><ul>'
         "<li>Not what somebody feels: the model repeats what the labels of its training data say of clips like this "
-        "one. People, situations and cultures differ in how feelings show, and the same face can mean different things.</li>"
+        "one. People, situations and cultures differ in how feelings show, and the same face can mean different "
+        "things.</li>"
         "<li>Not certain: no interval is shown, and a clip without a face or a voice gets numbers that look like any "
         "others.</li>"
         "<li>Not for work, school, police, insurance or diagnosis. In the European Union, Regulation (EU) 2024/1689 "

@@ -31,13 +31,18 @@ class Uploads:
     Attributes
     ----------
     folder : where Gradio puts uploads; of this page alone, and deleted with it.
-    max_mb : megabytes (10^6 bytes) a file may have.
+    max_mb : megabytes (2^20 bytes, as Gradio counts them) a file may have.
     max_seconds : how long a clip may be.
     """
 
     folder: Path
     max_mb: float
     max_seconds: float
+
+    @property
+    def max_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.max_mb * 2**20)
 
     @contextlib.contextmanager
     def taken(self, clip: str, subtitles: str | None = None) -> Iterator[Made]:
@@ -85,7 +90,7 @@ class Uploads:
         with contextlib.suppress(OSError):  # Gradio puts each file into a folder of its own
             path.parent.rmdir()
         # The browser is told so before it sends anything, and the server stops reading then; this is for neither.
-        if target.stat().st_size > 1e6 * self.max_mb:
+        if target.stat().st_size > self.max_bytes:
             raise ClipError(f"{target.name}: is larger than the {self.max_mb:g} MB that this page takes")
         return target
 
