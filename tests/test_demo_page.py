@@ -28,7 +28,8 @@ HOSTILE = '"><script>alert(1)</script>'
 
 
 @pytest.fixture
-def uploads(tmp_path: Path) -> Uploads:
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Uploads:
+    monkeypatch.setattr("viper.page.uploads.PREVIEW_SECONDS", 0.0)
     folder = tmp_path / "uploads"
     folder.mkdir()
     return Uploads(folder, max_mb=1.0, max_seconds=4.0)

@@ -89,13 +89,16 @@ def make_app(blocks: Any, max_bytes: int, host: str) -> Any:
     from fastapi import FastAPI, Request, Response
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from viper.page.theme import css, theme
+    from viper.page.theme import css, frame_css, theme
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.middleware("http")
     async def headers(request: Request, call_next: Any) -> Response:
         response: Response = await call_next(request)
+        if response.status_code == 404 and request.url.path.startswith("/gradio_api/file="):
+            # A clip that was read, and deleted, before the browser had fetched all of it to show it.
+            response = Response(status_code=204)
         response.headers.update(_HEADERS)
         return response
 
@@ -107,8 +110,9 @@ def make_app(blocks: Any, max_bytes: int, host: str) -> Any:
         # A page elsewhere whose name is made to mean this machine is not let in.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
     return gr.mount_gradio_app(
-        app, blocks, path="", theme=theme(), css=css(), max_file_size=max_bytes, show_error=False,
-        footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
+        app, blocks, path="", theme=theme(), css=css(), head=f"<style>{frame_css()}</style>", max_file_size=max_bytes,
+        show_error=False, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, pwa=False,
+        mcp_server=False,
     )  # fmt: skip
 
 
