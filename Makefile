@@ -7,13 +7,14 @@ READY = $(VENV)/ready-$(shell cat requirements.txt pyproject.toml | cksum | cut 
 
 LONG_TESTS = $(shell grep -lE 'VIPER_LONG_TESTS|IS_LONG' tests/test_*.py)
 
-.PHONY: help setup demo test test-long lint clean
+.PHONY: help setup demo test test-long lint docs clean
 
 help:
 	@echo "make demo       the whole way on videos made here (MODELS=pretrained: with the pretrained encoders)"
 	@echo "make test       the tests"
 	@echo "make test-long  those of fuzzing, kills, memory and clusters at length: half an hour or more"
 	@echo "make lint       ruff and mypy"
+	@echo "make docs       the documentation as a site, in build/site"
 	@echo "make setup      the virtual environment in $(VENV) only"
 
 setup: $(READY)
@@ -44,6 +45,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -62,6 +62,7 @@ class Browser:
 
     def __init__(self, chromium: Any) -> None:
         self._chromium = chromium
+        self._contexts: list[Any] = []
 
     def open(
         self, address: str | Path, size: tuple[int, int] = DESKTOP, dark: bool = False, allowed: tuple[str, ...] = (),
@@ -71,6 +72,7 @@ class Browser:
         context = self._chromium.new_context(
             viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light", **options
         )
+        self._contexts.append(context)
         visit = Visit(context.new_page())
 
         def decide(route: Any) -> None:
@@ -86,16 +88,29 @@ class Browser:
         visit.page.goto(address.resolve().as_uri() if isinstance(address, Path) else address)
         return visit
 
+    def close(self) -> None:
+        """Closes all that was opened."""
+        while self._contexts:
+            self._contexts.pop().close()
+
 
 # Of a module and not of the session: while Playwright runs, nothing else in this process can run an event loop.
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium."""
+def chromium() -> Iterator[Any]:
+    """Headless Chromium, as Playwright has it."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
     with api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
-        yield Browser(chromium)
+        yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Browser]:
+    """The browser, without any page that another test has opened."""
+    browser = Browser(chromium)
+    yield browser
+    browser.close()

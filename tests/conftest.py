@@ -16,7 +16,7 @@ from typing import Any
 
 import checkpoints
 import pytest
-from browser import browser  # noqa: F401  a fixture
+from browser import browser, chromium  # noqa: F401  fixtures
 
 from viper import cli
 from viper.encoders.fau import import_py_feat

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from viper.cli import run_command
+from viper.files import read_json
 from viper.stages import demo
 
 
@@ -26,13 +27,16 @@ def test_the_demo_runs_and_resumes(
         assert run_command("demo", ["--output_folder", str(folder)]) == 0
     shown = [record.getMessage().strip().removeprefix("$ viper ") for record in caplog.records]
     commands = [line.split()[0] for line in shown if line.split() and line.split()[0] in
-                ("get_frame", "crop_images", "submission_creation", "confusion_matrix", "train_perceiver")]  # fmt: skip
-    assert commands == ["get_frame", "crop_images", *["train_perceiver"] * 5, "submission_creation", "confusion_matrix"]
+                ("get_frame", "crop_images", "submission_creation", "confusion_matrix", "report", "train_perceiver")]  # fmt: skip
+    assert commands == ["get_frame", "crop_images", *["train_perceiver"] * 5, "submission_creation", "confusion_matrix",
+                        "report"]  # fmt: skip
     printed = capsys.readouterr().out
     for name in ("all", "visual", "audio", "textual", "FAU"):
         assert f"\n{name} " in printed
     assert (folder / "submission.csv").is_file()
     assert (folder / "confusion" / "confusion_overview.png").is_file()
+    compared = read_json(folder / "report" / "report.json")["comparisons"]
+    assert [Path(each["name"]).name for each in compared] == ["visual", "audio", "textual", "FAU"]
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     assert run_command("demo", ["--output_folder", str(folder)]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == stamps

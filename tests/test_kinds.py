@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,11 @@ def _train(planted: Planted, run: Path, *options: str) -> int:
     )
 
 
-@pytest.mark.parametrize("fusion", ["tokens", "linear", *(["mlp", "gru"] if IS_LONG else [])])
-@pytest.mark.parametrize("kind", list(CHANCE))
+@pytest.mark.parametrize(
+    ("kind", "fusion"),
+    list(itertools.product(CHANCE, ("tokens", "linear", "mlp", "gru"))) if IS_LONG
+    else [("single_label", "tokens"), ("single_label", "linear"), ("multi_label", "linear")],
+)  # fmt: skip
 def test_what_was_planted_is_learned_and_scored(tmp_path: Path, kind: str, fusion: str) -> None:
     planted = plant(tmp_path / "data", kind)
     run = tmp_path / "run"

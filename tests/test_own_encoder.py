@@ -19,14 +19,16 @@ import yaml
 from clips import pictures, write_frames, write_srt
 from conftest import Run
 
+from viper import predict_clip
 from viper.cli import run_command
-from viper.encoders.own import is_own, load_own
+from viper.encoders.own import load_own
+from viper.encoders.registry import is_own
 from viper.encoders.runtime import choose_runtime
 from viper.errors import ClipError, UserError
 from viper.failures import read_failures
 from viper.media.sound import Sound
 from viper.store import Feature, FeatureStore
-from viper.synth.media import write_wav
+from viper.synth.media import write_video, write_wav
 
 PAGE = Path(__file__).parents[1] / "docs" / "add_an_encoder.md"
 RATE = 16000
@@ -52,8 +54,10 @@ class Small(Encoder):
 
 
 def _block(language: str) -> str:
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return str(block)
+    """The page's block of a language; where there are several, one after the other."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == (2 if language == "sh" else 1)
+    return "".join(blocks)
 
 
 @pytest.fixture
@@ -71,14 +75,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         csv.writer(file).writerows(rows)
     (tmp_path / "loud.yaml").write_text(yaml.safe_dump(CARD))
     (tmp_path / "loudness.py").write_text(_block("python"))
+    picture = np.zeros((16, 16, 3), np.uint8)
+    loud = rng.normal(size=RATE // 4).astype(np.float32) * 0.1
+    write_video(tmp_path / "new.mp4", [picture] * 5, 20, samples=loud, rate=RATE)
     return tmp_path
 
 
 def _run_page() -> None:
+    """The page's commands, in its order."""
     for line in _block("sh").replace("\\\n", " ").splitlines():
         program, command, *arguments = shlex.split(line)
         assert program == "viper"
-        more = {"train_perceiver": TRAINING, "extract_audio_features": ["--n_workers", "2"]}.get(command, [])
+        more = {
+            "train_perceiver": TRAINING, "extract_audio_features": ["--n_workers", "2"], "predict": ["--device", "cpu"],
+        }.get(command, [])  # fmt: skip
         assert run_command(command, [*arguments, *more]) == 0
 
 
@@ -108,6 +118,10 @@ def test_the_encoder_of_the_page_is_short_and_leads_to_a_submission(folder: Path
     assert feature.tokens.mean(axis=0) == pytest.approx([20 * (level - 2) - 5.5, 9.6], abs=0.6)
     assert feature.time == pytest.approx((np.arange(8) + 0.5) * 0.25 / 8, abs=1e-3)
     assert _pearson_on_test(Path("submissions/loudness.csv")) > 0.95
+    with Path("new.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    # Its deviation is .1, that of a level of 1.
+    assert (row["File_ID"], float(row["level"])) == ("new", pytest.approx(1, abs=0.3))
 
 
 def test_the_pipeline_takes_it_relative_to_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,6 +382,23 @@ def test_no_data_names_a_file_to_be_run(folder: Path, run: Run) -> None:
                                            "--output_checkpoint_folder", "run", *TRAINING]) == 0  # fmt: skip
     assert run_command("export", ["--features_input_folder", "out", "--output_folder", "npy", "--format", "npy"]) == 0
     assert not (folder / "ran").exists()
+
+
+def test_a_new_video_goes_through_it_where_the_user_names_it_again(folder: Path) -> None:
+    _run_page()
+    named = {"loudness": "loudness.py:Loudness"}
+    with Path("submissions/loudness.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    video = folder / "videos" / f"{row['File_ID'].strip('[]')}.wav"
+    predicted = predict_clip(video, "runs/loudness", models=named, device="cpu")
+    assert predicted["level"] == pytest.approx(float(row["level"]), abs=1e-4)
+    with pytest.raises(UserError, match=r"own encoder, loudness\.py:Loudness; give --models NAME=FILE\.py:Class"):
+        predict_clip(video, "runs/loudness", device="cpu")
+    with pytest.raises(UserError, match=r"--models NAME=loudness\.py:Quiet: there is no class Quiet"):
+        predict_clip(video, "runs/loudness", models={"loudness": "loudness.py:Quiet"}, device="cpu")
+    (folder / "loudness.py").write_text(_block("python") + "# changed\n")
+    with pytest.raises(UserError, match=r"the encoder here is another .* \(source_code"):
+        predict_clip(video, "runs/loudness", models=named, device="cpu")
 
 
 def test_fau_knows_its_own_models(folder: Path, run: Run) -> None:

@@ -14,6 +14,7 @@ from checkpoints import write_timesformer
 
 from viper.cli import run_command
 from viper.errors import UserError
+from viper.files import read_json
 from viper.media import frames
 from viper.store import FeatureStore
 from viper.synth import make_dataset
@@ -61,6 +62,7 @@ def test_everything_is_made(data: Path) -> None:
     with (work / "submission.csv").open(newline="") as file:
         assert [row["File_ID"] for row in csv.DictReader(file)] == ["[10007]", "[10008]"]
     assert (work / "confusion" / "confusion_overview.png").is_file()
+    assert read_json(work / "report" / "report.json")["clips"] == ["10005", "10006"]
     config = yaml.safe_load((work / "run" / "config.yaml").read_text())
     assert list(config["encoders"]) == ["visual", "audio", "textual", "FAU", "tone"]
     for name, n_tokens in (("visual", 3), ("audio", 3), ("tone", 2), ("FAU", 3)):
@@ -123,7 +125,7 @@ def test_each_picture_is_decoded_once_for_all_modalities(
 
     monkeypatch.setattr(frames, "read_image", counting)
     config = data / "together.yaml"
-    card = {**CARD, "output": "together", "subtitles": None, "submission": False, "confusion": False}
+    card = {**CARD, "output": "together", "subtitles": None, "submission": False, "confusion": False, "report": False}
     card["features"] = {"visual": {"model_name": "hog"}, "age": {"command": "visual", "model_name": "hog"},
                         "FAU": {"model_name": "landmarks"},
                         "motion": {"command": "visual", "model_name": str(write_timesformer(tmp_path / "video"))},
@@ -197,7 +199,7 @@ def test_some_failed_clips_end_in_exit_code_3(tmp_path: Path) -> None:
     make_dataset(tmp_path, 3, 2, 1, n_workers=1, seconds=0.5)
     (tmp_path / "videos" / "10001.mp4").write_bytes(b"no video at all")
     features = {"visual": {"model_name": "hog"}, "audio": {"model_name": "logmel", "n_fragments": 2}}
-    quick = {"train": {"n_epochs": 1, "preset": "tiny"}, "confusion": False}
+    quick = {"train": {"n_epochs": 1, "preset": "tiny"}, "confusion": False, "report": False}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({**CARD, "subtitles": None, "features": features, **quick}))
     answer = subprocess.run(
         [sys.executable, "-m", "viper.cli", "pipeline", str(tmp_path / "data.yaml")], capture_output=True, text=True
@@ -216,7 +218,14 @@ def test_other_preferences_are_trained_on_again(tmp_path: Path) -> None:
     options = ["--clips_folder", tmp_path / "clips", "--features", "hog"]
     assert run_command("prepare", [str(argument) for argument in [*made, *options]]) == 0
     card = yaml.safe_load((tmp_path / "v2v.yaml").read_text())
-    card |= {"frames": {"n_frames": 2}, "train": CARD["train"], "n_workers": 0, "device": "cpu", "confusion": False}
+    card |= {
+        "frames": {"n_frames": 2},
+        "train": CARD["train"],
+        "n_workers": 0,
+        "device": "cpu",
+        "confusion": False,
+        "report": False,
+    }
     (tmp_path / "v2v.yaml").write_text(yaml.safe_dump(card))
     assert run_command("pipeline", [str(tmp_path / "v2v.yaml")]) == 0
     before = _stamps(tmp_path / "v2v_work")

@@ -195,6 +195,7 @@ def files(folder: Path) -> dict[str, bytes]:
             and not path.name.startswith(".")}  # fmt: skip
 
 
+@long
 def test_the_same_frames_as_in_one_process(
     run: Run, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

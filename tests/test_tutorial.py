@@ -97,6 +97,8 @@ def test_the_commands_of_the_page_lead_to_predictions(
                 path = Path(arguments[arguments.index("--pipeline") + 1])
                 path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **SMALLER}))
     _check_products(tmp_path)
+    changed = yaml.safe_load(_blocks("yaml")[1][1])["features"]
+    assert changed.keys() == yaml.safe_load((tmp_path / "pretrained.yaml").read_text())["features"].keys()
     first, second = (text for text in said if text.startswith("pipeline:"))
     assert "up to date" not in first
     assert second.count("up to date") == 3
@@ -114,6 +116,12 @@ def _check_products(root: Path) -> None:
         predicted = read_submission(root / name, task)
         assert list(predicted.index) == manifest.split(split).clips
         assert np.isfinite(predicted[list(task.targets)].to_numpy()).all()
+    with (root / "new.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert all(0 <= float(row[target]) <= 1 for row in rows for target in task.targets)
+    for page in ("new.html", "study_work/report/report.html"):
+        assert "joy" in (root / page).read_text(encoding="utf-8")
     named = re.findall(r"`(study_work/[a-zA-Z_/.]+)`", PAGE.read_text(encoding="utf-8"))
     assert len(named) >= 8
     for name in named:

@@ -57,6 +57,7 @@ def pipeline_text(
         "train": {"preset": "small", "n_epochs": 30},
         "submission": {"split": "Test"} if has_test else False,
         "confusion": {"split": "Val"},
+        "report": {"split": "Val"},
     }
     head = (
         f"# {manifest.name}, from videos to a submission:  viper pipeline {path.name}\n"

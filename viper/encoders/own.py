@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from viper.encoders.base import Encoder
+from viper.encoders.registry import SOURCE_CODE
 from viper.encoders.runtime import Runtime
 from viper.errors import ClipError, OutputError, UserError
 from viper.files import digest_of
@@ -31,13 +32,8 @@ COMMANDS = {
     "subtitles": "extract_textual_features with --subtitles",
 }
 # What encoder.json says of an own encoder, among its options.
-CLASS, SOURCE_CODE, ARGUMENTS = "class", "source_code", "arguments"
+CLASS, ARGUMENTS = "class", "arguments"
 _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-def is_own(info: EncoderInfo) -> bool:
-    """Whether features were made by a user's own encoder."""
-    return SOURCE_CODE in info.options
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Code:
         return sys.modules[name]
 
 
-def load_own(model_name: str, options: Mapping[str, Any], reads: str) -> OwnEncoder:
+def load_own(model_name: str, options: Mapping[str, Any], reads: str, option: str = "--model_name ") -> OwnEncoder:
     """The encoder that FILE.py:Class names.
 
     Parameters
@@ -76,10 +72,11 @@ def load_own(model_name: str, options: Mapping[str, Any], reads: str) -> OwnEnco
     model_name : the path of a Python file and a class in it that is an Encoder.
     options : a command's options; those that the class's constructor has parameters for are given to it.
     reads : the content there is for it: "frames", "sound" or "subtitles".
+    option : what stands before the name on the command line, for messages.
 
     Raises UserError where the file, the class or a part of it is missing or cannot be used.
     """
-    where = f"--model_name {model_name}"
+    where = f"{option}{model_name}"
     file, _, name = model_name.rpartition(":")
     if not file.endswith(".py") or not name.isidentifier():
         raise UserError(f"{where}: say which class of the file it is: FILE.py:Class")
@@ -117,6 +114,7 @@ class OwnEncoder(Encoder[Any, Any]):
         # `load` runs in other processes, where nothing is prepared: it is never shown what `prepare` made.
         self._host = encoder
         self._device = copy.copy(encoder)
+        self._precision = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The code comes first: the rest can only be read once its classes are known.
@@ -130,6 +128,8 @@ class OwnEncoder(Encoder[Any, Any]):
         """As the user's does; what goes wrong is a UserError."""
         with _as_user_error(self._code):
             self._device.prepare(runtime)
+        if type(self._device).prepare is not Encoder.prepare:
+            self._precision = runtime.precision_name
 
     def info(self) -> EncoderInfo:
         """What the user's says, with its class, its constructor's arguments and a digest of the code."""
@@ -142,7 +142,13 @@ class OwnEncoder(Encoder[Any, Any]):
             options = json.loads(json.dumps({**info.options, **own}))
         except (TypeError, ValueError) as error:
             raise self._wrong(f"info answers options that JSON cannot hold ({error})") from error
-        return dataclasses.replace(info, modality=self.modality, options=options, model=self._model_name)
+        return dataclasses.replace(
+            info,
+            modality=self.modality,
+            options=options,
+            model=self._model_name,
+            precision=info.precision or self._precision,
+        )
 
     def load(self, content: Any) -> Any:
         """As the user's does; what goes wrong is a ClipError."""

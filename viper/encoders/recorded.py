@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viper.encoders.own import ARGUMENTS, is_own, load_own
-from viper.encoders.registry import find
+from viper.encoders.registry import find, is_own
 from viper.errors import UserError
 from viper.store import EncoderInfo
 
@@ -74,8 +73,10 @@ def _own(info: EncoderInfo, model: str | None) -> Encoder[Any, Any]:
         raise UserError(
             f"its features were made by a user's own encoder, {info.model}; give --models NAME=FILE.py:Class"
         )
+    from viper.encoders.own import ARGUMENTS, load_own
+
     reads = "frames" if info.source == "faces" else info.source
-    return load_own(model, info.options[ARGUMENTS], reads)
+    return load_own(model, info.options[ARGUMENTS], reads, "--models NAME=")
 
 
 def _hog(info: EncoderInfo, model: str | None) -> Encoder[Any, Any]:

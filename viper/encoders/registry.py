@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from viper.store import EncoderInfo
+
+# By this among its options, a digest, encoder.json says that it was a user's own encoder.
+SOURCE_CODE = "source_code"
 
 
 @dataclass(frozen=True)
@@ -89,3 +96,8 @@ def short_names(modality: str) -> list[str]:
 def is_own_name(model_name: str) -> bool:
     """Whether a model is named as a Python file of the user's, with or without the class: see viper.encoders.own."""
     return re.search(r"\.py(:|$)", model_name) is not None
+
+
+def is_own(info: EncoderInfo) -> bool:
+    """Whether features were made by a user's own encoder, whatever it is called."""
+    return SOURCE_CODE in info.options

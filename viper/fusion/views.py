@@ -29,38 +29,45 @@ def subsets_of(names: Sequence[str], every_subset: bool = False) -> list[Subset]
     return [subset for size in sizes for subset in itertools.combinations(names, size)]
 
 
-def views_of(subsets: Sequence[Subset], data: FusionData) -> dict[Subset, np.ndarray]:
-    """Subset -> what `predict_views` shows of every clip: the subset's modalities, and no others."""
-    return {subset: np.tile([name in subset for name in data.stores], (len(data), 1)) for subset in subsets}
+def views_of(subsets: Sequence[Subset], data: FusionData, n: int | None = None) -> dict[Subset, np.ndarray]:
+    """Subset -> what `predict_views` shows of `n` clips (of all): the subset's modalities, and no others."""
+    n = len(data) if n is None else n
+    return {subset: np.tile([name in subset for name in data.stores], (n, 1)) for subset in subsets}
 
 
 @torch.inference_mode()
 def predict_views(
-    model: PerceiverFusion, data: FusionData, views: Mapping[View, np.ndarray], batch_size: int, device: torch.device
+    model: PerceiverFusion,
+    data: FusionData,
+    views: Mapping[View, np.ndarray],
+    batch_size: int,
+    device: torch.device,
+    rows: Sequence[int] | None = None,
 ) -> dict[View, np.ndarray]:
     """Predicts every clip once per view, reading its features once.
 
     Parameters
     ----------
-    views : name -> bool (clips, modalities), True where a clip's modality may be seen; clips as in `data`, modalities
-        in the order of `data.stores`.
+    views : name -> bool (clips, modalities), True where a clip's modality may be seen; clips as in `data` (or in
+        `rows`), modalities in the order of `data.stores`.
+    rows : of `data`, which clips are predicted; None: all of them.
 
     Returns
     -------
-    Name -> (clips, targets) float32, in the order of `data`.
+    Name -> (clips, targets) float32, in the order of `data` (or of `rows`).
     """
     network: torch.nn.Module = model
     network.to(device).eval()
-    rows: dict[View, list[np.ndarray]] = {name: [] for name in views}
+    found: dict[View, list[np.ndarray]] = {name: [] for name in views}
     start = 0
-    for batch in DataLoader(data, batch_size=batch_size, collate_fn=data.collate):
+    for batch in DataLoader(data, batch_size=batch_size, sampler=rows, collate_fn=data.collate):
         inputs = {kind: {name: x.to(device) for name, x in batch[kind].items()} for kind in ("tokens", "mask", "time")}
         n_clips = len(next(iter(inputs["mask"].values())))
         for view, seen in views.items():
             hidden = _hide(inputs, seen[start : start + n_clips])
-            rows[view].append(network(**hidden).logits.float().cpu().numpy())
+            found[view].append(network(**hidden).logits.float().cpu().numpy())
         start += n_clips
-    return {view: np.concatenate(parts) for view, parts in rows.items()}
+    return {view: np.concatenate(parts) for view, parts in found.items()}
 
 
 def _hide(inputs: dict[str, dict[str, torch.Tensor]], seen: np.ndarray) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from viper.inference.predictor import ClipPredictor, ClipReading
+from viper.errors import ClipError
+from viper.inference.predictor import ClipPredictor, ClipReading, nothing_to_read
 from viper.media.sampling import uniform_indices
 
 MOST_THUMBNAILS = 12
@@ -54,6 +55,11 @@ class Course:
             self.waiting.append(dataclasses.replace(reading, faces=None))
         else:
             self.take(self._predictor.predict([reading]) if reading.features else _nothing(self._predictor))
+
+    def check(self) -> None:
+        """After the last piece: a video in which nothing could be read is a ClipError."""
+        if not self._used:
+            raise ClipError(nothing_to_read(self.path, self._reasons))
 
     def take(self, rows: np.ndarray) -> None:
         """Predictions (n, targets) of the next n pieces."""

@@ -158,7 +158,7 @@ class ClipPredictor:
         path = Path(path)
         reading = self._encoded(path, self._reader.read(path, subtitles))
         if not reading.features:
-            raise ClipError(f"{path.name}: holds nothing that the checkpoint can read ({in_words(reading.absent)})")
+            raise ClipError(nothing_to_read(path, reading.absent))
         return reading
 
     def read_windows(
@@ -237,6 +237,11 @@ class ClipPredictor:
             else:
                 absent[name] = "nothing in it that its encoder can use"
         return ClipReading(path, clip.start, clip.end, features, absent, clip.faces)
+
+
+def nothing_to_read(path: Path, reasons: Mapping[str, str]) -> str:
+    """What is said of a video that has none of the modalities."""
+    return f"{path.name}: holds nothing that the checkpoint can read ({in_words(reasons)})"
 
 
 def in_words(reasons: Mapping[str, str]) -> str:

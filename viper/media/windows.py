@@ -220,10 +220,10 @@ class _Scout:
         return span
 
     def plan(self, span: Span) -> _Plan:
-        """The frames of a piece; all before the first piece, and all after the last, belong to these."""
+        """The frames of a piece; what stands before the first second belongs to the first."""
         times = np.array(self._times)
         begin = int(np.searchsorted(times, span.start - _SLACK)) if span.start > 0 else 0
-        end = len(times) if span.is_last and self._is_all else int(np.searchsorted(times, span.end - _SLACK))
+        end = int(np.searchsorted(times, span.end - _SLACK))
         own = times[begin:end] - span.start
         chosen: dict[FrameRule, np.ndarray] = {}
         for rule in self._rules if len(own) else ():

@@ -11,7 +11,7 @@ import torch
 
 from viper.errors import UserError
 from viper.evaluation.split_report import SplitReport, build_report, check_predictions
-from viper.fusion.views import predict_views, subsets_of, views_of
+from viper.fusion.views import Subset, predict_views, subsets_of, views_of
 from viper.logs import without_warnings
 from viper.manifest import canonical_split
 from viper.report.bootstrap import CONFIDENCE, Bootstrap, Measured
@@ -38,6 +38,7 @@ class Wanted:
     n_resamples: int = 1000
     seed: int = 0
     n_cases: int = 10
+    subset_clips: int = 500
     batch_size: int = 64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -65,24 +66,27 @@ class _Collector:
         self.notes: list[str] = []
         self.unit, subjects = self._subjects()
         self.bootstrap = Bootstrap.draw(len(self.data.truth), subjects, wanted.n_resamples, wanted.seed)
-        subsets = subsets_of(list(self.data.stores))
-        found = predict_views(source.model, self.data, views_of(subsets, self.data), wanted.batch_size, wanted.device)
-        self.predictions = {subset: values.astype(np.float64) for subset, values in found.items()}
+        self.predicted = self._predict([tuple(self.data.stores)], range(len(self.data))).popitem()[1]
         self.true = self.data.truth if self.task.kind == "preference" else self.data.labels.astype(np.float64)
         check_predictions(self.task, self.data.clips, self.predicted, self.true)
 
-    @property
-    def predicted(self) -> np.ndarray:
-        """(clips, targets), by all modalities."""
-        return self.predictions[tuple(self.data.stores)]
+    def _predict(self, subsets: Sequence[Subset], rows: Sequence[int]) -> dict[Subset, np.ndarray]:
+        """Subset of the modalities -> (clips, targets) predicted from it; NaN for clips not in `rows`."""
+        wanted, views = self.wanted, views_of(subsets, self.data, len(rows))
+        found = predict_views(self.source.model, self.data, views, wanted.batch_size, wanted.device, rows)
+        result = {}
+        for subset, values in found.items():
+            result[subset] = np.full((len(self.data), len(self.task.targets)), np.nan)
+            result[subset][rows] = values
+        return result
 
     def content(self, others: Sequence[RunSource]) -> ReportContent:
         """All of it."""
         source, task, data = self.source, self.task, self.data
         measured = self.bootstrap.measure_all(task, self.predicted, self.true)
         headline = measured[self.metric].together
-        best, worst = self._cases()
-        comparisons, groups = self._comparisons(others), self._groups()
+        split_report, (best, worst) = self._split_report(), self._cases()
+        subsets, comparisons, groups = self._subsets(), self._comparisons(others), self._groups()
         return ReportContent(
             task=task,
             run=source.name,
@@ -97,9 +101,9 @@ class _Collector:
             clips=data.clips,
             predicted=self.predicted,
             true=self.true,
-            split_report=self._split_report(),
+            split_report=split_report,
             training=training_curves(source.folder, source.epoch),
-            subsets=self._subsets(),
+            subsets=subsets,
             calibration=calibrations(task, self.predicted, self.true),
             error_name=ERROR_NAMES[task.kind],
             best=best,
@@ -134,10 +138,22 @@ class _Collector:
             return build_report(self.task, self.data.clips, self.predicted, self.true)
 
     def _subsets(self) -> list[SubsetScore]:
-        return [
-            SubsetScore(subset, self.bootstrap.measure(self.task, self.metric, predicted, self.true).together)
-            for subset, predicted in self.predictions.items()
-        ]
+        """Scores of all subsets; of many clips on some of them, since every subset is a prediction of its own."""
+        is_preference, most = self.task.kind == "preference", self.wanted.subset_clips
+        most = max(1, most // 2) if is_preference else most  # an order has two clips or more
+        chosen = np.arange(len(self.true))
+        if most and len(chosen) > most:
+            chosen = np.sort(np.random.default_rng(self.wanted.seed).choice(len(chosen), most, replace=False))
+            what = "orders" if is_preference else "clips"
+            self.notes.append(f"Subsets of the modalities are scored on {most:,} of the {what}, drawn at random; "
+                              "--subset_clips 0 takes all.")  # fmt: skip
+        true, bootstrap = self.true[chosen], self.bootstrap.of(chosen)
+        rows = np.unique(true[true >= 0]) if is_preference else chosen
+        result = []
+        for subset, predicted in self._predict(subsets_of(list(self.data.stores)), rows.tolist()).items():
+            own = predicted if is_preference else predicted[chosen]
+            result.append(SubsetScore(subset, bootstrap.measure(self.task, self.metric, own, true).together))
+        return result
 
     def _cases(self) -> tuple[list[Case], list[Case]]:
         wanted, data = self.wanted, self.data
@@ -150,25 +166,27 @@ class _Collector:
             self.notes.append("No folder of frames or faces was found, so clips come without pictures; --frames_folder "
                               "names one.")  # fmt: skip
         pictures = thumbnails(folder, clips) if folder else {}
-        names = tuple(data.stores)
-        without = {} if len(names) < 2 else {
-            name: self.predictions[tuple(n for n in names if n != name)] for name in names
-        }  # fmt: skip
-        predictions = Predictions(self.task, data.clips, self.predicted, self.true, without)
+        predictions = Predictions(self.task, data.clips, self.predicted, self.true, self._without_each(rows))
         first, last = (describe(rows, predictions, attention, pictures) for rows in (best, worst))
         return first, last
+
+    def _without_each(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Modality -> predictions of these rows by all others; of a single modality there are none."""
+        names = tuple(self.data.stores)
+        others = {name: tuple(n for n in names if n != name) for name in names if len(names) > 1}
+        found = self._predict(list(others.values()), rows) if others else {}
+        return {name: found[subset] for name, subset in others.items()}
 
     def _groups(self) -> list[GroupColumn]:
         result = []
         for name in group_columns(self.source.manifest, self.wanted.group_columns):
-            column = self.table[name]
-            if has_too_many(column):
+            if has_too_many(self.source.manifest.table[name]):
                 text = f"the column {name} has more than {MAX_GROUPS} values: too many to be groups"
                 if self.wanted.group_columns:
                     raise UserError(f"--group_columns {name}: {text}")
                 self.notes.append(f"Not looked at by group: {text}.")
                 continue
-            found = scored_groups(self.task, self.metric, column, self.predicted, self.true, self.bootstrap)
+            found = scored_groups(self.task, self.metric, self.table[name], self.predicted, self.true, self.bootstrap)
             if found is not None:
                 result.append(found)
         return result

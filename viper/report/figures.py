@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
@@ -24,10 +24,11 @@ from viper.report.html import figure_svg
 from viper.report.numbers import count, heading, number, percent
 from viper.report.words import noun
 
-_DARK, _MIDDLE, _LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.6), COLOUR_MAP(0.4)
+_DARK, _LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.4)
 _SIDE = 2.25  # inches of a small panel
-_MOST_DOTS = 600  # clips that are drawn one by one; more are counted in hexagons
+_MOST_DOTS = 400  # clips that are drawn one by one; more are counted in hexagons
 _MOST_NUMBERS = 12  # classes whose matrix has numbers in its cells
+_MOST_LETTERS = 28  # of a class's name beside its row
 _CURVE_STEPS = 200  # places that can be told apart along an axis of a small panel
 
 
@@ -138,9 +139,13 @@ def _small_matrix(matrix: Matrix) -> Panel:
 def _large_matrix(matrix: Matrix) -> Panel:
     size = len(matrix.counts)
     annotate = size <= _MOST_NUMBERS
-    side = 1.5 + (0.56 if annotate else 0.27) * size
+    # Long names take their place beside and below, of which the cells shall not be robbed.
+    longest = min(max(len(tick) for tick in matrix.ticks), _MOST_LETTERS)
+    side = 0.9 + 0.06 * longest + (0.56 if annotate else 0.27) * size
     figure = new_figure(side + 0.5, side)
-    heat_map(figure.add_subplot(), matrix, annotate=annotate, bare=True)
+    # A name longer than the matrix would leave no place for it; the page's tables have it in full.
+    ticks = [tick if len(tick) <= _MOST_LETTERS else f"{tick[: _MOST_LETTERS - 1]}…" for tick in matrix.ticks]
+    heat_map(figure.add_subplot(), replace(matrix, ticks=ticks), annotate=annotate, bare=True)
     text = f"{matrix.subtitle}. Rows are true, columns predicted; framed: both agree."
     if annotate:
         text += " In each cell the share of the true row's clips, and how many they are."
@@ -202,7 +207,7 @@ def _draw_points(axes: Axes, true: np.ndarray, predicted: np.ndarray, limits: tu
     """Dots, or, where they would cover each other, hexagons by the number of clips (logarithmic)."""
     if len(true) <= _MOST_DOTS:
         # One path for all dots: a page has thousands of them.
-        axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=_MIDDLE, alpha=0.55,
+        axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=_DARK, alpha=0.5,
                   markeredgewidth=0)  # fmt: skip
         return
     cells = axes.hexbin(true, predicted, gridsize=26, extent=(*limits, *limits), mincnt=1, linewidths=0.2)

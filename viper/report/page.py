@@ -14,7 +14,7 @@ from viper.report.cards import cards
 from viper.report.content import Comparison, GroupColumn, Interval, ReportContent
 from viper.report.figures import agreement_panels, calibration_panels, scatter_panels, training_panels
 from viper.report.html import render
-from viper.report.words import noun, plural, target_title
+from viper.report.words import noun, plural, run_names, target_title
 
 FILE_NAME = "report.html"
 
@@ -40,9 +40,11 @@ def report_page(content: ReportContent) -> str:
     # Metrics that get better upwards all end at 1, and are seen against that.
     high = 1.0 if metric.direction == "maximise" else 0.0
     columns = _columns(content)
+    names = run_names(list(dict.fromkeys([content.run, *(each.name for each in content.comparisons)])))
     has_labels = any(math.isfinite(row.true_mean) for row in content.targets)
     values: dict[str, Any] = {
         "content": content,
+        "names": names,
         "metrics": METRICS,
         "metric": metric,
         "columns": columns,
@@ -61,7 +63,7 @@ def report_page(content: ReportContent) -> str:
         "best": cards(content, content.best),
         "groups": [(column, _group_bars(column, high)) for column in content.groups],
         "comparisons": [(each, verdict(each, metric.direction)) for each in content.comparisons],
-        "comparison_bars": _comparison_bars(content, high),
+        "comparison_bars": _comparison_bars(content, names, high),
     }
     return render("report.html", sections=_sections(content, values), **values)
 
@@ -130,9 +132,9 @@ def _group_bars(column: GroupColumn, high: float) -> list[Bar]:
     return bars(rows, high)
 
 
-def _comparison_bars(content: ReportContent, high: float) -> list[Bar]:
-    others = [(each.name, "", each.score, False) for each in content.comparisons]
-    return bars([(content.run, "this run", content.headline, True), *others], high)
+def _comparison_bars(content: ReportContent, names: dict[str, str], high: float) -> list[Bar]:
+    others = [(names[each.name], "", each.score, False) for each in content.comparisons]
+    return bars([(names[content.run], "this run", content.headline, True), *others], high)
 
 
 def _clips(n: int) -> str:

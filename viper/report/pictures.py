@@ -48,8 +48,8 @@ def _pictures(clip: FrameClip) -> list[Thumbnail]:
     try:
         entries, paths = clip.record["frames"], clip.paths()
         usable = [k for k, entry in enumerate(entries) if entry.get("found", True)] or list(range(len(entries)))
-        chosen = np.unique(np.linspace(0, len(usable) - 1, N_PICTURES).round().astype(int)) if usable else []
-        rows = [usable[k] for k in chosen]
+        places = np.linspace(0, len(usable) - 1, N_PICTURES).round().astype(int)
+        rows = [usable[k] for k in dict.fromkeys(places.tolist())]
         return [Thumbnail(float(entries[k]["time"]), _shrunk(read_image(paths[k]))) for k in rows]
     except (ClipError, UserError, OSError):
         return []

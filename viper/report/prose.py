@@ -62,6 +62,8 @@ def notes_on(source: RunSource, split: str, data: FusionData, headline: Interval
         notes.append("The model was trained on these very clips: the scores say how well it knows them, no more.")
     if headline.n_units < FEW_UNITS:
         notes.append(f"With {headline.n_units} {unit}, the intervals are themselves uncertain, and rather too narrow.")
+    if headline.low == headline.high:
+        notes.append("All resamples have the same score: that is no proof that other clips would have it too.")
     if config.group_column:
         notes.append(f"Features are standardised within {config.group_column}: no label is used, but a prediction "
                      "depends on the other clips of its group.")  # fmt: skip

@@ -23,7 +23,8 @@ _NOT_METRICS = ("epoch", "training_loss", "n_clips")
 def provenance(source: RunSource, clips: Sequence[str]) -> Provenance:
     """What is on record of a run, and of the features of these clips."""
     card = source.card
-    commands = {"train_perceiver": card["command"]} if card.get("command") else {}
+    commands = {f"{name} features": store.info.command for name, store in source.stores.items()}
+    commands["train_perceiver"] = card.get("command", "")
     return Provenance(
         checkpoint=str(source.checkpoint),
         seed=card.get("options", {}).get("seed"),
@@ -31,7 +32,7 @@ def provenance(source: RunSource, clips: Sequence[str]) -> Provenance:
         options=dict(card.get("options", {})),
         versions=dict(card.get("versions", {})),
         modalities={name: _record(store, clips) for name, store in source.stores.items()},
-        commands=commands,
+        commands={stage: command for stage, command in commands.items() if command},
     )
 
 

@@ -8,7 +8,7 @@ formula here, and a resample that is nearly constant, are handed to it row by ro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from viper.evaluation.metrics import METRICS, ROUNDING
 # Below this standard deviation (the largest deviation being 1) sums of squares have lost too many digits, and a
 # resample may count as constant: it is computed as it is.
 _SMALL_SPREAD = 1e-3
+BLOCK_VALUES = 1 << 20  # draws looked at together: 8 MiB in float64
 # A clip's own contribution to a metric that is a mean over clips.
 _CONTRIBUTIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "mse": lambda predicted, true: (predicted - true) ** 2,
@@ -43,13 +44,16 @@ def resampled_targets(metric: str, predicted: np.ndarray, true: np.ndarray, coun
     """
     if METRICS[metric].per_target is None:
         return None
+    return np.concatenate([_targets(metric, predicted, true, weights) for weights in _blocks(counts)])
+
+
+def _targets(metric: str, predicted: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if metric in ("uar", "macro_f1"):
-        return _of_classes(metric, predicted, true, counts.astype(np.float64))
+        return _of_classes(metric, predicted, true, weights)
     formulas = {"pearson": _correlation, "ccc": _correlation, "map": _average_precision}
     if metric not in formulas and metric not in _CONTRIBUTIONS:
-        return np.array([_one_by_one(metric, predicted, true, row) for row in counts])
-    result = np.full((len(counts), predicted.shape[1]), np.nan)
-    weights = counts.astype(np.float64)
+        return np.array([_one_by_one(metric, predicted, true, row) for row in weights])
+    result = np.full((len(weights), predicted.shape[1]), np.nan)
     for k, (p, t) in enumerate(zip(predicted.T, true.T, strict=True)):
         labelled = ~np.isnan(t)
         p, t, own = p[labelled], t[labelled], weights if labelled.all() else weights[:, labelled]
@@ -83,7 +87,14 @@ def resampled_together(
         return np.array([described.together(*_drawn(metric, predicted, true, row)).value for row in counts])
     own = contributions(metric, predicted, true)
     known = ~np.isnan(own)
-    return _weighted_mean(own[known], counts[:, known].astype(np.float64))
+    return np.concatenate([_weighted_mean(own[known], weights[:, known]) for weights in _blocks(counts)])
+
+
+def _blocks(counts: np.ndarray) -> Iterator[np.ndarray]:
+    """The resamples in parts, as float64: a thousand of a large split at once would be gigabytes."""
+    size = max(1, BLOCK_VALUES // max(1, counts.shape[1]))
+    for first in range(0, len(counts), size):
+        yield counts[first : first + size].astype(np.float64)
 
 
 def contributions(metric: str, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -146,12 +157,13 @@ def _average_precision(metric: str, p: np.ndarray, t: np.ndarray, weights: np.nd
         return np.full(len(weights), np.nan)
     order = np.argsort(-p, kind="stable")
     last = np.flatnonzero(np.append(np.diff(p[order]) != 0, True))  # of the clips that share a score
-    drawn = np.cumsum(weights[:, order], axis=1)[:, last]
-    hits = np.cumsum(weights[:, order] * (t[order] == 1), axis=1)[:, last]
-    gained = np.diff(hits, axis=1, prepend=0.0)
-    total = (gained * (hits / np.maximum(drawn, 1))).sum(axis=1)
-    positive = hits[:, -1]
-    return np.where(positive > 0, total / np.maximum(positive, 1), math.nan)
+    # Clips along the first axis: sums over it are then of whole rows, which is what makes this quick.
+    rows = np.ascontiguousarray(weights.T)[order]
+    drawn = np.cumsum(rows, axis=0)[last]
+    hits = np.cumsum(rows * (t[order] == 1)[:, None], axis=0)[last]
+    gained = np.diff(hits, axis=0, prepend=0.0)
+    total = (gained * (hits / np.maximum(drawn, 1))).sum(axis=0)
+    return np.where(hits[-1] > 0, total / np.maximum(hits[-1], 1), math.nan)
 
 
 def _of_classes(metric: str, predicted: np.ndarray, true: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -78,7 +78,7 @@ def _page_tag(prefix: str, match: re.Match[str]) -> str:
     tag = _NAMESPACES.sub("", _GROUP_ID.sub("", tag))
     tag = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}', tag).replace("xlink:href", "href")
     tag = tag.replace(' id="', f' id="{prefix}').replace("url(#", f"url(#{prefix}")
-    tag = re.sub(r"(?<=[: ])#[0-9a-f]{6}\b", _page_colour, tag)
+    tag = re.sub(r'(?:(?<=: )|(?<=fill="))#[0-9a-f]{6}\b', _page_colour, tag)
     tag = re.sub(r"(?<![\w#.])-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag)
     tag = re.sub(r"font: (?:(bold|\d+) )?([\d.]+px) [^;\"]*", _page_font, tag)
     tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)

@@ -74,7 +74,9 @@ def run(config: DemoConfig) -> int:
     submission = folder / "submission.csv"
     _type(f"submission_creation {inputs} --output_path {submission}")
     _type(f"confusion_matrix {inputs} --output_path {folder / 'confusion'}")
-    _report(config, list(runs), submission)
+    others = " ".join(str(best.with_name(name)) for name in MODALITIES)
+    _type(f"report --run {best} --output_path {folder / 'report'} --compare {others}")
+    _say_scores(config, list(runs), submission)
     log.info("\nThe whole demo took %.0f s.", time.monotonic() - began)
     return 0
 
@@ -105,7 +107,7 @@ def _type(line: str) -> None:
         raise NothingDoneError(f"the demo ends here: `viper {name}` answered {code}")
 
 
-def _report(config: DemoConfig, runs: list[str], submission: Path) -> None:
+def _say_scores(config: DemoConfig, runs: list[str], submission: Path) -> None:
     folder, task = config.output_folder, load_task("hume_reaction")
     table = pd.DataFrame(columns=["Val, mean", *task.targets], dtype=float)
     for name in runs:
@@ -121,7 +123,8 @@ def _report(config: DemoConfig, runs: list[str], submission: Path) -> None:
     report_scores(scores, "Test")
     print(
         f"""
-Look at: {folder}/videos          the clips, {folder}/faces the crops
+Look at: {folder}/report/report.html   how good it is, on whom, and where it looked
+         {folder}/videos          the clips, {folder}/faces the crops
          {folder}/submission.csv  what you would send in
          {folder}/confusion       confusion_overview.png and the numbers
          {folder}/runs_{config.models}/all    config.yaml, metrics.csv, train.log, best/""",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 STATE_FILE = "pipeline.json"
 SHARED_KEYS = ("n_workers", "device", "offline", "clip_timeout", "engine", "ray_address", "num_gpus")
 TOP_KEYS = ("task", "csv_path", "videos", "output", "subtitles", *SHARED_KEYS,
-            "frames", "faces", "features", "train", "submission", "confusion")  # fmt: skip
+            "frames", "faces", "features", "train", "submission", "confusion", "report")  # fmt: skip
 BEGUN = "train begun"  # in the state: of which inputs
 REQUIRED_KEYS = ("csv_path", "videos", "output", "features")
 
@@ -37,7 +37,7 @@ TEMPLATE = """\
 task: hume_reaction          # a card's name, or the path of your own
 csv_path: manifest.csv       # File_ID, Split (Train, Val, Test), a column per target
 videos: videos               # <File_ID without brackets>.mp4, .mov, .mkv, ...
-output: work                 # frames, faces, features, run, submission.csv and matrices go here
+output: work                 # frames, faces, features, run, submission.csv, matrices and report go here
 # subtitles: subtitles       # <clip>.srt or .vtt; textual features are then made of words, not frames
 device: auto                 # auto, cpu, cuda, cuda:1, mps
 n_workers: -1                # processes that decode; -1: one a core
@@ -74,6 +74,9 @@ submission:                  # submission_creation; `submission: false` for none
   split: Test
 
 confusion:                   # confusion_matrix; `confusion: false` for none
+  split: Val
+
+report:                      # report; `report: false` for none
   split: Val
 """
 
@@ -126,6 +129,10 @@ class _Pipeline:
                                   **self._inputs())  # fmt: skip
         self._submission = self._follower("submission", "SubmissionConfig", self._output / "submission.csv")
         self._confusion = self._follower("confusion", "ConfusionConfig", self._output / "confusion")
+        self._report = None
+        if self._card.get("report") is not False:
+            self._report = self._stage("report", "report", "ReportConfig", run=run, csv_path=self._csv_path,
+                                       output_path=self._output / "report", **self._inputs())  # fmt: skip
 
     @property
     def _videos(self) -> Path:
@@ -155,6 +162,7 @@ class _Pipeline:
             ("train", self._train, self._output / "run" / "summary.json"),
             ("submission", self._submission, self._output / "submission.csv"),
             ("confusion", self._confusion, self._output / "confusion" / "confusion.json"),
+            ("report", self._report, self._output / "report" / "report.html"),
         ):
             if config is not None:
                 code = self._once(name, digest_of([trained, _plain(config)]), product, config)

@@ -149,6 +149,7 @@ def _predict(
             try:
                 for reading in _readings(config, predictor, clip.path):
                     course.add(reading)
+                course.check()
             except UserError:
                 raise
             except Exception as error:  # whatever a library raises of a file: the others go on
@@ -228,17 +229,26 @@ def _write_page(
     assert config.html is not None
     task = predictor.task
     videos = [_video(task, course, config.every is not None) for course in courses]
-    videos += [VideoPrediction(name=name, error=reason) for name, reason in failures.items()]
+    videos += [VideoPrediction(name, 0.0, {}, "", [], {}, error=reason) for name, reason in failures.items()]
     page = PredictionPage(
-        title=f"{len(videos)} video{'s' * (len(videos) != 1)} with {config.model_path}",
-        model={"checkpoint": str(config.model_path), "task": task.name, "modalities": ", ".join(predictor.modalities)},
+        title=f"{len(videos)} video{'s' * (len(videos) != 1)} with {'/'.join(config.model_path.absolute().parts[-2:])}",
+        model=_facts(config, predictor),
         targets=list(task.targets),
-        low=None if task.range is None else task.range[0],
-        high=None if task.range is None else task.range[1],
+        range=task.range,
         videos=videos,
         command=command_line(),
     )
     write_prediction(page, config.html)
+
+
+def _facts(config: PredictConfig, predictor: ClipPredictor) -> dict[str, str]:
+    """What a reader should know of what answered."""
+    facts = {"Checkpoint": str(config.model_path), "Task": predictor.task.name}
+    facts["Modalities"] = ", ".join(name for name in predictor.modalities if name not in predictor.unavailable)
+    facts |= {f"Without {name}": reason for name, reason in predictor.unavailable.items()}
+    if predictor.group_column is not None:
+        facts["Standardised within"] = f"{predictor.group_column}: the videos of this page count as one group"
+    return facts
 
 
 def _video(task: Task, course: Course, in_pieces: bool) -> VideoPrediction:
@@ -251,7 +261,6 @@ def _video(task: Task, course: Course, in_pieces: bool) -> VideoPrediction:
     return VideoPrediction(
         name=course.path.name,
         seconds=course.spans[-1][1],
-        error=None,
         summary=f"mean of {known.sum()} pieces of {end - start:g} s" if in_pieces else "the whole video",
         values=dict(zip(task.targets, means.tolist(), strict=True)),
         used=course.used,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from viper.errors import UserError
 from viper.files import prepare_outputs, write_json
 from viper.stages.common import log
 from viper.stages.features import FeatureOptions
+
+if TYPE_CHECKING:
+    from viper.report.content import ReportContent
 
 
 @dataclass(kw_only=True)
@@ -39,6 +43,8 @@ class ReportConfig(FeatureOptions):
     """Of the bootstrap."""
     n_cases: int = 10
     """How many of the best and of the worst clips are shown."""
+    subset_clips: int = 500
+    """Clips, drawn at random, on which subsets of the modalities are scored; 0: all."""
     batch_size: int = 64
     """Clips at once. It does not change the predictions."""
     device: str = "auto"
@@ -47,26 +53,33 @@ class ReportConfig(FeatureOptions):
 
 def run(config: ReportConfig) -> int:
     """Runs the stage; answers the exit code."""
+    content = content_of(config)
+    from viper.report.page import write_report
+
+    folder = config.output_path
+    prepare_outputs(folder)
+    write_json(folder / "report.json", content.to_dict())
+    write_report(content, folder)
+    log.info("%s", content.summary)
+    log.info("report: %d clips of %s -> %s", len(content.clips), content.split, folder / "report.html")
+    return 0
+
+
+def content_of(config: ReportConfig) -> ReportContent:
+    """All that the report says; nothing is written."""
     _check(config)
     # Not above: importing torch takes seconds, and --help should not.
     from viper.encoders.runtime import choose_device
     from viper.report.collect import Wanted, collect
-    from viper.report.page import write_report
     from viper.stages.run_source import open_run
 
     source = open_run(config.run, "--run", config.csv_path, config)
     others = [open_run(path, "--compare") for path in config.compare]
     wanted = Wanted(
         config.split, config.frames_folder, config.subject_column, config.group_columns, config.n_resamples,
-        config.seed, config.n_cases, config.batch_size, choose_device(config.device),
+        config.seed, config.n_cases, config.subset_clips, config.batch_size, choose_device(config.device),
     )  # fmt: skip
-    content = collect(source, others, wanted)
-    prepare_outputs(config.output_path)
-    write_json(config.output_path / "report.json", content.to_dict())
-    write_report(content, config.output_path)
-    log.info("%s", content.summary)
-    log.info("report: %d clips of %s -> %s", len(content.clips), content.split, config.output_path / "report.html")
-    return 0
+    return collect(source, others, wanted)
 
 
 def _check(config: ReportConfig) -> None:
@@ -75,5 +88,7 @@ def _check(config: ReportConfig) -> None:
     for name in ("n_resamples", "n_cases", "batch_size"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+    if config.subset_clips < 0:
+        raise UserError(f"--subset_clips {config.subset_clips}: must be at least 0")
     if config.frames_folder is not None and not config.frames_folder.is_dir():
         raise UserError(f"--frames_folder {config.frames_folder}: no such folder")

@@ -86,8 +86,11 @@ def _stores(run: Path, options: dict[str, Any], given: FeatureOptions, overridab
 def _recorded(options: dict[str, Any]) -> FeatureOptions:
     """The features of a training; paths as they were given there."""
     known = {field.name for field in fields(FeatureOptions)}
-    values = {name: value for name, value in options.items() if name in known}
-    return FeatureOptions(**{n: Path(v) if n.endswith("_folder") and v is not None else v for n, v in values.items()})
+    values: dict[str, Any] = {name: value for name, value in options.items() if name in known}
+    for name in values:
+        if name.endswith("_folder") and values[name] is not None:
+            values[name] = Path(values[name])
+    return FeatureOptions(**values)
 
 
 def _names_any(options: FeatureOptions) -> bool:
