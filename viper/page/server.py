@@ -32,6 +32,9 @@ _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#1a5795"/>'
     '<path d="M8 9l8 15 8-15" fill="none" stroke="#fff" stroke-width="4" stroke-linejoin="round"/></svg>'
 )
+# Where nothing found is no error: a clip that was deleted before the browser had fetched all of it to show it, and how
+# far the upload is of a file that was too large to be sent.
+_MAY_BE_GONE = ("/gradio_api/file=", "/gradio_api/upload_progress")
 _PATIENCE = 2  # seconds that open connections are given at the end
 
 
@@ -96,8 +99,7 @@ def make_app(blocks: Any, max_bytes: int, host: str) -> Any:
     @app.middleware("http")
     async def headers(request: Request, call_next: Any) -> Response:
         response: Response = await call_next(request)
-        if response.status_code == 404 and request.url.path.startswith("/gradio_api/file="):
-            # A clip that was read, and deleted, before the browser had fetched all of it to show it.
+        if response.status_code == 404 and request.url.path.startswith(_MAY_BE_GONE):
             response = Response(status_code=204)
         response.headers.update(_HEADERS)
         return response
