@@ -28,7 +28,8 @@ HOSTILE = '"><script>alert(1)</script>'
 
 
 @pytest.fixture
-def uploads(tmp_path: Path) -> Uploads:
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Uploads:
+    monkeypatch.setattr("viper.page.uploads.PREVIEW_SECONDS", 0.0)
     folder = tmp_path / "uploads"
     folder.mkdir()
     return Uploads(folder, max_mb=1.0, max_seconds=4.0)
@@ -78,7 +79,7 @@ def test_a_clip_that_is_too_long_or_too_large_is_refused_and_deleted(
     with pytest.raises(ClipError, match=r"long\.mp4: is longer than the 4 seconds"), uploads.taken(sent(uploads, long)):
         pass
     large = tmp_path / "large.mp4"
-    large.write_bytes(short.read_bytes() + bytes(1_000_000))
+    large.write_bytes(short.read_bytes() + bytes(2**20))
     with pytest.raises(ClipError, match=r"large\.mp4: is larger than the 1 MB"), uploads.taken(sent(uploads, large)):
         pass
     assert list(uploads.folder.iterdir()) == []

@@ -143,7 +143,8 @@ def course(task: Task, seconds: float, middles: np.ndarray, values: np.ndarray, 
         )
     legend = "" if full is None else " Dashed: with every modality."
     return Markup(
-        '<p class="summary">{} windows. Every curve goes from {:g} (bottom) to {:g} (top).{}</p><div class="curves">{}</div>'
+        '<p class="summary">{} windows. Every curve goes from {:g} (bottom) to {:g} (top).{}</p>'
+        '<div class="curves">{}</div>'
     ).format(len(middles), *ends, legend, Markup("").join(figures))
 
 

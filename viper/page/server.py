@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 import tempfile
@@ -30,6 +32,9 @@ _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#1a5795"/>'
     '<path d="M8 9l8 15 8-15" fill="none" stroke="#fff" stroke-width="4" stroke-linejoin="round"/></svg>'
 )
+# Where nothing found is no error: a clip that was deleted before the browser had fetched all of it to show it, and how
+# far the upload is of a file that was too large to be sent.
+_MAY_BE_GONE = ("/gradio_api/file=", "/gradio_api/upload_progress")
 _PATIENCE = 2  # seconds that open connections are given at the end
 
 
@@ -81,19 +86,21 @@ def upload_folder() -> Iterator[Path]:
                     os.environ[name] = value
 
 
-def make_app(blocks: Any, max_mb: float, host: str) -> Any:
+def make_app(blocks: Any, max_bytes: int, host: str) -> Any:
     """The page as an ASGI application: Gradio's, behind headers and, on this machine alone, a check of the address."""
     import gradio as gr
     from fastapi import FastAPI, Request, Response
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from viper.page.theme import css, theme
+    from viper.page.theme import css, frame_css, theme
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.middleware("http")
     async def headers(request: Request, call_next: Any) -> Response:
         response: Response = await call_next(request)
+        if response.status_code == 404 and request.url.path.startswith(_MAY_BE_GONE):
+            response = Response(status_code=204)
         response.headers.update(_HEADERS)
         return response
 
@@ -105,15 +112,23 @@ def make_app(blocks: Any, max_mb: float, host: str) -> Any:
         # A page elsewhere whose name is made to mean this machine is not let in.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
     return gr.mount_gradio_app(
-        app, blocks, path="", theme=theme(), css=css(), max_file_size=int(1e6 * max_mb), show_error=False,
-        footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
+        app, blocks, path="", theme=theme(), css=css(), head=f"<style>{frame_css()}</style>", max_file_size=max_bytes,
+        show_error=False, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, pwa=False,
+        mcp_server=False,
     )  # fmt: skip
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that at the end the connections of pages which are still open were cut."""
+    is_cut = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not is_cut and "graceful shutdown" not in record.getMessage()
 
 
 def serve(app: Any, opened: socket.socket) -> None:
     """Serves until Ctrl-C or SIGTERM, which come out as KeyboardInterrupt."""
     import uvicorn
 
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(
         app, log_level="error", access_log=False, timeout_graceful_shutdown=_PATIENCE, server_header=False
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 N_WINDOWS = 8  # of the course over time, at most
 MIN_STEP = 0.5  # seconds between two of them
-SAMPLE_SECONDS = 3.0
+SAMPLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,9 @@ def header(predictor: ClipPredictor, record: Mapping[str, Any]) -> Markup:
     return Markup(
         '<header><div class="brand">viper</div><h1>What does the model see in a clip?</h1>'
         '<p class="lead">This checkpoint predicts {}, from up to {} modalities: {}.{}{}</p>'
-        '<p class="caution"><strong>An expression is not a feeling.</strong> Inferring emotion from faces and voices is '
-        "error-prone, and worse for people unlike those in the training data. Take no decision about anybody from these "
-        "numbers, and film only people who agreed to it.</p></header>"
+        '<p class="caution"><strong>An expression is not a feeling.</strong> Inferring emotion from faces and voices '
+        "is error-prone, and worse for people unlike those in the training data. Take no decision about anybody from "
+        "these numbers, and film only people who agreed to it.</p></header>"
     ).format(
         task.description or f"{len(task.targets)} targets", len(predictor.modalities), ", ".join(predictor.modalities),
         scored, grouped,
@@ -59,12 +59,13 @@ def limits() -> Markup:
     """At the foot of the page."""
     return Markup(
         '<section class="limits"><h2>What these numbers are not</h2><ul>'
-        "<li>Not what somebody feels: the model repeats what the labels of its training data say of clips like this one. "
-        "People, situations and cultures differ in how feelings show, and the same face can mean different things.</li>"
+        "<li>Not what somebody feels: the model repeats what the labels of its training data say of clips like this "
+        "one. People, situations and cultures differ in how feelings show, and the same face can mean different "
+        "things.</li>"
         "<li>Not certain: no interval is shown, and a clip without a face or a voice gets numbers that look like any "
         "others.</li>"
-        "<li>Not for work, school, police, insurance or diagnosis. In the European Union, Regulation (EU) 2024/1689 (the "
-        "AI Act) prohibits inferring emotions at the workplace and in education, with exceptions for medical and safety "
+        "<li>Not for work, school, police, insurance or diagnosis. In the European Union, Regulation (EU) 2024/1689 "
+        "(the AI Act) prohibits inferring emotions at the workplace and in education, except for medical or safety "
         "reasons (Article 5(1)(f)), and puts other emotion recognition systems under the rules for high-risk systems, "
         "with a duty to inform people (Annex III, Article 50(3)). This is no legal advice.</li>"
         "<li>Not kept: a clip is deleted as soon as it is read; what was read of it stays in memory until you press "

@@ -40,6 +40,11 @@ def theme() -> gr.themes.Base:
     )
 
 
+def frame_css() -> str:
+    """Of what is around Gradio's parts, where `css` does not reach."""
+    return "@media (max-width: 40rem) { .gradio-container .main.fillable { padding-inline: .25rem !important; } }"
+
+
 def css() -> str:
     """Of the page's own parts."""
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -21,6 +22,8 @@ MAX_AGE = 600.0
 # A clip, its subtitles, and what it was made to show: target -> intensity, nothing for a clip of somebody.
 Made = tuple[Path, Path | None, dict[str, float]]
 _BEING_READ = "reading-"
+# The browser shows what was sent until it is told that it was read, and would complain of a file that is gone.
+PREVIEW_SECONDS = 1.0
 MAX_NAME = 80  # characters of a file's name that are kept
 
 
@@ -31,13 +34,18 @@ class Uploads:
     Attributes
     ----------
     folder : where Gradio puts uploads; of this page alone, and deleted with it.
-    max_mb : megabytes (10^6 bytes) a file may have.
+    max_mb : megabytes (2^20 bytes, as Gradio counts them) a file may have.
     max_seconds : how long a clip may be.
     """
 
     folder: Path
     max_mb: float
     max_seconds: float
+
+    @property
+    def max_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.max_mb * 2**20)
 
     @contextlib.contextmanager
     def taken(self, clip: str, subtitles: str | None = None) -> Iterator[Made]:
@@ -47,11 +55,17 @@ class Uploads:
         ------
         ClipError : a file that is no longer there, or is larger or longer than allowed.
         """
-        with self._private_folder() as private:
-            words = self._moved(Path(subtitles), private) if subtitles else None
-            path = self._moved(Path(clip), private)
-            check_length(path, self.max_seconds)
-            yield path, words, {}
+        began = time.monotonic()
+        try:
+            with self._private_folder() as private:
+                words = self._linked(Path(subtitles), private) if subtitles else None
+                path = self._linked(Path(clip), private)
+                check_length(path, self.max_seconds)
+                yield path, words, {}
+        finally:
+            time.sleep(max(0.0, began + PREVIEW_SECONDS - time.monotonic()))
+            for sent in filter(None, (clip, subtitles)):
+                self._delete(Path(sent))
 
     @contextlib.contextmanager
     def made(self, write: Callable[[Path], Made]) -> Iterator[Made]:
@@ -76,16 +90,27 @@ class Uploads:
                 if path.lstat().st_mtime < oldest and not path.name.startswith(_BEING_READ):
                     remove(path)
 
-    def _moved(self, path: Path, folder: Path) -> Path:
-        # What the browser says is the path of its file. Nothing else may be moved here, and so be deleted.
-        if not path.resolve().is_relative_to(self.folder.resolve()) or not path.is_file():
+    def _is_here(self, path: Path) -> bool:
+        """What the browser says is the path of its file. Nothing else may be read, let alone be deleted."""
+        return path.resolve().is_relative_to(self.folder.resolve()) and path.is_file()
+
+    def _delete(self, path: Path) -> None:
+        if self._is_here(path):
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Gradio puts each file into a folder of its own
+                path.parent.rmdir()
+
+    def _linked(self, path: Path, folder: Path) -> Path:
+        """Another name: of two visitors who send the same file, one must not delete it under the other's hands."""
+        if not self._is_here(path):
             raise ClipError("the file is no longer here; send it again")
         target = folder / f"{path.stem[:MAX_NAME]}{path.suffix[:MAX_NAME]}"
-        path.replace(target)
-        with contextlib.suppress(OSError):  # Gradio puts each file into a folder of its own
-            path.parent.rmdir()
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
         # The browser is told so before it sends anything, and the server stops reading then; this is for neither.
-        if target.stat().st_size > 1e6 * self.max_mb:
+        if target.stat().st_size > self.max_bytes:
             raise ClipError(f"{target.name}: is larger than the {self.max_mb:g} MB that this page takes")
         return target
 

@@ -22,7 +22,7 @@ class DemoPageConfig:
     port: int = 7860
     """Which port; 0: any that is free."""
     max_upload_mb: float = 100.0
-    """Larger files are not taken."""
+    """Larger files are not taken; in units of 2^20 bytes."""
     max_seconds: float = 60.0
     """Longer clips are not taken."""
     device: str = "auto"
@@ -53,8 +53,8 @@ def run(config: DemoPageConfig) -> int:
         from viper.page.app import Page
         from viper.page.uploads import Uploads
 
-        page = Page(predictor, record, Uploads(folder, config.max_upload_mb, config.max_seconds))
-        app = make_app(page.build(), config.max_upload_mb, config.host)
+        uploads = Uploads(folder, config.max_upload_mb, config.max_seconds)
+        app = make_app(Page(predictor, record, uploads).build(), uploads.max_bytes, config.host)
         host, port = opened.getsockname()[:2]
         log.info("demo_page: http://%s:%d (Ctrl-C ends it)", f"[{host}]" if ":" in host else host, port)
         with contextlib.suppress(KeyboardInterrupt):

@@ -19,7 +19,7 @@ PACKAGES = (
 )  # fmt: skip
 
 EXTRAS = {"ray": "--engine ray", "optuna": "viper tune", "opensmile": "--model_name egemaps",
-          "pyarrow": "viper export"}  # fmt: skip
+          "pyarrow": "viper export", "gradio": "viper demo_page"}  # fmt: skip
 
 SMALLEST_WEIGHTS = 1_000_000  # bytes: a cache that holds only a model's config has none
 
