@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
 from viper.errors import UserError
 from viper.stages.common import log
+from viper.stages.predictor_options import PredictorOptions
 
 
 @dataclass(kw_only=True)
-class DemoPageConfig:
+class DemoPageConfig(PredictorOptions):
     """Serve a page on this machine: drop or record a clip, see what a checkpoint makes of it, switch modalities off."""
 
-    model_path: Path
-    """A checkpoint folder, or a run (then its best)."""
     host: str = "127.0.0.1"
     """Which address to serve on. Any other than this lets other machines in."""
     port: int = 7860
@@ -25,10 +23,6 @@ class DemoPageConfig:
     """Larger files are not taken; in units of 2^20 bytes."""
     max_seconds: float = 60.0
     """Longer clips are not taken."""
-    device: str = "auto"
-    """Where encoders and model run: auto, cpu, cuda, cuda:1, mps ..."""
-    offline: bool = False
-    """Never touch the network; encoders' weights must be on this machine."""
 
 
 def run(config: DemoPageConfig) -> int:
@@ -46,9 +40,8 @@ def run(config: DemoPageConfig) -> int:
             log.warning("--host %s: other machines can reach the page, which asks for no password", config.host)
         from viper.files import read_json
         from viper.fusion.checkpoint import resolve_checkpoint
-        from viper.inference.predictor import ClipPredictor
 
-        predictor = ClipPredictor.load(config.model_path, device=config.device, offline=config.offline)
+        predictor = config.predictor()
         record = read_json(resolve_checkpoint(config.model_path) / "config.json")
         from viper.page.app import Page
         from viper.page.uploads import Uploads

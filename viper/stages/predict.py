@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from viper.manifest import clip_id
 from viper.media.listing import MediaClip, list_videos
 from viper.progress import Progress
 from viper.stages.common import command_line, log
+from viper.stages.predictor_options import PredictorOptions
 
 if TYPE_CHECKING:
     from viper.inference.course import Course
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class PredictConfig:
+class PredictConfig(PredictorOptions):
     """New videos straight to predictions: the encoders that made the checkpoint's features run here, in memory.
 
     Nothing is written but what is asked for. A modality whose model, sound or subtitles are missing is left out.
@@ -34,8 +35,6 @@ class PredictConfig:
 
     videos: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO ...")]
     """Videos, or folders of videos."""
-    model_path: Path
-    """A checkpoint folder, or a run (then its best)."""
     csv: Path | None = None
     """Write the predictions there, as submission_creation does; without it they are shown as a table."""
     html: Path | None = None
@@ -47,26 +46,14 @@ class PredictConfig:
     and else belongs to the piece before."""
     subtitles: Path | None = None
     """Folder of <video>.srt or <video>.vtt, where they are not beside the videos."""
-    models: Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=MODEL")] = field(
-        default_factory=list
-    )
-    """Where the model of a modality is on this machine, such as visual=FOLDER; may be given again for another. CLIP's
-    prompts have two, written 'textual=CLIP + TEXT'."""
-    device: str = "auto"
-    """Where the models run: auto, cpu, cuda, cuda:1, mps ..."""
-    offline: bool = False
-    """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
 
 
 def run(config: PredictConfig) -> int:
     """Runs the stage; answers the exit code."""
     _check(config)
-    models = _models(config.models)
+    config.models_by_name()  # a wrong one is said before anything is read
     clips = _clips(config.videos)
-    # Not above: importing torch takes seconds, and --help should not.
-    from viper.inference.predictor import ClipPredictor
-
-    predictor = ClipPredictor.load(config.model_path, models=models, device=config.device, offline=config.offline)
+    predictor = config.predictor()
     try:
         courses, failures = _predict(config, predictor, clips)
     except KeyboardInterrupt:
@@ -101,16 +88,6 @@ def _check(config: PredictConfig) -> None:
             place = next(folder for folder in path.absolute().parents if folder.exists())
             if not place.is_dir():
                 raise UserError(f"{path}: cannot be written, {place} is a file")
-
-
-def _models(pairs: Sequence[str]) -> dict[str, str]:
-    models: dict[str, str] = {}
-    for pair in pairs:
-        name, separator, model = pair.partition("=")
-        if not (name and separator and model):
-            raise UserError(f"--models {pair}: must be NAME=MODEL, such as visual=FOLDER")
-        models[name] = model
-    return models
 
 
 def _clips(paths: Sequence[Path]) -> list[MediaClip]:

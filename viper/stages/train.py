@@ -255,8 +255,12 @@ def _make_model(config: TrainConfig, task: Task, data: TrainingData, resumed: Tr
     from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
 
     training = data.training
+    # A checkpoint may be given away: what was typed where, which nobody needs who uses it, stays with the features.
     modalities = {
-        name: {"width": store.width, "encoder": dataclasses.asdict(store.info)}
+        name: {
+            "width": store.width,
+            "encoder": dataclasses.asdict(dataclasses.replace(store.info, input_folder="", command="")),
+        }
         for name, store in training.stores.items()
     }
     try:
