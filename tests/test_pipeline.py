@@ -65,6 +65,10 @@ def test_everything_is_made(data: Path) -> None:
     assert read_json(work / "report" / "report.json")["clips"] == ["10005", "10006"]
     config = yaml.safe_load((work / "run" / "config.yaml").read_text())
     assert list(config["encoders"]) == ["visual", "audio", "textual", "FAU", "tone"]
+    # A checkpoint may be given away, with how its features are made, but not with where they were.
+    kept = read_json(work / "run" / "best" / "config.json")["modalities"]["visual"]["encoder"]
+    assert (kept["command"], kept["input_folder"], kept["inputs"]["sampling"]["n_frames"]) == ("", "", 3)
+    assert config["encoders"]["visual"]["command"]
     for name, n_tokens in (("visual", 3), ("audio", 3), ("tone", 2), ("FAU", 3)):
         feature = FeatureStore.open(work / "features" / name).read("10003")
         assert len(feature.mask) == n_tokens
