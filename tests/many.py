@@ -17,6 +17,7 @@ from clips import RATE, pictures, voice, write_faces, write_frames, write_srt
 from media import write_coded
 
 from viper.media.frames import FACES_FILE
+from viper.store import ENCODER_FILE
 from viper.synth.media import write_wav
 
 ROOT = Path(__file__).parents[1]
@@ -231,9 +232,20 @@ def wait_for_end(session: int, seconds: float = 60.0) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """What is in all files of a folder, hidden and temporary ones too; but not the lock of failures.csv."""
+    """What is in all files of a folder, hidden and temporary ones too; but not the lock of failures.csv, nor what
+    encoder.json records of what was typed where.
+    """
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {str(path.relative_to(folder)): _content(path) for path in files}
+
+
+def _content(path: Path) -> bytes:
+    if path.name != ENCODER_FILE:
+        return path.read_bytes()
+    record = json.loads(path.read_text())
+    return json.dumps(
+        {name: value for name, value in record.items() if name not in ("command", "input_folder")}
+    ).encode()
 
 
 def n_done(folder: Path) -> int:

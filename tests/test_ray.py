@@ -314,7 +314,7 @@ def test_a_clip_that_crashes_its_process_costs_no_other(place: Place) -> None:
         pytest.param("device option", Encode(), UserError, "its weights are not here", marks=long),
         pytest.param("user error", Encode(), UserError, "--layer 99", marks=long),
         pytest.param("full disk", Encode(), OutputError, "space", marks=long),
-        ("full disk", None, OutputError, "space"),
+        pytest.param("full disk", None, OutputError, "space", marks=long),
     ],
 )
 def test_what_stops_a_run(place: Place, what: str, encode: Any, error: type[Exception], message: str) -> None:

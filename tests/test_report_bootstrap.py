@@ -152,7 +152,9 @@ def test_no_interval_where_it_would_mean_nothing() -> None:
     alone = Bootstrap.draw(3, ["a", "a", "a"], 20, 0).measure_all(task, predicted, true)
     assert alone["mse"].together.value == pytest.approx(0.01)
     assert math.isnan(alone["mse"].together.low)
-    constant = Bootstrap.draw(3, None, 20, 0).measure_all(task, np.full((3, 1), 0.3), true)
+    few = Bootstrap.draw(5, list("aabcd"), 20, 0).measure_all(task, np.full((5, 1), 0.3), np.linspace(0, 1, 5)[:, None])
+    assert math.isnan(few["mse"].together.low)  # four subjects
+    constant = Bootstrap.draw(5, None, 20, 0).measure_all(task, np.full((5, 1), 0.3), np.linspace(0, 1, 5)[:, None])
     assert math.isnan(constant["pearson"].together.value)
     assert math.isfinite(constant["mse"].together.low)
     score = evaluate(task, predicted, true).mean("mse")

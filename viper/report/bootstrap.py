@@ -22,6 +22,8 @@ from viper.task import Task
 CONFIDENCE = 0.95
 # A metric that is undefined on more of the resamples than this has no interval: what is left would be a choice of them.
 MOST_UNDEFINED = 0.5
+# Of two subjects there are three different resamples: their spread says nothing of other subjects.
+LEAST_UNITS = 5
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def interval(score: Score, samples: np.ndarray, n_units: int) -> Interval:
     """A value with the middle 95 % of what it was on the resamples (R,), those left out on which it was undefined."""
     defined = samples[np.isfinite(samples)]
     too_few = len(defined) < max(1, (1 - MOST_UNDEFINED) * len(samples))
-    if n_units < 2 or not math.isfinite(score.value) or too_few:
+    if n_units < LEAST_UNITS or not math.isfinite(score.value) or too_few:
         return Interval(score.value, math.nan, math.nan, score.n, n_units)
     low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(score.value, float(low), float(high), score.n, n_units)

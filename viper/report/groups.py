@@ -12,7 +12,7 @@ import pandas as pd
 from viper.errors import UserError
 from viper.evaluation.metrics import Score
 from viper.manifest import Manifest
-from viper.report.bootstrap import Bootstrap, Measured, interval
+from viper.report.bootstrap import LEAST_UNITS, Bootstrap, Measured, interval
 from viper.report.content import GroupColumn, Interval
 from viper.task import Task
 
@@ -117,11 +117,9 @@ def _gap(measured: dict[str, Measured]) -> Interval | None:
         return None
     high, low = (measured[choose(values, key=lambda name: values[name])] for choose in (max, min))
     score = Score(high.together.value - low.together.value, high.together.n + low.together.n)
-    # Where one of the groups has but one subject, neither it nor the difference has an interval.
-    n_units = (
-        1 if min(high.together.n_units, low.together.n_units) < 2 else high.together.n_units + low.together.n_units
-    )
-    return interval(score, high.samples - low.samples, n_units)
+    # Where one of the groups has too few subjects for an interval, the difference has none either.
+    n_units = (high.together.n_units, low.together.n_units)
+    return interval(score, high.samples - low.samples, min(n_units) if min(n_units) < LEAST_UNITS else sum(n_units))
 
 
 def _existing(manifest: Manifest, name: str, option: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from viper.evaluation.metrics import METRICS
 from viper.fusion.attention import has_attention
 from viper.fusion.data import FusionData
+from viper.report.bootstrap import LEAST_UNITS
 from viper.report.content import Interval
 from viper.report.source import RunSource
 
@@ -60,7 +61,10 @@ def notes_on(source: RunSource, split: str, data: FusionData, headline: Interval
                      "here; only clips that nothing was chosen by give an honest one.")  # fmt: skip
     elif split == "Train":
         notes.append("The model was trained on these very clips: the scores say how well it knows them, no more.")
-    if headline.n_units < FEW_UNITS:
+    if headline.n_units < LEAST_UNITS:
+        notes.append(f"With {headline.n_units} {unit} there is no telling how far a score would move with others: "
+                     "no intervals are given.")  # fmt: skip
+    elif headline.n_units < FEW_UNITS:
         notes.append(f"With {headline.n_units} {unit}, the intervals are themselves uncertain, and rather too narrow.")
     if headline.low == headline.high:
         notes.append("All resamples have the same score: that is no proof that other clips would have it too.")
