@@ -359,7 +359,7 @@ def test_a_mistake_is_one_line(case: str, folder: Path, run: Run) -> None:
     assert "Traceback" not in outcome.said
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("n_workers", [0, 2] if IS_LONG else [0])
 def test_an_error_of_one_clip_costs_that_clip(folder: Path, run: Run, n_workers: int) -> None:
     write_wav(folder / "videos" / "short.wav", np.zeros(160, np.float32), RATE)
     write_wav(folder / "videos" / "odd.wav", np.zeros(1600, np.float32), RATE)
