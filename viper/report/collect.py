@@ -139,6 +139,8 @@ class _Collector:
 
     def _subsets(self) -> list[SubsetScore]:
         """Scores of all subsets; of many clips on some of them, since every subset is a prediction of its own."""
+        if len(self.data.stores) < 2:
+            return []
         is_preference, most = self.task.kind == "preference", self.wanted.subset_clips
         most = max(1, most // 2) if is_preference else most  # an order has two clips or more
         chosen = np.arange(len(self.true))

@@ -12,6 +12,7 @@ from viper.fusion.attention import has_attention
 from viper.fusion.data import FusionData
 from viper.report.bootstrap import LEAST_UNITS
 from viper.report.content import Interval
+from viper.report.numbers import heading
 from viper.report.source import RunSource
 
 FEW_UNITS = 30  # clips or subjects, of which a percentile interval is too narrow
@@ -37,7 +38,7 @@ def summary_of(source: RunSource, split: str, n_clips: int, headline: Interval, 
         f"{'a place in an order' if task.kind == 'preference' else 'labels'}.",
         f"Features: {encoders}.",
         f"{_model(source)}.",
-        f"{METRICS[task.metrics[0]].title} on {split}: {interval_text(headline)}, over {headline.n_units:,} {unit}.",
+        f"{heading(METRICS[task.metrics[0]].title)} on {split}: {interval_text(headline)}, over {headline.n_units:,} {unit}.",
     ]
     if config.linear_share:
         sentences.insert(4, f"A linear model of pooled features gives {config.linear_share:.0%} of the answer.")
