@@ -38,7 +38,8 @@ def summary_of(source: RunSource, split: str, n_clips: int, headline: Interval, 
         f"{'a place in an order' if task.kind == 'preference' else 'labels'}.",
         f"Features: {encoders}.",
         f"{_model(source)}.",
-        f"{heading(METRICS[task.metrics[0]].title)} on {split}: {interval_text(headline)}, over {headline.n_units:,} {unit}.",
+        f"{heading(METRICS[task.metrics[0]].title)} on {split}: {interval_text(headline)}, over {headline.n_units:,} "
+        f"{unit}.",
     ]
     if config.linear_share:
         sentences.insert(4, f"A linear model of pooled features gives {config.linear_share:.0%} of the answer.")
