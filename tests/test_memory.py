@@ -74,8 +74,8 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
         yield launcher
 
 
-# One that decodes and one that encodes; what the others do beside that is the same.
-@pytest.mark.parametrize("name", STAGES if IS_LONG else ["get_frame", "audio"])
+# One that decodes, with workers; what the others do beside that is the same.
+@pytest.mark.parametrize("name", STAGES if IS_LONG else ["get_frame"])
 def test_memory_does_not_grow_with_the_clips(name: str, launcher: Launcher, tmp_path: Path) -> None:
     stage = STAGES[name]
     (tmp_path / "in").mkdir()

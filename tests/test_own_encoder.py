@@ -229,7 +229,7 @@ class Words(Base):
 """
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("n_workers", [0, 2] if IS_LONG else [2])
 def test_encoders_of_frames_and_of_subtitles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, n_workers: int
 ) -> None:

@@ -284,6 +284,7 @@ def _kill_node_of(place: Place, nodes: Nodes, n_saved: int) -> str:
     return texts[last][2]
 
 
+@long
 def test_a_node_that_is_killed_costs_nothing(place: Place, nodes: Nodes) -> None:
     given = clips(90, c40="clip error")
     killed: list[str] = []
