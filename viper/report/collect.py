@@ -38,7 +38,7 @@ class Wanted:
     n_resamples: int = 1000
     seed: int = 0
     n_cases: int = 10
-    subset_clips: int = 300
+    subset_clips: int = 200
     batch_size: int = 64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -151,8 +151,11 @@ class _Collector:
                               "--subset_clips 0 takes all.")  # fmt: skip
         true, bootstrap = self.true[chosen], self.bootstrap.of(chosen)
         rows = np.unique(true[true >= 0]) if is_preference else chosen
+        everything = tuple(self.data.stores)
+        others = [subset for subset in subsets_of(everything) if subset != everything]
+        found = {**self._predict(others, rows.tolist()), everything: self.predicted}
         result = []
-        for subset, predicted in self._predict(subsets_of(list(self.data.stores)), rows.tolist()).items():
+        for subset, predicted in found.items():
             own = predicted if is_preference else predicted[chosen]
             result.append(SubsetScore(subset, bootstrap.measure(self.task, self.metric, own, true).together))
         return result

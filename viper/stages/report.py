@@ -43,7 +43,7 @@ class ReportConfig(FeatureOptions):
     """Of the bootstrap."""
     n_cases: int = 10
     """How many of the best and of the worst clips are shown."""
-    subset_clips: int = 300
+    subset_clips: int = 200
     """Clips, drawn at random, on which subsets of the modalities are scored; 0: all."""
     batch_size: int = 64
     """Clips at once. It does not change the predictions."""
