@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import viper
-from viper.cli import COMMANDS, parse
+from viper.cli import COMMANDS, parse, run_command
+from viper.stages.common import command_line
 from viper.synth import write_video
 
 SCRIPTS = Path(viper.__file__).parents[1] / "scripts"
@@ -147,3 +148,17 @@ def test_a_stopped_stage_says_so_keeps_what_is_done_and_goes_on(
     assert 0 < len(done) < 300
     assert all(len(list((tmp_path / "frames" / clip).glob("*.jpg"))) == 40 for clip in done)
     assert not list((tmp_path / "frames").glob(".tmp-*"))
+
+
+def test_the_command_that_runs_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a command that another one runs, as the demo does."""
+    recorded: list[str] = []
+
+    def run(config: object) -> int:
+        recorded.append(command_line())
+        return 0 if recorded[1:] else run_command("tasks", ["mosi"])
+
+    monkeypatch.setattr("viper.stages.tasks.run", run)
+    assert run_command("tasks", ["a task"]) == 0
+    assert recorded == ["viper tasks 'a task'", "viper tasks mosi"]
+    assert command_line() == ""

@@ -135,8 +135,11 @@ def run_command(name: str, arguments: list[str], program: str | None = None) -> 
     config = parse(name, arguments, program)
     if hasattr(config, "check_arguments"):
         config.check_arguments(arguments)
-    # Imported by `parse`, with its config: the stage's module.
-    return int(sys.modules[type(config).__module__].run(config))
+    from viper.stages.common import running
+
+    with running(name, arguments):
+        # Imported by `parse`, with its config: the stage's module.
+        return int(sys.modules[type(config).__module__].run(config))
 
 
 def parse(name: str, arguments: list[str], program: str | None = None) -> Any:

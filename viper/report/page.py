@@ -63,8 +63,17 @@ def report_page(content: ReportContent) -> str:
         "groups": [(column, _group_bars(column, high)) for column in content.groups],
         "comparisons": [(each, verdict(each, metric.direction)) for each in content.comparisons],
         "comparison_bars": _comparison_bars(content, names, high),
+        "commands": _by_command(content.provenance.commands),
     }
     return render("report.html", sections=_sections(content, values), **values)
+
+
+def _by_command(commands: dict[str, str]) -> dict[str, str]:
+    """Command line -> the stages it ran, in words: `viper pipeline` runs many."""
+    stages: dict[str, list[str]] = {}
+    for stage, command in commands.items():
+        stages.setdefault(command, []).append(stage)
+    return {command: ", ".join(names) for command, names in stages.items()}
 
 
 def verdict(comparison: Comparison, direction: str) -> Verdict:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,10 +89,22 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+_command: ContextVar[str] = ContextVar("command", default="")
+
+
+@contextmanager
+def running(command: str, arguments: Sequence[str]) -> Iterator[None]:
+    """While inside, `command_line` is this viper command."""
+    token = _command.set(shlex.join(["viper", command, *arguments]))
+    try:
+        yield
+    finally:
+        _command.reset(token)
+
+
 def command_line() -> str:
-    """What was typed, for the record: the program without its folder, and the arguments as a shell takes them."""
-    program = Path(sys.argv[0]).name
-    return shlex.join(["viper" if program == "cli.py" else program, *sys.argv[1:]])
+    """The command that is run, as a shell takes it, for the record; empty where a stage is called from Python."""
+    return _command.get()
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:
