@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -242,8 +242,8 @@ def test_the_same_features_as_in_one_process(
     assert "5 done, 0 already there, 1 failed" in first.said
     assert files(there).keys() == files(here).keys()
     assert files(there)[FILE_NAME] == files(here)[FILE_NAME]
-    assert files(there)["encoder.json"] == files(here)["encoder.json"]
     one, other = FeatureStore.open(here), FeatureStore.open(there)
+    assert replace(other.info, command="") == replace(one.info, command="")
     assert one.clips() == [f"clip{number}" for number in (0, 1, 2, 3, 5)]
     for clip in one.clips():
         a, b = one.read(clip), other.read(clip)
