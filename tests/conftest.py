@@ -9,7 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,21 @@ def _listen_to_ctrl_c() -> None:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
+def log_as_before() -> Iterator[None]:
+    """Commands set up the log, which is the process's: afterwards it is as it was."""
+    log = logging.getLogger("viper")
+    before = log.handlers, log.level, log.propagate
+    yield
+    log.handlers, log.level, log.propagate = before
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], log_as_before: None) -> Any:
     """`run(command, *arguments)`: the viper command, in this process and without workers.
 
     `n_workers=None` for a command that has no such option.
     """
-    log = logging.getLogger("viper")
-    before = log.handlers, log.level, log.propagate, signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM)
 
     def run_command(command: str, *arguments: Any, n_workers: int | None = 0) -> Outcome:
         capsys.readouterr()
@@ -60,8 +68,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
         return Outcome(int(stop.value.code or 0), capsys.readouterr().err)
 
     yield run_command
-    log.handlers, log.level, log.propagate = before[:3]
-    signal.signal(signal.SIGTERM, before[3])
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,12 +100,7 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _quiet_log() -> Iterator[None]:
-    log = logging.getLogger("viper")
-    before = log.handlers, log.level, log.propagate
-    yield
-    log.handlers, log.level, log.propagate = before
+pytestmark = pytest.mark.usefixtures("log_as_before")
 
 
 def _blocks(heading: str, language: str) -> list[str]:

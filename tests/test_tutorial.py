@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import logging
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +43,7 @@ SMALLER_OPTIONS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _quiet_log() -> Iterator[None]:
-    log = logging.getLogger("viper")
-    before = log.handlers, log.level, log.propagate
-    yield
-    log.handlers, log.level, log.propagate = before
+pytestmark = pytest.mark.usefixtures("log_as_before")
 
 
 def _blocks(language: str) -> list[tuple[str, str]]:

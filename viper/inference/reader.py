@@ -8,13 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
 from viper.encoders.cropping import CropOptions, Crops, FaceCropper, NumberedFrames
 from viper.errors import ClipError, UserError
 from viper.media.frame_rule import FrameRule, read_chosen
-from viper.media.frames import Frames, as_if_stored, frame_entries
+from viper.media.frames import Frames, as_if_stored, frame_entries, shrunk
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, read_cues
 from viper.media.video import VideoFrames, open_media
@@ -243,22 +242,18 @@ def _length(contents: Iterable[Any]) -> float:
 
 
 def _track(frames: Frames, crops: Crops | None) -> FaceTrack:
-    small = [_shrunk(image, FRAME_SIDE) for image in frames.images]
+    small = [_within(image, FRAME_SIDE) for image in frames.images]
     boxes = np.full((len(small), 4), np.nan)
     if crops is None or not crops.records:  # none looked for, or a clip without any was to be skipped
-        cut = [_shrunk(image, CROP_SIDE) for image in small]
+        cut = [_within(image, CROP_SIDE) for image in small]
         return FaceTrack(frames.times, np.full(len(small), crops is None), boxes, small, cut)
     for row, image, record in zip(boxes, frames.images, crops.records, strict=True):
         if record["box"] is not None:
             height, width = image.shape[:2]
             row[:] = np.array(record["box"]) / (width, height, width, height)
     found = np.array([record["found"] for record in crops.records], bool)
-    return FaceTrack(frames.times, found, boxes, small, [_shrunk(image, CROP_SIDE) for image in crops.images])
+    return FaceTrack(frames.times, found, boxes, small, [_within(image, CROP_SIDE) for image in crops.images])
 
 
-def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
-    share = side / max(image.shape[:2])
-    if share >= 1:
-        return image
-    height, width = (max(1, round(length * share)) for length in image.shape[:2])
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+def _within(image: np.ndarray, side: int) -> np.ndarray:
+    return shrunk(image, side / max(image.shape[:2]))

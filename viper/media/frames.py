@@ -203,6 +203,14 @@ def _has_its_chunks(data: bytes) -> bool:
     return position <= len(data)
 
 
+def shrunk(image: np.ndarray, share: float) -> np.ndarray:
+    """A picture (H, W, 3) uint8 at this share of its height and width; one of 1 or more leaves it as it is."""
+    if share >= 1:
+        return image
+    height, width = (max(1, round(length * share)) for length in image.shape[:2])
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+
+
 def write_image(path: Path, image: np.ndarray) -> None:
     """Writes (H, W, 3) uint8 RGB as JPEG of quality 95."""
     path.write_bytes(_encoded(image, path.name))

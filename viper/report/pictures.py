@@ -6,16 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from viper.errors import ClipError, UserError
-from viper.media.frames import FrameClip, list_frame_clips, read_image
+from viper.media.frames import FrameClip, list_frame_clips, read_image, shrunk
 from viper.report.content import Thumbnail
 from viper.report.source import RunSource
 
 N_PICTURES = 5
-HEIGHT = 96  # pixels
+HEIGHT = 112  # pixels, as a card shows them
 PICTURE_SOURCES = ("faces", "frames")  # of EncoderInfo.source, and what the folders are usually called
 
 
@@ -50,13 +49,10 @@ def _pictures(clip: FrameClip) -> list[Thumbnail]:
         usable = [k for k, entry in enumerate(entries) if entry.get("found", True)] or list(range(len(entries)))
         places = np.linspace(0, len(usable) - 1, N_PICTURES).round().astype(int)
         rows = [usable[k] for k in dict.fromkeys(places.tolist())]
-        return [Thumbnail(float(entries[k]["time"]), _shrunk(read_image(paths[k]))) for k in rows]
+        return [_thumbnail(float(entries[k]["time"]), read_image(paths[k])) for k in rows]
     except (ClipError, UserError, OSError):
         return []
 
 
-def _shrunk(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    if height <= HEIGHT:
-        return image
-    return cv2.resize(image, (max(1, round(width * HEIGHT / height)), HEIGHT), interpolation=cv2.INTER_AREA)
+def _thumbnail(time: float, image: np.ndarray) -> Thumbnail:
+    return Thumbnail(time, shrunk(image, HEIGHT / len(image)))
