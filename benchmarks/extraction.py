@@ -141,8 +141,8 @@ def run_viper(config: Config, stage: str, source: Path, output: Path, forward: F
         # Worker processes would import this script, and torch with it, as those of a command do not.
         sys.modules["__main__"].__file__ = None
 
-    from viper import engine
     from viper.cli import run_command
+    from viper.engine import run as engine
 
     summaries: list[engine.Summary] = []
     run_together = engine.run_together

@@ -109,8 +109,8 @@ def _make_multitask(path: Path) -> None:
 
 def make_clips(folder: Path, n_clips: int, seconds: float, fps: float = 30.0) -> list[Path]:
     """Synthetic reactions, each of another person."""
-    from viper.synth.dataset import write_clip
-    from viper.synth.identity import Identity
+    from viper.demo.dataset import write_clip
+    from viper.demo.identity import Identity
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{10001 + number}.mp4" for number in range(n_clips)]

@@ -2,7 +2,7 @@
 
     python benchmarks/planted_tasks.py --output_folder planted
 
-Miniatures of both datasets are made (viper.synth.miniatures), in the authors' own files, and go the way a user's do:
+Miniatures of both datasets are made (tests/miniatures.py), in the authors' own files, and go the way a user's do:
 prepare, get_frame, extract_visual_features (hog, no weights), train_perceiver over seeds, confusion_matrix on Test. The
 best epoch is chosen on Val, which prepare makes out of Train; nothing is chosen on Test. Beside the model stands what
 needs no video: of VCE the majority (emotions ranked by how often each is the strongest in Train), of V2V chance.
@@ -10,6 +10,7 @@ needs no video: of VCE the majority (emotions ranked by how often each is the st
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,16 @@ from typing import Literal
 
 import numpy as np
 import tyro
+from miniatures import write_v2v, write_vce
 
 from viper.cli import run_command
 from viper.evaluation.metrics import evaluate
 from viper.files import read_json
 from viper.manifest import Manifest
-from viper.synth.miniatures import write_v2v, write_vce
 from viper.task import load_task
+
+# The miniatures are the tests'.
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 RECIPE = "--preset tiny --n_epochs 30 --batch_size 32 --ema 0.99"
 

@@ -24,17 +24,17 @@ import torch
 import tyro
 
 from viper.cli import run_command
+from viper.commands.train_perceiver import TrainOptions
 from viper.files import csv_text, write_json, write_text
 from viper.fusion.checkpoint import point_best, save_checkpoint
-from viper.fusion.packed import open_features, scan
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
 from viper.logs import start_logging
 from viper.manifest import Manifest
-from viper.media.frames import FRAMES_FILE, frame_name, write_image
-from viper.stages import run_folder
-from viper.stages.train import TrainConfig
+from viper.media.pictures import FRAMES_FILE, frame_name, write_image
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import load_task
+from viper.training import run_folder
+from viper.training.packing import open_features, scan
 
 WIDTHS = {"visual": 64, "audio": 32, "textual": 48, "FAU": 27}
 N_TOKENS = 8
@@ -103,7 +103,7 @@ def make_run(root: Path, config: Config) -> None:
     torch.manual_seed(0)
     settings = PerceiverFusionConfig(preset=config.preset, modalities=modalities, task=task.to_dict(), linear_share=0.5)
     run = root / "run"
-    options = TrainConfig(csv_path=root / "manifest.csv", output_checkpoint_folder=run)
+    options = TrainOptions(csv_path=root / "manifest.csv", output_checkpoint_folder=run)
     for name in WIDTHS:
         setattr(options, f"{name}_features_input_folder", root / "features" / name)
     manifest = Manifest.load(root / "manifest.csv", task)

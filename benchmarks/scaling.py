@@ -22,16 +22,16 @@ import cv2
 import numpy as np
 import tyro
 
-from viper.engine import LOOKING_THREADS
+from viper.engine.failures import Failure, FailureLog
+from viper.engine.run import LOOKING_THREADS
 from viper.errors import ClipError
-from viper.failures import Failure, FailureLog
 from viper.files import read_json, write_json
-from viper.fusion.packed import open_features, scan
-from viper.media import frames
+from viper.media import pictures as frames
 from viper.media.listing import list_videos
 from viper.media.sampling import uniform_indices
 from viper.media.video import read_frames
 from viper.store import EncoderInfo, Feature, FeatureStore
+from viper.training.packing import open_features, scan
 
 # Modality, tokens a clip, width: what the default encoders give.
 FEATURES = [("visual", 32, 768), ("audio", 32, 512), ("textual", 32, 768), ("FAU", 32, 27)]

@@ -80,7 +80,7 @@ def measure(config: Config, side: str) -> dict[str, float]:
     import torch
     from torch.utils.data import DataLoader
 
-    from viper.fusion.data import FusionData
+    from viper.training.data import FusionData
 
     manifest = Manifest.load(config.folder / "manifest.csv", load_task("hume_reaction"))
     before = memory_mb("VmRSS")

@@ -11,7 +11,7 @@ import av
 import cv2
 import numpy as np
 
-from viper.media.frames import FACES_FILE, FRAMES_FILE, Frames, frame_name, write_image
+from viper.media.pictures import FACES_FILE, FRAMES_FILE, Frames, frame_name, write_image
 
 RATE = 16000
 

@@ -16,9 +16,9 @@ import numpy as np
 from clips import RATE, pictures, voice, write_faces, write_frames, write_srt
 from media import write_coded
 
-from viper.media.frames import FACES_FILE
+from viper.demo.media import write_wav
+from viper.media.pictures import FACES_FILE
 from viper.store import ENCODER_FILE
-from viper.synth.media import write_wav
 
 ROOT = Path(__file__).parents[1]
 IS_LONG = os.environ.get("VIPER_LONG_TESTS") == "1"
@@ -29,7 +29,7 @@ N_KINDS = 3
 _LAUNCHER = """
 import json, os, resource, sys
 from viper import cli
-import viper.stages.faces, viper.stages.frames, viper.stages.extract
+import viper.commands.crop_images, viper.commands.get_frame, viper.commands.extract_features
 import torch, torchaudio, facenet_pytorch, skimage.feature
 import viper.encoders.audio_measures, viper.encoders.fau, viper.encoders.textual, viper.encoders.visual
 

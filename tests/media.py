@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from viper.synth.media import write_video
+from viper.demo.media import write_video
 
 _BITS = 12
 _BLOCK = 16

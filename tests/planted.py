@@ -11,12 +11,12 @@ import numpy as np
 import torch
 import yaml
 
-from viper.fusion.data import FusionData
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
 from viper.manifest import Manifest
 from viper.preferences import preferences_path
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import Task, load_task
+from viper.training.data import FusionData
 
 TARGETS = ["joy", "awe", "fear"]
 WIDTHS = {"visual": 5, "audio": 4, "textual": 3}

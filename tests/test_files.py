@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from viper.engine.failures import Failure, FailureLog, read_failures
 from viper.errors import ClipError, UserError, WorkerError
-from viper.failures import Failure, FailureLog, read_failures
 from viper.files import (
     atomic_folder,
     atomic_path,

@@ -26,12 +26,12 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from viper.engine.failures import Failure, FailureLog, read_failures
 from viper.errors import ClipError, UserError
 from viper.evaluation.submission import read_submission
-from viper.failures import Failure, FailureLog, read_failures
 from viper.files import natural_key
 from viper.manifest import SPLITS, Manifest, clip_id
-from viper.media.features import read_table
+from viper.media.imports.files import read_table
 from viper.media.subtitles import Cue, read_cues
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import Task

@@ -24,13 +24,13 @@ from clips import pictures, write_frames, write_srt
 from conftest import Run
 
 import viper
+from viper.engine.failures import read_failures
 from viper.errors import ClipError, UserError
 from viper.evaluation.submission import read_submission, write_submission
-from viper.failures import read_failures
 from viper.manifest import Manifest, clip_id
-from viper.media.features import read_table
-from viper.media.frames import list_frame_clips
+from viper.media.imports.files import read_table
 from viper.media.listing import list_subtitles, list_videos
+from viper.media.pictures import list_frame_clips
 from viper.media.subtitles import MAX_BYTES, read_cues
 from viper.store import FeatureStore
 from viper.task import Task

@@ -14,9 +14,9 @@ import yaml
 from many import IS_LONG
 
 from viper.cli import parse, run_command
+from viper.demo.dataset import plan_dataset, write_clip
 from viper.evaluation.submission import read_submission
 from viper.manifest import Manifest
-from viper.synth.dataset import plan_dataset, write_clip
 from viper.task import load_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"

@@ -29,37 +29,47 @@ class Command:
 
 
 COMMANDS = {
-    "get_frame": Command("frames", "GetFrameConfig", PUBLISHED, "videos -> frames"),
-    "crop_images": Command("faces", "CropImagesConfig", PUBLISHED, "frames -> crops of one person's face"),
-    "extract_visual_features": Command("extract", "VisualConfig", PUBLISHED, "frames or crops -> visual features"),
-    "extract_audio_features": Command("extract", "AudioConfig", PUBLISHED, "sound or videos -> audio features"),
+    "get_frame": Command("get_frame", "GetFrameOptions", PUBLISHED, "videos -> frames"),
+    "crop_images": Command("crop_images", "CropImagesOptions", PUBLISHED, "frames -> crops of one person's face"),
+    "extract_visual_features": Command(
+        "extract_features", "VisualOptions", PUBLISHED, "frames or crops -> visual features"
+    ),
+    "extract_audio_features": Command(
+        "extract_features", "AudioOptions", PUBLISHED, "sound or videos -> audio features"
+    ),
     "extract_textual_features": Command(
-        "extract", "TextualConfig", PUBLISHED, "frames or subtitles -> textual features"
+        "extract_features", "TextualOptions", PUBLISHED, "frames or subtitles -> textual features"
     ),
-    "extract_FAU_features": Command("extract", "FAUConfig", PUBLISHED, "crops -> facial action units"),
-    "train_perceiver": Command("train", "TrainConfig", PUBLISHED, "features + manifest -> a trained Perceiver"),
-    "submission_creation": Command("submission", "SubmissionConfig", PUBLISHED, "a checkpoint -> the submission CSV"),
+    "extract_FAU_features": Command("extract_features", "FAUOptions", PUBLISHED, "crops -> facial action units"),
+    "train_perceiver": Command(
+        "train_perceiver", "TrainOptions", PUBLISHED, "features + manifest -> a trained Perceiver"
+    ),
+    "submission_creation": Command(
+        "submission_creation", "SubmissionOptions", PUBLISHED, "a checkpoint -> the submission CSV"
+    ),
     "confusion_matrix": Command(
-        "confusion", "ConfusionConfig", PUBLISHED, "a checkpoint -> matrices, scores, pictures"
+        "confusion_matrix", "ConfusionOptions", PUBLISHED, "a checkpoint -> matrices, scores, pictures"
     ),
-    "prepare": Command("prepare", "PrepareConfig", BEYOND, "a dataset's own label files -> the manifest"),
-    "pipeline": Command("pipeline", "PipelineConfig", BEYOND, "all of the above for one data set, from one YAML"),
-    "ablate": Command("ablate", "AblateConfig", BEYOND, "a checkpoint -> the score of every subset of modalities"),
-    "compare": Command("compare", "CompareConfig", BEYOND, "the Perceiver and the baselines, over seeds -> one table"),
-    "tune": Command("tune", "TuneConfig", BEYOND, "options of train_perceiver, searched on the validation split"),
-    "report": Command("report", "ReportConfig", BEYOND, "a run -> one page: scores, errors, cases, where it came from"),
-    "ensemble": Command("ensemble", "EnsembleConfig", BEYOND, "several submissions -> their (weighted) average"),
-    "tasks": Command("tasks", "TasksConfig", BEYOND, "the task cards: what each predicts and how it is scored"),
+    "prepare": Command("prepare", "PrepareOptions", BEYOND, "a dataset's own label files -> the manifest"),
+    "pipeline": Command("pipeline", "PipelineOptions", BEYOND, "all of the above for one data set, from one YAML"),
+    "ablate": Command("ablate", "AblateOptions", BEYOND, "a checkpoint -> the score of every subset of modalities"),
+    "compare": Command("compare", "CompareOptions", BEYOND, "the Perceiver and the baselines, over seeds -> one table"),
+    "tune": Command("tune", "TuneOptions", BEYOND, "options of train_perceiver, searched on the validation split"),
+    "report": Command(
+        "report", "ReportOptions", BEYOND, "a run -> one page: scores, errors, cases, where it came from"
+    ),
+    "ensemble": Command("ensemble", "EnsembleOptions", BEYOND, "several submissions -> their (weighted) average"),
+    "tasks": Command("tasks", "TasksOptions", BEYOND, "the task cards: what each predicts and how it is scored"),
     "status": Command(
-        "status", "StatusConfig", BEYOND, "which clips have their features; what is wrong with the others"
+        "status", "StatusOptions", BEYOND, "which clips have their features; what is wrong with the others"
     ),
-    "predict": Command("predict", "PredictConfig", BEYOND, "new videos and a checkpoint -> predictions, a page"),
-    "export": Command("export", "ExportConfig", BEYOND, "a folder of features -> .npy files and an index in Parquet"),
-    "doctor": Command("doctor", "DoctorConfig", BEYOND, "what is installed, which encoders can run here"),
+    "predict": Command("predict", "PredictOptions", BEYOND, "new videos and a checkpoint -> predictions, a page"),
+    "export": Command("export", "ExportOptions", BEYOND, "a folder of features -> .npy files and an index in Parquet"),
+    "doctor": Command("doctor", "DoctorOptions", BEYOND, "what is installed, which encoders can run here"),
     "demo_page": Command(
-        "demo_page", "DemoPageConfig", BEYOND, "a page in the browser to try a checkpoint on (extra page)"
+        "demo_page", "DemoPageOptions", BEYOND, "a page in the browser to try a checkpoint on (extra page)"
     ),
-    "demo": Command("demo", "DemoConfig", BEYOND, "the whole way on clips made here, with known answers"),
+    "demo": Command("demo", "DemoOptions", BEYOND, "the whole way on clips made here, with known answers"),
 }
 
 
@@ -135,7 +145,7 @@ def run_command(name: str, arguments: list[str], program: str | None = None) -> 
     config = parse(name, arguments, program)
     if hasattr(config, "check_arguments"):
         config.check_arguments(arguments)
-    from viper.stages.common import running
+    from viper.commands.common import running
 
     with running(name, arguments):
         # Imported by `parse`, with its config: the stage's module.
@@ -147,7 +157,7 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
     import tyro
 
     command = COMMANDS[name]
-    config = getattr(import_module(f"viper.stages.{command.module}"), command.config)
+    config = getattr(import_module(f"viper.commands.{command.module}"), command.config)
     _own_options_first(config)
     return tyro.cli(
         config,

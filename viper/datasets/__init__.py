@@ -15,7 +15,7 @@ from viper.datasets.rows import Clip, Labels
 from viper.datasets.tables import Columns, Table, read_table
 from viper.datasets.words import read_classes, read_words
 from viper.errors import UserError
-from viper.media.mmsa import MMSA_SUFFIXES
+from viper.media.imports.mmsa import MMSA_SUFFIXES
 from viper.task import Task
 
 __all__ = ["Clip", "Format", "Labels", "ReadOptions", "choose_format", "read_labels"]

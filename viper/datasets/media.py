@@ -13,7 +13,7 @@ from viper.datasets.rows import MEDIA_SUFFIXES, Clip, Labels, media_below
 from viper.errors import UserError
 from viper.files import remove, temporary_path, visible_entries
 from viper.manifest import clip_id
-from viper.media.frames import IMAGE_SUFFIXES
+from viper.media.pictures import IMAGE_SUFFIXES
 
 NO_FILE = "clips without a media file"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from viper.datasets.rows import Clip, Labels, number_cell, split_cell
 from viper.datasets.tables import Table
 from viper.errors import UserError
-from viper.media.mmsa import read_mmsa
+from viper.media.imports.mmsa import read_mmsa
 from viper.task import Task
 
 

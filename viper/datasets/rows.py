@@ -12,8 +12,8 @@ from typing import Any
 
 from viper.errors import UserError
 from viper.manifest import canonical_split, clip_id
-from viper.media.frames import IMAGE_SUFFIXES
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
+from viper.media.pictures import IMAGE_SUFFIXES
 from viper.preferences import Order
 from viper.task import Task
 

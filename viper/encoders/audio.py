@@ -19,7 +19,7 @@ from viper.encoders.pretrained import (
     load_transformers_model,
     local_or_hub,
 )
-from viper.encoders.runtime import DeviceBatches, Runtime
+from viper.engine.device import DeviceBatches, Runtime
 from viper.errors import UserError
 from viper.logs import quiet_transformers
 from viper.media.sampling import window_bounds

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 
 from viper.encoders.pretrained import is_read
-from viper.encoders.runtime import Runtime
+from viper.engine.device import Runtime
 from viper.store import EncoderInfo, Feature
 
 ContentT = TypeVar("ContentT")

@@ -12,10 +12,10 @@ import torch
 
 from viper.encoders.base import weights_fingerprint
 from viper.encoders.pretrained import explained
-from viper.encoders.runtime import DeviceBatches, Runtime
 from viper.encoders.visual import PictureEncoder, PictureSample
+from viper.engine.device import DeviceBatches, Runtime
 from viper.errors import UserError
-from viper.media.frames import Frames
+from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
 
 

@@ -14,7 +14,7 @@ from viper.store import EncoderInfo
 
 if TYPE_CHECKING:
     from viper.encoders.base import Encoder
-    from viper.encoders.runtime import Runtime
+    from viper.engine.device import Runtime
 
 # Between the two models of encoders that have two, as encoder.json and --models write them.
 AND = " + "
@@ -73,7 +73,7 @@ def _own(info: EncoderInfo, model: str | None) -> Encoder[Any, Any]:
         raise UserError(
             f"its features were made by a user's own encoder, {info.model}; give --models NAME=FILE.py:Class"
         )
-    from viper.encoders.own import ARGUMENTS, load_own
+    from viper.encoders.user_encoder import ARGUMENTS, load_own
 
     reads = "frames" if info.source == "faces" else info.source
     return load_own(model, info.options[ARGUMENTS], reads, "--models NAME=")

@@ -94,7 +94,7 @@ def short_names(modality: str) -> list[str]:
 
 
 def is_own_name(model_name: str) -> bool:
-    """Whether a model is named as a Python file of the user's, with or without the class: see viper.encoders.own."""
+    """Whether a model is named as a Python file of the user's, with or without a class."""
     return re.search(r"\.py(:|$)", model_name) is not None
 
 

@@ -22,12 +22,12 @@ from viper.encoders.pretrained import (
     local_or_hub,
 )
 from viper.encoders.prompts import Prompts
-from viper.encoders.runtime import DeviceBatches, Runtime
 from viper.encoders.visual import PictureEncoder, PictureSample
+from viper.engine.device import DeviceBatches, Runtime
 from viper.errors import UserError
 from viper.files import digest_of
 from viper.logs import quiet_transformers
-from viper.media.frames import Frames
+from viper.media.pictures import Frames
 from viper.media.subtitles import Cue
 from viper.store import EncoderInfo, Feature
 

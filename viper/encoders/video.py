@@ -12,9 +12,9 @@ import torch
 from viper.encoders.base import Encoder, split_like, weights_fingerprint
 from viper.encoders.pixels import Pixels
 from viper.encoders.pretrained import choose_hidden, load_config, load_transformers_model
-from viper.encoders.runtime import MOST_ON_CPU, DeviceBatches, Runtime
+from viper.engine.device import MOST_ON_CPU, DeviceBatches, Runtime
 from viper.errors import UserError
-from viper.media.frames import Frames
+from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
 
 # The video networks that are read here, and whether they have a class token.

@@ -13,8 +13,8 @@ import torch
 from viper.encoders.base import Encoder, split_like, weights_fingerprint
 from viper.encoders.pixels import Pixels
 from viper.encoders.pretrained import choose_hidden, load_transformers_model
-from viper.encoders.runtime import DeviceBatches, Runtime
-from viper.media.frames import Frames
+from viper.engine.device import DeviceBatches, Runtime
+from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
 
 

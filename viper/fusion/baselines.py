@@ -91,7 +91,7 @@ def mean_and_deviation(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 class PooledLinear(nn.Module):
-    """One linear map of the pooled vector: ridge or logistic regression, once `viper.fusion.linear` has fitted it."""
+    """One linear map of the pooled vector: ridge or logistic regression, once `viper.training.linear` has fitted it."""
 
     def __init__(self, config: PerceiverFusionConfig) -> None:
         super().__init__()

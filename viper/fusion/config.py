@@ -96,7 +96,7 @@ class PerceiverFusionConfig(PretrainedConfig):
         A weight per target, which the term weighted_bce needs.
     linear_share : float
         Share of the answer that a linear model of pooled features gives, in [0, 1); 0: there is none. It is fitted by a
-        solver before the rest is trained (`viper.fusion.linear`): with few clips it errs little and elsewhere.
+        solver before the rest is trained (`viper.training.linear`): with few clips it errs little and elsewhere.
     group_column : str, optional
         The manifest's column within whose groups features are standardised before they come here. Kept for whoever
         loads the checkpoint.
@@ -104,7 +104,7 @@ class PerceiverFusionConfig(PretrainedConfig):
         What these weights were scored with: ``{"split", "epoch", **Scores.to_dict()}``. For the model card.
     training_data : mapping, optional
         Clips of each split of the manifest: ``{"splits": {split: {"clips", "labelled", ...}}, "group_column"}``, see
-        `viper.stages.training_data.TrainingData.counts`. For the model card.
+        `viper.training.training_data.TrainingData.counts`. For the model card.
     **kwargs
         The fields of `Preset`, each overriding the preset's; and what transformers keeps in a config.json.
 

@@ -7,7 +7,7 @@ may differ, modalities may be missing, and padding, the order of modalities and 
 
 With a `linear_share`, a linear model of pooled features, fitted by a solver, gives that share of the answer.
 
-``fusion="channels"``: the published layout, see `viper.fusion.channels`.
+``fusion="channels"``: the published layout, see `viper.fusion.published_perceiver`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from transformers.utils import ModelOutput
 from viper.files import write_text
 from viper.fusion.baselines import BODIES as BASELINES
 from viper.fusion.baselines import PooledLinear
-from viper.fusion.channels import ChannelsPerceiver, load_transformers_perceiver
 from viper.fusion.config import PRESETS, PerceiverFusionConfig, Preset
 from viper.fusion.layers import (
     Adapter,
@@ -38,6 +37,7 @@ from viper.fusion.layers import (
 )
 from viper.fusion.losses import compute_loss, compute_preference_loss
 from viper.fusion.model_card import CARD_FILE, model_card
+from viper.fusion.published_perceiver import ChannelsPerceiver, load_transformers_perceiver
 
 __all__ = [
     "BODIES",
@@ -116,7 +116,7 @@ class PerceiverFusion(PreTrainedModel):
             raise ValueError("a model needs at least one modality and one target")
         self.standardize = nn.ModuleDict({name: Standardize(spec["width"]) for name, spec in config.modalities.items()})
         self.body = BODIES[config.fusion](config)
-        # Fitted by a solver, so no gradient reaches it: see `viper.fusion.linear.fit_linear_member`.
+        # Fitted by a solver, so no gradient reaches it: see `viper.training.linear.fit_linear_member`.
         self.linear = PooledLinear(config).requires_grad_(False) if config.linear_share else None
         self.post_init()
 

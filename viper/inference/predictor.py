@@ -14,16 +14,16 @@ import torch
 from viper.encoders.base import Encoder
 from viper.encoders.pretrained import go_offline
 from viper.encoders.recorded import in_words_of, recorded_encoder
-from viper.encoders.runtime import Runtime, choose_runtime
+from viper.engine.device import Runtime, choose_runtime
 from viper.errors import ClipError, UserError
 from viper.fusion.checkpoint import load_checkpoint, task_of
-from viper.fusion.data import collate_features
-from viper.fusion.groups import standardize_together
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, source_of
 from viper.media.windows import check_windows
 from viper.store import EncoderInfo, Feature
 from viper.task import Task
+from viper.training.data import collate_features
+from viper.training.group_standardization import standardize_together
 
 log = logging.getLogger("viper")
 

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 
 from viper.errors import UserError
+from viper.evaluation.bootstrap import CONFIDENCE, Bootstrap, Measured
 from viper.evaluation.split_report import SplitReport, build_report, check_predictions
-from viper.fusion.views import Subset, predict_views, subsets_of, views_of
+from viper.inference.views import Subset, predict_views, subsets_of, views_of
 from viper.logs import without_warnings
 from viper.manifest import canonical_split
-from viper.report.bootstrap import CONFIDENCE, Bootstrap, Measured
 from viper.report.calibration import calibrations
 from viper.report.cases import ERROR_NAMES, Predictions, attention_of, best_and_worst, describe
 from viper.report.comparison import compared
 from viper.report.content import Case, Comparison, GroupColumn, ReportContent, SubsetScore, TargetRow
 from viper.report.groups import MAX_GROUPS, group_columns, has_too_many, scored_groups, subject_column
+from viper.report.notes import notes_on, summary_of
 from viper.report.pictures import find_pictures, thumbnails
-from viper.report.prose import notes_on, summary_of
 from viper.report.provenance import provenance, training_curves
 from viper.report.source import RunSource
 from viper.task import Task

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from viper.errors import UserError
+from viper.evaluation.bootstrap import Bootstrap, interval
 from viper.evaluation.metrics import Score
-from viper.fusion.data import FusionData
-from viper.fusion.predict import predict
+from viper.inference.stored import predict
 from viper.logs import without_warnings
-from viper.report.bootstrap import Bootstrap, interval
 from viper.report.content import Comparison
 from viper.report.provenance import settings_that_differ
 from viper.report.source import RunSource
+from viper.training.data import FusionData
 
 
 def compared(

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from viper.errors import UserError
+from viper.evaluation.bootstrap import LEAST_UNITS, Bootstrap, Measured, interval
 from viper.evaluation.metrics import Score
 from viper.manifest import Manifest
-from viper.report.bootstrap import LEAST_UNITS, Bootstrap, Measured, interval
 from viper.report.content import GroupColumn, Interval
 from viper.task import Task
 

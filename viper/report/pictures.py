@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from viper.errors import ClipError, UserError
-from viper.media.frames import FrameClip, list_frame_clips, read_image, shrunk
+from viper.media.pictures import FrameClip, list_frame_clips, read_image, shrunk
 from viper.report.content import Thumbnail
 from viper.report.source import RunSource
 

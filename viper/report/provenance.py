@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from viper.engine.failures import read_failures
 from viper.errors import UserError
-from viper.failures import read_failures
 from viper.files import read_csv_rows
-from viper.fusion.recorder import METRICS_FILE
 from viper.report.content import ModalityRecord, Provenance, TrainingCurves
 from viper.report.source import RunSource
 from viper.store import FeatureStore
+from viper.training.recorder import METRICS_FILE
 
 NAMED = 20  # clips of a list; the counts say how many there are
 _NOT_METRICS = ("epoch", "training_loss", "n_clips")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from viper.files import read_json
-from viper.fusion.data import FusionData
 from viper.fusion.perceiver import PerceiverFusion
-from viper.fusion.predict import data_for
+from viper.inference.stored import data_for
 from viper.manifest import Manifest
 from viper.store import FeatureStore
 from viper.task import Task
+from viper.training.data import FusionData
 
 
 @dataclass(frozen=True)

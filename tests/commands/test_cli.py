@@ -1,0 +1,164 @@
+"""The command line: help, versions, wrong usage, stopping."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import viper
+from viper.cli import COMMANDS, parse, run_command
+from viper.commands.common import command_line
+from viper.demo import write_video
+
+SCRIPTS = Path(viper.__file__).parents[1] / "scripts"
+
+
+def _viper(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "viper.cli", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_overview_lists_every_command_and_is_quick_to_import() -> None:
+    answer = _viper("--help")
+    assert answer.returncode == 0
+    for name in COMMANDS:
+        assert f"  {name} " in answer.stdout
+    assert _viper().returncode == 2
+    check = "import sys, viper.cli; assert not {'torch', 'transformers', 'pandas'} & sys.modules.keys()"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_version_everywhere() -> None:
+    for arguments in (["--version"], ["get_frame", "--version"]):
+        answer = _viper(*arguments)
+        assert (answer.returncode, answer.stdout.strip()) == (0, f"viper {viper.__version__}")
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_names_every_option_as_published(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = COMMANDS[name]
+    config = getattr(importlib.import_module(f"viper.commands.{command.module}"), command.config)
+    with pytest.raises(SystemExit) as stop:
+        parse(name, ["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(config):
+        if "Positional" not in str(field.type):
+            assert re.search(rf"--{field.name}\b", text), field.name
+    # Every option says what it is: a line of help is more than its name and its default.
+    assert text.count("(default") + text.count("(required)") + text.count("(repeatable)") >= len(
+        [field for field in dataclasses.fields(config) if field.name != "config"]
+    )
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_scripts_are_the_commands(name: str) -> None:
+    text = (SCRIPTS / f"{name}.py").read_text()
+    assert f'main("{name}")' in text
+    assert len(text.splitlines()) < 10
+
+
+def test_a_script_runs_its_command() -> None:
+    script = subprocess.run(
+        [sys.executable, str(SCRIPTS / "get_frame.py"), "--help"], capture_output=True, text=True, timeout=60
+    )
+    command = _viper("get_frame", "--help")
+    assert script.returncode == 0
+    assert script.stdout.replace("get_frame.py", "viper get_frame") == command.stdout
+
+
+def test_booleans_have_both_spellings_of_no() -> None:
+    folders = ["--input_folder", "a", "--output_folder", "b"]
+    assert parse("get_frame", folders).incremental is True
+    assert parse("get_frame", [*folders, "--incremental"]).incremental is True
+    assert parse("get_frame", [*folders, "--no-incremental"]).incremental is False
+    assert parse("get_frame", [*folders, "--no_incremental"]).incremental is False
+    training = ["--csv_path", "m.csv", "--output_checkpoint_folder", "r", "--visual", "--no-FAU"]
+    config = parse("train_perceiver", [*training, "--features", "a=b", "--features", "c=d"])
+    assert (config.visual, config.FAU, config.features) == (True, False, ["a=b", "c=d"])
+
+
+def test_wrong_usage_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
+    unknown = _viper("get_frames")
+    assert unknown.returncode == 2
+    assert "did you mean get_frame?" in unknown.stderr
+    missing = _viper("get_frame", "--input_folder", str(tmp_path))
+    assert missing.returncode == 2
+    assert "--output_folder" in missing.stderr
+    empty = _viper("get_frame", "--input_folder", str(tmp_path), "--output_folder", str(tmp_path / "o"))
+    assert empty.returncode == 2
+    assert len(empty.stderr.strip().splitlines()) == 1
+    assert "no videos in it" in empty.stderr
+    for answer in (unknown, missing, empty):
+        assert "Traceback" not in answer.stderr
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    write_video(tmp_path / "videos" / "a.mp4", np.zeros((3, 32, 32, 3), np.uint8), 25)
+    (tmp_path / "frames").write_text("in the way")
+    answer = _viper(
+        "get_frame", "--input_folder", str(tmp_path / "videos"), "--output_folder", str(tmp_path / "frames")
+    )
+    assert answer.returncode == 1
+    (line,) = answer.stderr.splitlines()
+    assert str(tmp_path / "frames") in line
+    assert (tmp_path / "frames").read_text() == "in the way"
+
+
+# A terminal's Ctrl-C reaches the workers too, and so do some schedulers' signals.
+@pytest.mark.parametrize(
+    ("signal_number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
+def test_a_stopped_stage_says_so_keeps_what_is_done_and_goes_on(
+    tmp_path: Path, signal_number: signal.Signals, to_all: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (40, 240, 320, 3), dtype=np.uint8)
+    write_video(tmp_path / "videos" / "000.mp4", noise, 25)
+    content = (tmp_path / "videos" / "000.mp4").read_bytes()
+    for number in range(1, 300):
+        (tmp_path / "videos" / f"{number:03d}.mp4").write_bytes(content)
+    command = [sys.executable, "-m", "viper.cli", "get_frame", "--input_folder", str(tmp_path / "videos"),
+               "--output_folder", str(tmp_path / "frames"), "--n_frames", "40", "--n_workers", "2"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("frames/[0-9]*/frames.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    if to_all:
+        os.killpg(process.pid, signal_number)
+    else:
+        process.send_signal(signal_number)
+    asked = time.monotonic()
+    _, errors = process.communicate(timeout=30)  # its end comes when the last worker is gone too
+    assert time.monotonic() - asked < 10
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "interrupted; what was finished is kept" in errors.strip().splitlines()[-1]
+    done = {path.parent.name for path in tmp_path.glob("frames/[0-9]*/frames.json")}
+    assert 0 < len(done) < 300
+    assert all(len(list((tmp_path / "frames" / clip).glob("*.jpg"))) == 40 for clip in done)
+    assert not list((tmp_path / "frames").glob(".tmp-*"))
+
+
+def test_the_command_that_runs_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a command that another one runs, as the demo does."""
+    recorded: list[str] = []
+
+    def run(config: object) -> int:
+        recorded.append(command_line())
+        return 0 if recorded[1:] else run_command("tasks", ["mosi"])
+
+    monkeypatch.setattr("viper.commands.tasks.run", run)
+    assert run_command("tasks", ["a task"]) == 0
+    assert recorded == ["viper tasks 'a task'", "viper tasks mosi"]
+    assert command_line() == ""

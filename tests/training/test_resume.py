@@ -1,0 +1,159 @@
+"""A training that is stopped at any moment and resumed ends with the weights of one that never was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from many import IS_LONG
+from planted import Planted, plant, rows_of
+
+from viper.cli import run_command
+from viper.errors import UserError
+from viper.files import read_json
+from viper.fusion.checkpoint import load_checkpoint
+from viper.training.state import STATE_FILE, TrainingState
+
+N_EPOCHS = 6
+# Everything that has a state of its own: dropout, momentum, a running average, a schedule.
+TRAINING = ["--preset", "tiny", "--device", "cpu", "--n_epochs", str(N_EPOCHS), "--batch_size", "8", "--ema", "0.9",
+            "--loss", "mse+0.5*ccc"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    return plant(tmp_path_factory.mktemp("planted"))
+
+
+def _arguments(planted: Planted, run: Path, *options: str) -> list[str]:
+    return ["--csv_path", str(planted.manifest), "--task", str(planted.card), *planted.inputs(),
+            "--output_checkpoint_folder", str(run), *TRAINING, *options]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(planted: Planted) -> Path:
+    run = planted.root / "uninterrupted"
+    assert run_command("train_perceiver", _arguments(planted, run)) == 0
+    return run
+
+
+def _assert_same(run: Path, other: Path) -> None:
+    assert (run / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    for epoch in range(1, N_EPOCHS + 1):
+        a, b = (load_checkpoint(folder / f"perceiver_{epoch}").state_dict() for folder in (run, other))
+        assert all(torch.equal(a[name], b[name]) for name in a), epoch
+    first, second = (read_json(folder / "summary.json") for folder in (run, other))
+    assert first == second
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("n_done", [0, 1, 4, 5] if IS_LONG else [0, 4])
+@pytest.mark.parametrize("moment", ["before the checkpoint", "after the checkpoint"])
+def test_stopped_around_a_save_and_resumed(
+    planted: Planted, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_done: int, moment: str
+) -> None:
+    """The two narrow moments: an epoch's checkpoint is there but not its state, and neither is."""
+    from viper.training import recorder
+
+    save = recorder.save_checkpoint
+
+    def dying(run: Path, epoch: int, model: object) -> None:
+        if epoch == n_done + 1 and moment == "before the checkpoint":
+            raise _KilledError
+        save(run, epoch, model)  # type: ignore[arg-type]
+        if epoch == n_done + 1:
+            raise _KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "save_checkpoint", dying)
+        with pytest.raises(_KilledError):
+            run_command("train_perceiver", _arguments(planted, tmp_path / "run"))
+    assert (tmp_path / "run" / STATE_FILE).exists() == (n_done > 0)
+    torch.manual_seed(999)  # whatever the next process starts with
+    assert run_command("train_perceiver", _arguments(planted, tmp_path / "run", "--resume")) == 0
+    _assert_same(tmp_path / "run", uninterrupted)
+    assert not (tmp_path / "run" / STATE_FILE).exists()
+
+
+def test_killed_at_any_moment_and_resumed_by_another_process(
+    planted: Planted, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "viper.cli", "train_perceiver", *_arguments(planted, run, "--resume")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for n_epochs in (1, 3) if IS_LONG else (2,):  # killed with SIGKILL a little after so many epochs
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        while not (run / f"perceiver_{n_epochs}").exists():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.005)
+        time.sleep(0.05 * n_epochs)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (run / "summary.json").exists()
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    _assert_same(run, uninterrupted)
+    assert not list(run.glob(".tmp-*"))  # what it left when it was killed is gone, too
+
+
+def test_resuming_a_finished_run_does_nothing(planted: Planted, uninterrupted: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
+    assert run_command("train_perceiver", _arguments(planted, uninterrupted, "--resume")) == 0
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")} == before
+
+
+def test_a_run_is_not_resumed_with_other_options_or_data(planted: Planted, uninterrupted: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--batch_size 8, not 4"):
+        run_command("train_perceiver", _arguments(planted, uninterrupted, "--resume", "--batch_size", "4"))
+    with pytest.raises(UserError, match="exclude each other"):
+        run_command("train_perceiver", _arguments(planted, uninterrupted, "--resume", "--overwrite"))
+    other = plant(tmp_path / "other", seed=1)
+    manifest = ["--csv_path", str(other.manifest)]
+    config = yaml.safe_load((uninterrupted / "config.yaml").read_text())
+    config["options"]["csv_path"] = str(other.manifest)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match="other features or labels"):
+        run_command("train_perceiver", [*_arguments(planted, run, "--resume"), *manifest])
+
+
+def test_a_damaged_state_is_named(planted: Planted, tmp_path: Path) -> None:
+    (tmp_path / STATE_FILE).write_bytes(b"\x10\0\0\0\0\0\0\0not a header")
+    with pytest.raises(UserError, match=STATE_FILE):
+        TrainingState.load(tmp_path)
+
+
+def test_seeds_have_their_own_runs_and_a_mean(planted: Planted, tmp_path: Path) -> None:
+    options = _arguments(planted, tmp_path, "--n_seeds", "3", "--seed", "5", "--n_epochs", "2", "--keep", "best")
+    assert run_command("train_perceiver", options) == 0
+    seeds = read_json(tmp_path / "seeds.json")
+    assert seeds["seeds"] == [5, 6, 7]
+    values = [read_json(tmp_path / f"seed_{n}" / "summary.json")["mean"]["pearson"]["value"] for n in (5, 6, 7)]
+    assert seeds["Val"]["pearson"]["values"] == values
+    assert len(set(values)) == 3
+    assert seeds["Val"]["pearson"]["mean"] == pytest.approx(sum(values) / 3)
+    with pytest.raises(UserError, match="holds a run already"):
+        run_command("train_perceiver", options)
+    # A run that died between two seeds: the first is kept, the second is resumed or made.
+    (tmp_path / "seed_6" / "summary.json").unlink()
+    assert run_command("train_perceiver", [*options, "--resume"]) == 0
+    assert read_json(tmp_path / "seeds.json") == seeds
+
+
+def test_training_stops_when_nothing_gets_better(planted: Planted, tmp_path: Path) -> None:
+    # A learning rate of practically zero: no epoch beats the first by more than chance.
+    options = ["--n_epochs", "40", "--patience", "2", "--learning_rate", "1e-12", "--ema", "0"]
+    assert run_command("train_perceiver", _arguments(planted, tmp_path / "run", *options)) == 0
+    rows = rows_of(tmp_path / "run" / "metrics.csv")
+    best = read_json(tmp_path / "run" / "summary.json")["best_epoch"]["pearson"]
+    assert len(rows) == best + 2 < 40

@@ -1,0 +1,297 @@
+"""compare: the fusions and the baselines on the same data, several seeds each, in one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from viper.commands.common import log, mean_and_std, over_seeds
+from viper.commands.feature_options import FeatureOptions
+from viper.commands.train_perceiver import LEARNING_RATES
+from viper.commands.trainings import as_arguments, feature_arguments, parse_train_options
+from viper.errors import NothingDoneError, UserError
+from viper.files import write_json, write_text
+from viper.logs import without_warnings
+from viper.manifest import Manifest
+from viper.task import Task, load_task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from viper.evaluation.metrics import Scores
+    from viper.training.data import FusionData
+
+ModelName = Literal["tokens", "linear", "mlp", "gru", "perceiver-channels"]
+FUSIONS = {"tokens": "tokens", "linear": "linear", "mlp": "mlp", "gru": "gru", "perceiver-channels": "channels"}
+BATCH_SIZE = 64  # clips at once in scoring; it does not change the scores
+Values = dict[str, list[float]]  # metric -> a value a seed
+
+
+@dataclass(kw_only=True)
+class CompareOptions(FeatureOptions):
+    """Train every model on the same data with the same options, and put their scores into one table."""
+
+    csv_path: Path
+    """The manifest: File_ID, Split (Train, Val, Test) and a column per target."""
+    output_path: Path
+    """Folder that gets a folder of runs per model, and compare.csv, compare.json and compare.md."""
+    task: str = "hume_reaction"
+    """The task: a card's name or path."""
+    models: tuple[ModelName, ...] = ("tokens", "linear", "mlp", "gru", "perceiver-channels")
+    """Which are compared."""
+    preset: Literal["tiny", "small", "base", "paper"] = "small"
+    """Size of all models. Hidden layers of mlp and gru are as wide as the preset's latents."""
+    n_epochs: int = 30
+    """Passes over the training split."""
+    batch_size: int = 16
+    """Clips a step."""
+    n_seeds: int = 5
+    """Trainings of each model. linear has no randomness and is fitted once."""
+    seed: int = 0
+    """The first seed, and that of the modalities which are hidden."""
+    train_options: Annotated[list[str], tyro.conf.arg(metavar="NAME=VALUE")] = field(default_factory=list)
+    """Further options of train_perceiver for all models: weight_decay=0.1 loss=mse+0.5*ccc ..."""
+    test_csv_path: Path | None = None
+    """A manifest with labels of the test split, which is scored once all models are trained. By default it is not."""
+    missing: float = 0.0
+    """Share of clips that lack one modality, drawn at random, in a second scoring; the same ones for all models."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the models are trained and run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model: its runs and, per view of a split ("Val", "Val, one missing" ...), each metric for every run."""
+
+    model: str
+    runs: list[Path]
+    n_parameters: int
+    views: dict[str, Values]
+
+
+def run(config: CompareOptions) -> int:
+    """Runs the stage; answers the exit code."""
+    task = load_task(config.task)
+    _check(config)
+    runs = {model: _train(config, model) for model in config.models}
+    # Only now: no choice is left that a test split could have a part in.
+    splits = _splits(config, task, next(iter(runs.values()))[0])
+    seen = {split: hidden_at_random(data, config.missing, config.seed) for split, data in splits.items()}
+    results = [_score(config, task, model, folders, splits, seen) for model, folders in runs.items()]
+    _write(config, task, results, splits, seen)
+    print(table(task, results), flush=True)
+    log.info("compare: %d models -> %s", len(results), config.output_path)
+    return 0
+
+
+def _check(config: CompareOptions) -> None:
+    if not config.models:
+        raise UserError("--models: name at least one")
+    if config.n_seeds < 1:
+        raise UserError(f"--n_seeds {config.n_seeds}: must be at least 1")
+    if not 0 <= config.missing <= 1:
+        raise UserError(f"--missing {config.missing}: must be a share between 0 and 1")
+    if config.missing and len(config.folders()) < 2:
+        raise UserError("--missing: hiding one modality needs at least two")
+    parse_train_options(config.train_options, _own_options(config))
+
+
+def _own_options(config: CompareOptions) -> set[str]:
+    return {"fusion", *vars(config)}
+
+
+def _train(config: CompareOptions, model: str) -> list[Path]:
+    """Trains what is not trained yet; answers the runs, one a seed."""
+    from viper.cli import run_command
+
+    folder = config.output_path / model
+    seeds = range(config.seed, config.seed + (1 if model == "linear" else config.n_seeds))
+    runs = [folder / f"seed_{seed}" for seed in seeds]
+    arguments = [
+        "--csv_path", str(config.csv_path), "--task", config.task, *feature_arguments(config),
+        "--fusion", FUSIONS[model], "--preset", config.preset, "--n_epochs", str(config.n_epochs),
+        "--batch_size", str(config.batch_size),
+        "--seed", str(config.seed), "--device", config.device, "--keep", "best", "--resume",
+    ]  # fmt: skip
+    # A training of one seed has no folder per seed.
+    arguments += ["--output_checkpoint_folder", str(folder if len(runs) > 1 else runs[0]), "--n_seeds", str(len(runs))]
+    options = parse_train_options(config.train_options, _own_options(config))
+    if model == "perceiver-channels" and config.preset != "paper":
+        options = _channels_schedule(config) | options
+    log.info("\n%s: %d %s", model, len(runs), "run" if len(runs) == 1 else "runs")
+    code = run_command("train_perceiver", [*arguments, *as_arguments(options)])
+    if code != 0:
+        raise NothingDoneError(f"{model}: train_perceiver answered {code}")
+    return runs
+
+
+def _channels_schedule(config: CompareOptions) -> dict[str, str]:
+    """A learning rate that suits the size: the published 1e-5, halved every 5 epochs, is for 283 M parameters.
+
+    With it a small model would hardly leave its initial weights, and be a baseline for show.
+    """
+    return {"learning_rate": str(LEARNING_RATES[config.preset]), "step_size": str(max(1, config.n_epochs // 4))}
+
+
+def _splits(config: CompareOptions, task: Task, checkpoint: Path) -> dict[str, FusionData]:
+    from viper.fusion.checkpoint import load_checkpoint
+    from viper.inference.stored import data_for
+
+    model, stores = load_checkpoint(checkpoint), config.stores()
+    splits = {"Val": data_for(model, stores, Manifest.load(config.csv_path, task), "Val", labelled=True)}
+    if config.test_csv_path is not None:
+        manifest = Manifest.load(config.test_csv_path, task)
+        splits["Test"] = data_for(model, stores, manifest, "Test", labelled=True)
+    return splits
+
+
+def hidden_at_random(data: FusionData, share: float, seed: int) -> np.ndarray:
+    """What may be seen when a share of the clips lacks one modality of those it has, drawn with a seed.
+
+    Returns
+    -------
+    bool (clips, modalities). Of the clips with two modalities or more, `share` (of all clips, rounded) lose one.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    present = np.array([[clip in store for store in data.stores.values()] for clip in data.clips])
+    candidates = np.flatnonzero(present.sum(axis=1) >= 2)
+    n = min(len(candidates), round(share * len(data)))
+    seen = np.ones_like(present)
+    for clip in rng.choice(candidates, n, replace=False):
+        seen[clip, rng.choice(np.flatnonzero(present[clip]))] = False
+    return seen
+
+
+def _score(
+    config: CompareOptions,
+    task: Task,
+    model: str,
+    runs: Sequence[Path],
+    splits: Mapping[str, FusionData],
+    seen: Mapping[str, np.ndarray],
+) -> Result:
+    import numpy as np
+
+    from viper.engine.device import choose_device
+    from viper.evaluation.metrics import evaluate
+    from viper.fusion.checkpoint import load_checkpoint
+    from viper.inference.views import predict_views
+
+    views: dict[str, Values] = {}
+    for folder in runs:
+        fusion = load_checkpoint(folder)
+        for split, data in splits.items():
+            masks = {split: np.ones_like(seen[split])}
+            if config.missing:
+                masks[f"{split}, one missing"] = seen[split]
+            predictions = predict_views(fusion, data, masks, BATCH_SIZE, choose_device(config.device))
+            for view, predicted in predictions.items():
+                with without_warnings():
+                    scores = evaluate(task, predicted, data.truth)
+                for metric, value in _values(scores).items():
+                    views.setdefault(view, {}).setdefault(metric, []).append(value)
+    n_parameters = sum(parameter.numel() for parameter in fusion.parameters())
+    return Result(model, list(runs), n_parameters, views)
+
+
+def _values(scores: Scores) -> dict[str, float]:
+    """As epochs are compared: an undefined Pearson counts 0, so that a mean over seeds does not lose the worst."""
+    return {metric: scores.reported_value(metric) for metric in scores.together}
+
+
+def table(task: Task, results: Sequence[Result]) -> str:
+    """Markdown: a row a model, a column a view of a split, mean ± standard deviation over seeds."""
+    from viper.evaluation.metrics import METRICS
+
+    metric = task.metrics[0]
+    views = list(results[0].views)
+    header = ["model", "parameters", "runs", *(f"{view}: {METRICS[metric].title}" for view in views)]
+    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for result in results:
+        cells = [result.model, _readable(result.n_parameters), str(len(result.runs))]
+        for view in views:
+            mean, std = mean_and_std(result.views[view][metric])
+            cells.append(f"{mean:.3f}" if math.isnan(std) else f"{mean:.3f} ± {std:.3f}")
+        rows.append(cells)
+    widths = [max(len(row[k]) for row in rows) for k in range(len(header))]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    )
+
+
+def _readable(n: int) -> str:
+    return f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.1f} k"
+
+
+def _write(
+    config: CompareOptions,
+    task: Task,
+    results: Sequence[Result],
+    splits: Mapping[str, FusionData],
+    seen: Mapping[str, np.ndarray],
+) -> None:
+    rows = []
+    for result in results:
+        row: dict[str, Any] = {"model": result.model, "n_runs": len(result.runs), "n_parameters": result.n_parameters}
+        for view, values in result.views.items():
+            for metric, each in values.items():
+                mean, std = mean_and_std(each)
+                row[f"{view} {metric}"], row[f"{view} {metric} std"] = _cell(mean), _cell(std)
+        rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    folder = config.output_path
+    write_text(folder / "compare.csv", text.getvalue())
+    write_text(folder / "compare.md", _page(config, task, results, splits))
+    hidden = {
+        split: {data.clips[clip]: list(data.stores)[name] for clip, name in zip(*(~seen[split]).nonzero(), strict=True)}
+        for split, data in splits.items()
+    }
+    write_json(
+        folder / "compare.json",
+        {
+            "task": task.name,
+            "metric": task.metrics[0],
+            "n_clips": {split: len(data) for split, data in splits.items()},
+            "missing": {"share": config.missing, "seed": config.seed, "hidden": hidden},
+            "options": {"preset": config.preset, "n_epochs": config.n_epochs, "train_options": config.train_options},
+            "models": {
+                result.model: {
+                    "runs": [str(folder) for folder in result.runs],
+                    "n_parameters": result.n_parameters,
+                    "scores": {
+                        view: {metric: over_seeds(each) for metric, each in values.items()}
+                        for view, values in result.views.items()
+                    },
+                }
+                for result in results
+            },
+        },
+    )
+
+
+def _cell(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else ""
+
+
+def _page(config: CompareOptions, task: Task, results: Sequence[Result], splits: Mapping[str, FusionData]) -> str:
+    clips = ", ".join(f"{len(data):,} clips of {split}" for split, data in splits.items())
+    lines = [table(task, results), "", f"{task.name}, {clips}; {', '.join(next(iter(splits.values())).stores)}."]
+    lines.append(
+        "Mean ± standard deviation over seeds. Each run's epoch was chosen on the validation split, which flatters its "
+        "score there."
+    )
+    if config.missing:
+        lines.append(f"One missing: {config.missing:.0%} of the clips lack one modality, the same one for every model.")
+    return "\n".join(lines) + "\n"

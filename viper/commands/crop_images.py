@@ -1,0 +1,105 @@
+"""crop_images: frames -> faces/<clip>/frame_<index>.jpg and faces.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from viper.commands.common import EngineFlags, finish, log
+from viper.engine import run as engine
+from viper.engine.job import Job
+from viper.files import atomic_folder, write_json
+from viper.media import pictures as frames
+from viper.media.faces.crop import BATCH_SIZE, CropOptions, Crops, FaceCropper, NumberedFrames
+from viper.media.pictures import FrameClip, list_frame_clips
+
+
+@dataclass(kw_only=True)
+class CropImagesOptions(EngineFlags):
+    """Cut the face of one person out of every frame (MTCNN), followed through the clip."""
+
+    input_folder: Path
+    """Folder of frames, as get_frame writes it."""
+    output_folder: Path
+    """Where <clip>/frame_<index>.jpg and <clip>/faces.json are written."""
+    batch_size: int = BATCH_SIZE
+    """Frames the detector looks at at once."""
+    margin: float = CropOptions.margin
+    """Share of the face box's longer side that is added on every side."""
+    min_face_size: int = CropOptions.min_face_size
+    """Smallest face looked for, in pixels. Smaller is slower."""
+    image_size: int = CropOptions.image_size
+    """Side of the square crops, in pixels."""
+    no_face: Literal["whole", "skip"] = CropOptions.no_face
+    """A clip without any face: keep whole frames, marked as not found; or write none."""
+    device: str = "auto"
+    """Where the detector runs: auto, cpu, cuda, cuda:1, mps ..."""
+
+
+def run(config: CropImagesOptions) -> int:
+    """Runs the stage; answers the exit code."""
+    crop_options = _options(config)
+    # Not above: importing torch takes seconds, and --help should not.
+    from viper.engine.device import choose_device
+
+    choose_device(config.device)  # a wrong one is said at once; each copy of the detector chooses for itself
+    job = Job(
+        stage="crop_images",
+        load=_load,
+        encode=FaceCropper(crop_options, config.device, config.batch_size),
+        save=_Save(config.output_folder, crop_options),
+        is_done=_IsDone(config.output_folder, crop_options),
+        size=_size,
+        batch_size=config.batch_size,
+    )
+    options = config.engine_options()
+    summary = engine.run(job, list_frame_clips(config.input_folder), config.output_folder, options)
+    return finish(summary, config.output_folder)
+
+
+def _load(clip: FrameClip) -> NumberedFrames:
+    return NumberedFrames([frame["index"] for frame in clip.record["frames"]], clip.read())
+
+
+def _size(sample: NumberedFrames) -> int:
+    return len(sample.frames.images)
+
+
+def _options(config: CropImagesOptions) -> CropOptions:
+    options = CropOptions(config.margin, config.min_face_size, config.image_size, config.no_face)
+    options.check()
+    return options
+
+
+@dataclass(frozen=True)
+class _Save:
+    output_folder: Path
+    options: CropOptions
+
+    def __call__(self, clip: FrameClip, crops: Crops) -> None:
+        if not any(entry["found"] for entry in crops.records):
+            log.info("crop_images: %s: no face in any frame (%s)", clip.id, self.options.no_face)
+        record = {
+            "clip": clip.id,
+            "source": clip.source(),
+            "detector": "mtcnn",
+            "options": self.options.record(),
+            # How the frames had been chosen, where it is known: what is made of the crops is told by it.
+            "sampling": clip.record.get("sampling"),
+            "frames": crops.records,
+        }
+        with atomic_folder(self.output_folder / clip.id, make_parent=False) as folder:
+            for image, entry in zip(crops.images, crops.records, strict=True):
+                frames.write_image(folder / frames.frame_name(entry["index"]), image)
+            write_json(folder / frames.FACES_FILE, record)
+
+
+@dataclass(frozen=True)
+class _IsDone:
+    output_folder: Path
+    options: CropOptions
+
+    def __call__(self, clip: FrameClip) -> bool:
+        expected = {"options": self.options.record(), "source": clip.source()}
+        return frames.is_complete(self.output_folder / clip.id, frames.FACES_FILE, expected)

@@ -1,0 +1,199 @@
+"""status: which clips of a manifest have their features, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from viper.commands.feature_options import FeatureOptions
+from viper.engine.failures import read_failures
+from viper.engine.run import LOOKING_THREADS
+from viper.errors import UserError, one_line
+from viper.manifest import Manifest, canonical_split
+from viper.store import FeatureStore
+from viper.task import Task, load_task
+
+NAMED_CLIPS = 5  # of each kind, in the table
+OTHER_SPELLING = "its file's name is not in Unicode's composed form (NFC), so nothing finds it; rename it"
+
+
+@dataclass(kw_only=True)
+class StatusOptions(FeatureOptions):
+    """Say which clips of a manifest have their features, and what is wrong with the others; changes nothing.
+
+    Exit code 0: every clip has a valid feature of every modality. 3: some have not. 1: none has any.
+    """
+
+    csv_path: Path
+    """The manifest: its clips are expected."""
+    task: str | None = None
+    """The task whose id and split columns the manifest has: a card's name or path. By default File_ID and Split."""
+    split: str | None = None
+    """Expect the clips of this split only: Train, Val or Test."""
+    verify: bool = False
+    """Read every file to its end and look at every value, not only at the files' headers and lengths."""
+    json: bool = False
+    """Print one JSON object, with every clip's id, instead of tables."""
+
+
+@dataclass(frozen=True)
+class ModalityStatus:
+    """The features of one modality. Every expected clip is present, or in one of missing, invalid and failed.
+
+    Attributes
+    ----------
+    folder : the store.
+    encoder : what made its features; empty where the folder is no store.
+    expected : clips of the manifest.
+    present : how many of them have a valid feature.
+    missing : those without a file.
+    invalid : those whose file is not a valid feature of this store, with the reason.
+    failed : those that the extraction could not do, by the folder's failures.csv, with the reason it gives.
+    extra : clips with a file that are not in the manifest.
+    problem : what is wrong with the folder as a whole, or None.
+    """
+
+    folder: Path
+    encoder: str = ""
+    expected: int = 0
+    present: int = 0
+    missing: list[str] = field(default_factory=list)
+    invalid: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    extra: list[str] = field(default_factory=list)
+    problem: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every expected clip has a valid feature."""
+        return self.present == self.expected
+
+
+def run(config: StatusOptions) -> int:
+    """Prints the state of every modality; answers the exit code."""
+    manifest = _read_manifest(config)
+    expected = (manifest.split(config.split) if config.split else manifest).clips
+    folders = config.folders()
+    states = {name: look(folder, expected, manifest.clips, config.verify) for name, folder in folders.items()}
+    if config.json:
+        print(json.dumps(_as_json(config, states), indent=2))
+    else:
+        _print_tables(config, states, len(expected))
+    if all(state.complete for state in states.values()):
+        return 0
+    return 3 if any(state.present for state in states.values()) else 1
+
+
+def look(folder: Path, expected: Sequence[str], known: Collection[str], verify: bool = False) -> ModalityStatus:
+    """The state of a folder of features. Nothing in it is changed, and no run that writes to it is disturbed.
+
+    Parameters
+    ----------
+    expected : clips that should have a feature.
+    known : all clips of the manifest; a file of any other is extra.
+    verify : read the files to their end.
+    """
+    failures, problem = _failures_of(folder)
+    try:
+        store = FeatureStore.open(folder)
+        files = store.clips()
+    except (UserError, OSError) as error:
+        return _state(ModalityStatus(folder, problem=str(error)), expected, {}, failures)
+    there = set(files)
+    present = [clip for clip in expected if clip in there]
+    reasons = dict(zip(present, _problems(store, present, verify), strict=True))
+    known = set(known)
+    extra = [clip for clip in files if clip not in known]
+    # On its way from a Mac a file may have got a name that looks the same and is another.
+    alike = {unicodedata.normalize("NFC", clip) for clip in extra}
+    reasons |= {clip: OTHER_SPELLING for clip in expected if clip not in there and clip in alike}
+    return _state(ModalityStatus(folder, store.info.encoder, extra=extra, problem=problem), expected, reasons, failures)
+
+
+def _problems(store: FeatureStore, clips: Sequence[str], verify: bool) -> list[str | None]:
+    with ThreadPoolExecutor(LOOKING_THREADS) as pool:
+        found = pool.map(lambda clip: store.problem(clip, verify), clips)
+        bar = tqdm(found, store.folder.name, len(clips), leave=False, unit="clip", disable=not sys.stderr.isatty())
+        return list(bar)
+
+
+def _state(
+    state: ModalityStatus, expected: Sequence[str], reasons: Mapping[str, str | None], failures: Mapping[str, str]
+) -> ModalityStatus:
+    """Sorts the clips; `reasons` has those with a file, and None for a valid one."""
+    lacking = [clip for clip in expected if reasons.get(clip, "no file") is not None]
+    failed = {clip: failures[clip] for clip in lacking if clip in failures}
+    others = [clip for clip in lacking if clip not in failed]
+    invalid = {clip: reason for clip in others if (reason := reasons.get(clip)) is not None}
+    missing = [clip for clip in others if clip not in invalid]
+    n_present = len(expected) - len(lacking)
+    return replace(state, expected=len(expected), present=n_present, missing=missing, invalid=invalid, failed=failed)
+
+
+def _failures_of(folder: Path) -> tuple[dict[str, str], str | None]:
+    try:
+        return {row.clip: f"{row.error}: {row.message}" for row in read_failures(folder)}, None
+    except (UserError, OSError) as error:
+        return {}, str(error)
+
+
+def _read_manifest(config: StatusOptions) -> Manifest:
+    """The manifest without its labels and preferences, which may be wrong or not there yet."""
+    task = load_task(config.task) if config.task else Task("any", "regression", ())
+    return Manifest.load(config.csv_path, replace(task, kind="regression", targets=(), label_column=None))
+
+
+def _as_json(config: StatusOptions, states: Mapping[str, ModalityStatus]) -> dict[str, Any]:
+    modalities = {
+        name: {**asdict(state), "folder": str(state.folder), "complete": state.complete}
+        for name, state in states.items()
+    }
+    return {
+        "csv_path": str(config.csv_path),
+        "split": canonical_split(config.split) if config.split else None,
+        "verified": config.verify,
+        "complete": all(state.complete for state in states.values()),
+        "modalities": modalities,
+    }
+
+
+def _print_tables(config: StatusOptions, states: Mapping[str, ModalityStatus], n_clips: int) -> None:
+    width = max(10, *(len(name) for name in states)) + 2
+    columns = ("expected", "present", "missing", "invalid", "failed", "extra")
+    print(f"{config.csv_path}: {n_clips} clips{f' of {config.split}' if config.split else ''}")
+    print(f"{'modality':<{width}}" + "".join(f"{column:>10}" for column in columns))
+    for name, state in states.items():
+        numbers = (state.expected, state.present, *(len(getattr(state, column)) for column in columns[2:]))
+        print(f"{name:<{width}}" + "".join(f"{number:>10}" for number in numbers))
+    for name, state in states.items():
+        if state.problem or not state.complete or state.extra:
+            print(f"\n{name}: {state.folder}" + (f", made by {state.encoder}" if state.encoder else ""))
+            _print_clips(state)
+    if not config.verify and all(state.complete for state in states.values()):
+        print("complete, by the files' headers and lengths; --verify reads all of them")
+
+
+def _print_clips(state: ModalityStatus) -> None:
+    if state.problem:
+        print(f"  {state.problem}")
+    for kind, clips in (("missing", state.missing), ("extra", state.extra)):
+        if clips:
+            print(f"  {kind:<9}{', '.join(one_line(clip) for clip in clips[:NAMED_CLIPS])}{_more(clips)}")
+    for kind, reasons in (("invalid", state.invalid), ("failed", state.failed)):
+        for clip, reason in list(reasons.items())[:NAMED_CLIPS]:
+            print(f"  {kind:<9}{one_line(clip)}: {one_line(reason)}")
+        if len(reasons) > NAMED_CLIPS:
+            print(f"  {kind:<9}{_more(reasons).strip()}")
+
+
+def _more(clips: Collection[str]) -> str:
+    rest = len(clips) - NAMED_CLIPS
+    return f" ... and {rest} more" if rest > 0 else ""

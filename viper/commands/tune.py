@@ -1,0 +1,271 @@
+"""tune: search for options of train_perceiver, on the validation split alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from viper.commands.common import log
+from viper.commands.feature_options import FeatureOptions
+from viper.commands.search_space import Range, default_space, read_space, usual_values
+from viper.commands.trainings import as_arguments, feature_arguments, parse_train_options
+from viper.errors import NothingDoneError, UserError
+from viper.files import read_json, write_text
+from viper.task import Task, load_task
+from viper.training.run_folder import SEEDS_FILE, SUMMARY_FILE
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+JOURNAL_FILE = "journal.log"
+TRIALS_FILE = "trials.csv"
+LOCK_FILE = ".lock"
+STUDY = "tune"
+
+
+@dataclass(kw_only=True)
+class TuneOptions(FeatureOptions):
+    """Search for the options with the best validation score. The test split is never read."""
+
+    csv_path: Path
+    """The manifest. Only its rows of Train and Val are used."""
+    output_path: Path
+    """Folder that gets a run per trial, trials.csv, and the journal from which a search goes on."""
+    task: str = "hume_reaction"
+    """The task: a card's name or path."""
+    n_trials: int = 30
+    """Trials in all; called again with more, the search goes on. The first has the usual options."""
+    space: Path | None = None
+    """A YAML of what is searched, option -> {low, high[, log]} or {choices}. By default learning rate, sizes, ..."""
+    preset: Literal["tiny", "small", "base", "paper"] = "small"
+    """Where the sizes that are not searched come from."""
+    n_epochs: int = 30
+    """Passes over the training split, in every trial."""
+    n_seeds: int = 1
+    """Trainings per trial, whose mean score counts: slower, and less led astray by chance."""
+    seed: int = 0
+    """Of the search and, in every trial, of the training."""
+    train_options: Annotated[list[str], tyro.conf.arg(metavar="NAME=VALUE")] = field(default_factory=list)
+    """Further options of train_perceiver for all trials: patience=5 fusion=mlp ..."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search under way: what all trials share."""
+
+    config: TuneOptions
+    task: Task
+    space: Mapping[str, Range]
+    fixed: Mapping[str, str]
+    study: Study
+
+    @property
+    def metric(self) -> str:
+        """What is compared."""
+        return self.task.metrics[0]
+
+    def folder(self, trial: FrozenTrial) -> Path:
+        """Where a trial's run is."""
+        return self.config.output_path / f"trial_{trial.number}"
+
+    def finished(self) -> list[FrozenTrial]:
+        """The trials that have a score, best first."""
+        from viper.evaluation.metrics import METRICS
+
+        trials = [trial for trial in self.study.trials if trial.value is not None]
+        return sorted(trials, key=_value, reverse=METRICS[self.metric].direction == "maximise")
+
+    def arguments(self, options: Mapping[str, Any], run: Path, n_seeds: int) -> list[str]:
+        """What is typed after train_perceiver to train with these options."""
+        config = self.config
+        return [
+            "--csv_path", str(config.csv_path), "--task", config.task, *feature_arguments(config),
+            "--output_checkpoint_folder", str(run), "--preset", config.preset, "--n_epochs", str(config.n_epochs),
+            "--seed", str(config.seed), "--n_seeds", str(n_seeds), "--device", config.device,
+            *as_arguments({**self.fixed, **options}),
+        ]  # fmt: skip
+
+
+def run(config: TuneOptions) -> int:
+    """Runs the stage; answers the exit code."""
+    from filelock import FileLock, Timeout
+
+    for name in ("n_trials", "n_epochs", "n_seeds"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+    _require_optuna()
+    task = load_task(config.task)
+    own = set(vars(config))
+    fixed = parse_train_options(config.train_options, own)
+    if fixed.get("fusion") == "linear":
+        raise UserError("fusion=linear: its solver chooses the one thing to choose, the penalty, by itself")
+    space = default_space(task, fixed) if config.space is None else read_space(config.space, own | fixed.keys())
+    config.folders()
+    config.output_path.mkdir(parents=True, exist_ok=True)
+    try:
+        # Two searches in one folder would take each other's unfinished trials for those of a killed one.
+        with FileLock(config.output_path / LOCK_FILE, timeout=0):
+            search = Search(config, task, space, fixed, _open_study(config, task, space, fixed))
+            _go_on(search)
+    except Timeout:
+        raise UserError(f"{config.output_path}: another search is running in this folder") from None
+    return _report(search)
+
+
+def _require_optuna() -> None:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("tune needs Optuna, which is not installed: pip install 'viper[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def _open_study(config: TuneOptions, task: Task, space: Mapping[str, Range], fixed: Mapping[str, str]) -> Study:
+    """The study in the output folder, new or gone on with; one of another search is a UserError that says why."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    from viper.evaluation.metrics import METRICS
+
+    described = {
+        "space": {name: each.describe() for name, each in space.items()},
+        "train_options": dict(fixed),
+        "task": task.name,
+        "features": {name: str(folder) for name, folder in config.folders().items()},
+        **{name: str(getattr(config, name)) for name in ("csv_path", "preset", "n_epochs", "n_seeds", "seed")},
+    }
+    # A journal is lines of JSON: nothing is pickled.
+    storage = JournalStorage(JournalFileBackend(str(config.output_path / JOURNAL_FILE)))
+    maximise = METRICS[task.metrics[0]].direction == "maximise"
+
+    def open_or_create() -> Study:
+        return optuna.create_study(
+            study_name=STUDY, storage=storage, load_if_exists=True, direction="maximize" if maximise else "minimize"
+        )
+
+    study = open_or_create()
+    other = [name for name, value in described.items() if study.user_attrs.get(name, value) != value]
+    if other and any(trial.state.is_finished() for trial in study.trials):
+        raise UserError(
+            f"{config.output_path}: holds a search with {other[0]} {study.user_attrs[other[0]]}, not "
+            f"{described[other[0]]}; give another folder, or the same options to go on with it"
+        )
+    if other:  # what was wrong with its options was seen in the first trial
+        optuna.delete_study(study_name=STUDY, storage=storage)
+        study = open_or_create()
+    for name, value in described.items():
+        study.set_user_attr(name, value)
+    # The sampler's own state is not kept. Starting it from where the search is makes no trial the twin of an old one.
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
+    if not study.trials:
+        study.enqueue_trial(usual_values(space, config.preset, task, fixed))
+    return study
+
+
+def _go_on(search: Search) -> None:
+    """Runs trials until there are enough; one that a killed search left unfinished is finished first."""
+    from optuna.trial import TrialState
+
+    distributions = {name: each.distribution() for name, each in search.space.items()}
+    for trial in search.study.get_trials(states=[TrialState.RUNNING]):
+        if trial.params.keys() == distributions.keys():
+            log.info("\ntrial %d goes on", trial.number)
+            _run_trial(search, trial)
+        else:  # killed while its options were being drawn
+            search.study.tell(trial.number, state=TrialState.FAIL)
+    while sum(trial.state.is_finished() for trial in search.study.trials) < search.config.n_trials:
+        number = search.study.ask(distributions).number
+        trial = search.study.trials[number]
+        log.info("\ntrial %d of %d: %s", number + 1, search.config.n_trials, _words(trial.params))
+        _run_trial(search, trial)
+
+
+def _run_trial(search: Search, trial: FrozenTrial) -> None:
+    """Trains with a trial's options and records the score; options that cannot be trained with are a failed trial."""
+    import torch
+    from optuna.trial import TrialState
+
+    from viper.cli import run_command
+
+    run_folder = search.folder(trial)
+    arguments = [*search.arguments(trial.params, run_folder, search.config.n_seeds), "--keep", "best", "--resume"]
+    value, reason = None, ""
+    try:
+        run_command("train_perceiver", arguments)
+        value = _score(search, run_folder)
+        reason = "" if value is not None else f"{search.metric} is undefined"
+    except (UserError, NothingDoneError, torch.OutOfMemoryError) as error:
+        if not search.finished():  # a mistake that every trial would repeat
+            raise
+        reason = " ".join(str(error).split())
+    if value is None:
+        search.study.set_user_attr(f"error of trial {trial.number}", reason)
+        search.study.tell(trial.number, state=TrialState.FAIL)
+        log.warning("trial %d failed: %s", trial.number, reason)
+    else:
+        search.study.tell(trial.number, value)
+        best = search.finished()[0]
+        log.info("trial %d: validation %s %.4f; best so far %.4f, of trial %d", trial.number, search.metric, value,
+                 _value(best), best.number)  # fmt: skip
+    write_trials(search)
+
+
+def _score(search: Search, run_folder: Path) -> float | None:
+    """The validation metric of a trial's run, or its mean over seeds; None where it is undefined."""
+    if search.config.n_seeds == 1:
+        value = read_json(run_folder / SUMMARY_FILE)["mean"][search.metric]["value"]
+    else:
+        value = read_json(run_folder / SEEDS_FILE)["Val"][search.metric]["mean"]
+    return value if value is not None and math.isfinite(value) else None
+
+
+def write_trials(search: Search) -> None:
+    """Writes trials.csv: a row a trial, in the order they were run."""
+    text = io.StringIO()
+    columns = ["trial", "state", search.metric, "seconds", *search.space, "error"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for trial in search.study.trials:
+        row = {"trial": trial.number, "state": trial.state.name.lower(), **trial.params}
+        row[search.metric] = "" if trial.value is None else f"{trial.value:.6g}"
+        row["seconds"] = "" if trial.duration is None else round(trial.duration.total_seconds(), 1)
+        row["error"] = search.study.user_attrs.get(f"error of trial {trial.number}", "")
+        writer.writerow({name: row.get(name, "") for name in columns})
+    write_text(search.config.output_path / TRIALS_FILE, text.getvalue())
+
+
+def _report(search: Search) -> int:
+    finished = search.finished()
+    if not finished:
+        raise NothingDoneError(f"{search.config.output_path}: no trial has a score; {TRIALS_FILE} says why")
+    best = finished[0]
+    first = search.study.trials[0].value
+    compared = "" if first is None else f" (the usual options: {first:.4f})"
+    log.info("\ntune: %d trials, %d with a score; best validation %s %.4f%s, of trial %d", len(search.study.trials),
+             len(finished), search.metric, _value(best), compared, best.number)  # fmt: skip
+    log.info("The best of many is flattered by the choice: confirm it with other seeds.")
+    arguments = search.arguments(best.params, search.config.output_path / "best", 5)
+    print(f"viper train_perceiver {shlex.join(arguments)}", flush=True)
+    return 0
+
+
+def _value(trial: FrozenTrial) -> float:
+    assert trial.value is not None
+    return trial.value
+
+
+def _words(options: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                     for name, value in options.items())  # fmt: skip

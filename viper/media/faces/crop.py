@@ -1,0 +1,115 @@
+"""Frames -> square crops of one person's face, with what faces.json says of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from viper.errors import UserError
+from viper.media.faces.follow import FaceBox, FaceDetector, crop_square, follow
+from viper.media.pictures import Frames
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class CropOptions:
+    """All that decides the crops; see the options of crop_images, which are called the same."""
+
+    margin: float = 0.1
+    min_face_size: int = 40
+    image_size: int = 224
+    no_face: Literal["whole", "skip"] = "whole"
+
+    def check(self) -> None:
+        """Wrong ones are a UserError."""
+        if self.margin < 0 or self.min_face_size < 12 or self.image_size < 16:
+            raise UserError("--margin must be at least 0, --min_face_size at least 12, --image_size at least 16")
+
+    def record(self) -> dict[str, Any]:
+        """As faces.json has them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> CropOptions:
+        """The options whose record this is; others than this version has are a UserError."""
+        try:
+            options = cls(**record)
+            options.check()
+        except TypeError as error:
+            raise UserError(
+                f"faces were cropped in a way that this version of viper does not know ({error})"
+            ) from error
+        if options.no_face not in ("whole", "skip"):
+            raise UserError(f"faces were cropped with --no_face {options.no_face}, which is neither whole nor skip")
+        return options
+
+
+@dataclass(frozen=True)
+class NumberedFrames:
+    """Frames of one clip with their numbers in the video, which name the crops."""
+
+    indices: list[int]
+    frames: Frames
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops (size, size, 3) uint8, and what faces.json says of each."""
+
+    images: list[np.ndarray]
+    records: list[dict[str, Any]]
+
+
+class FaceCropper:
+    """Detects, follows and cuts; the detector is made when the first clip needs it, and by each copy for itself."""
+
+    def __init__(self, options: CropOptions, device: str = "auto", batch_size: int = BATCH_SIZE) -> None:
+        self._options, self._device, self._batch_size = options, device, batch_size
+        self._detector: FaceDetector | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_detector": None}
+
+    def __call__(self, samples: Sequence[NumberedFrames]) -> list[Crops]:
+        """The crops of each clip, whose frames go through the detector together with the others'."""
+        if self._detector is None:
+            # Not above: importing torch takes seconds, and --help should not.
+            from viper.engine.device import choose_device
+
+            self._detector = FaceDetector(choose_device(self._device), self._options.min_face_size)
+        images = [image for sample in samples for image in sample.frames.images]
+        detections = self._detector.detect(images, self._batch_size)
+        crops = []
+        for sample in samples:
+            own, detections = detections[: len(sample.frames.images)], detections[len(sample.frames.images) :]
+            crops.append(self._cut(sample, follow(own)))
+        return crops
+
+    def _cut(self, sample: NumberedFrames, boxes: list[FaceBox] | None) -> Crops:
+        if boxes is None and self._options.no_face == "skip":
+            return Crops([], [])
+        records, images = [], []
+        for number, image in enumerate(sample.frames.images):
+            record: dict[str, Any] = {"index": sample.indices[number], "time": float(sample.frames.times[number])}
+            if boxes is None:
+                height, width = image.shape[:2]
+                images.append(image)
+                record |= {"found": False, "box": None, "score": 0.0, "landmarks": None, "crop": [0, 0, width, height]}
+            else:
+                face = boxes[number]
+                crop, square = crop_square(image, face.box, self._options.margin, self._options.image_size)
+                images.append(crop)
+                record |= {
+                    "found": face.found,
+                    "box": np.round(face.box, 2).tolist(),
+                    "score": round(face.score, 4),
+                    "landmarks": None if face.landmarks is None else np.round(face.landmarks, 2).tolist(),
+                    "crop": square,
+                }
+            records.append(record)
+        return Crops(images, records)

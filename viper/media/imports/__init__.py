@@ -1,0 +1,1 @@
+"""Features that other tools made, read without running anything in their files."""

@@ -1,0 +1,154 @@
+"""From feature stores and a manifest to batches for the fusion model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from viper.errors import NothingDoneError
+from viper.manifest import Manifest
+from viper.store import Feature, FeatureStore
+from viper.training.group_standardization import GroupNormalization
+from viper.training.packing import Features, StoredFeatures, find_pack, open_features, scan
+
+log = logging.getLogger("viper")
+
+NAMED_CLIPS = 5
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip: the features it has, by modality, and its labels (targets,), NaN where it has none."""
+
+    features: dict[str, Feature]
+    labels: np.ndarray
+
+
+class FusionData(Dataset[Example]):
+    """The clips of a manifest with their features from several stores.
+
+    Parameters
+    ----------
+    stores : modality -> store. A clip that has no file in one of them lacks that modality.
+    manifest : the rows; their order is the order of the examples.
+    groups : standardises features within groups of clips; None: they are left as they are.
+    pack : keep the features in memory-mapped packs (`viper.training.packing`), made when the first of them is needed.
+        False writes nothing and, where a training has left no pack of these clips, reads the files: for a single pass.
+    """
+
+    def __init__(
+        self,
+        stores: Mapping[str, FeatureStore],
+        manifest: Manifest,
+        groups: GroupNormalization | None = None,
+        pack: bool = True,
+    ) -> None:
+        self.stores = dict(stores)
+        self.groups = groups
+        self.clips = manifest.clips
+        self.labels = manifest.labels
+        self.orders = manifest.truth if manifest.task.kind == "preference" else None
+        self._pack = pack
+        self._split = "+".join(sorted(set(manifest.table[manifest.task.split_column])))
+        self._states = {name: scan(store, self.clips) for name, store in self.stores.items()}
+        self._present = {
+            name: {clip for clip, state in zip(self.clips, states, strict=True) if state is not None}
+            for name, states in self._states.items()
+        }
+
+    @cached_property
+    def _features(self) -> dict[str, Features]:
+        """Opened when first needed, so that a mistake in the options is reported before a long packing."""
+        return {
+            name: open_features(store, self.clips, self._states[name], self._split)
+            if self._pack
+            else find_pack(store, self.clips, self._states[name], self._split)
+            or StoredFeatures(store, self.clips, self._states[name])
+            for name, store in self.stores.items()
+        }
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What predictions for the clips are scored against: labels (clips, targets), or orders (n, L) of a preference
+        task, see `viper.preferences.order_rows`.
+        """
+        return self.labels if self.orders is None else self.orders
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Example:
+        found = {name: features[index] for name, features in self._features.items()}
+        present = {name: feature for name, feature in found.items() if feature is not None}
+        if self.groups is not None:
+            clip = self.clips[index]
+            present = {name: self.groups(name, clip, feature) for name, feature in present.items()}
+        return Example(present, self.labels[index])
+
+    def without_any(self) -> list[str]:
+        """Clips that have a file in none of the stores."""
+        return [clip for clip in self.clips if not any(clip in present for present in self._present.values())]
+
+    def report_missing(self, split: str) -> None:
+        """Says, a line a modality, how many clips lack it. No clip with any feature at all is a NothingDoneError."""
+        for name, present in self._present.items():
+            missing = [clip for clip in self.clips if clip not in present]
+            if missing:
+                some = ", ".join(missing[:NAMED_CLIPS]) + (" ..." if len(missing) > NAMED_CLIPS else "")
+                log.warning("%s: %d of %d clips have no %s features (%s)", split, len(missing), len(self), name, some)
+        if len(self.without_any()) == len(self):
+            folders = ", ".join(str(store.folder) for store in self.stores.values())
+            raise NothingDoneError(
+                f"no clip of the split {split} has features in {folders}: are the manifest's ids the files' names?"
+            )
+
+    def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Modality -> mean and standard deviation (D,) over the unmasked tokens of all clips, computed in float64."""
+        found = {name: features.statistics() for name, features in self._features.items()}
+        return {
+            name: (torch.from_numpy(both[0]).float(), torch.from_numpy(both[1]).float())
+            for name, both in found.items()
+            if both is not None
+        }
+
+    def max_tokens(self) -> int:
+        """The longest feature of any clip, in tokens."""
+        return max([1, *(features.longest() for features in self._features.values())])
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """A batch for PerceiverFusion.forward: every modality padded to its longest clip, absent ones masked."""
+        widths = {name: store.width for name, store in self.stores.items()}
+        batch: dict[str, Any] = collate_features([example.features for example in examples], widths)
+        batch["labels"] = torch.from_numpy(np.stack([example.labels for example in examples]))
+        return batch
+
+
+def collate_features(
+    clips: Sequence[Mapping[str, Feature]], widths: Mapping[str, int]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """A batch of clips' features by modality: "tokens", "mask" and "time", each modality -> tensor.
+
+    Every modality of `widths` (modality -> channels) is there, padded to its longest clip; what a clip lacks is masked.
+    """
+    batch: dict[str, dict[str, torch.Tensor]] = {"tokens": {}, "mask": {}, "time": {}}
+    for name, width in widths.items():
+        features = [clip.get(name) for clip in clips]
+        length = max((len(feature.mask) for feature in features if feature), default=0)
+        tokens = np.zeros((len(clips), length, width), np.float32)
+        mask = np.zeros((len(clips), length), bool)
+        time = np.zeros((len(clips), length), np.float32)
+        for row, feature in enumerate(features):
+            if feature:
+                n = len(feature.mask)
+                tokens[row, :n], mask[row, :n], time[row, :n] = feature.tokens, feature.mask, feature.time
+        batch["tokens"][name] = torch.from_numpy(tokens)
+        batch["mask"][name] = torch.from_numpy(mask)
+        batch["time"][name] = torch.from_numpy(time)
+    return batch

@@ -1,0 +1,123 @@
+"""The folder of a run: what is written there before training starts, and how a run is found again to be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import viper
+from viper.commands.common import command_line, log, package_versions
+from viper.errors import UserError
+from viper.files import digest_of, remove, write_text
+from viper.manifest import Manifest
+from viper.store import EncoderInfo, FeatureStore
+
+CONFIG_FILE = "config.yaml"
+SUMMARY_FILE = "summary.json"
+SEEDS_FILE = "seeds.json"
+LOG_FILE = "train.log"
+RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "numpy", "safetensors", "scikit-learn")
+# Options that may differ between a run and its resumption: they do not change what comes out.
+FREE_OPTIONS = frozenset(
+    {"resume", "overwrite", "output_checkpoint_folder", "output_log_file", "log_steps", "keep", "report_to", "device"}
+)
+
+
+def describe(config: Any, stores: Mapping[str, FeatureStore], manifest: Manifest) -> dict[str, Any]:
+    """All that is needed to make a run again: config.yaml's content."""
+    options = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    versions = {
+        "viper": viper.__version__, "python": platform.python_version(), **package_versions(RECORDED_PACKAGES),
+    }  # fmt: skip
+    encoders = {name: dataclasses.asdict(store.info) for name, store in stores.items()}
+    data = digest_of([manifest.clips, manifest.truth.astype(float).round(7).astype(str).tolist()])
+    return {
+        "command": command_line(),
+        "options": options,
+        "encoders": encoders,
+        "data": data,
+        "versions": versions,
+        "git_revision": _git_revision(),
+    }
+
+
+def start(folder: Path, description: Mapping[str, Any], overwrite: bool) -> None:
+    """Makes a run's folder with its config.yaml. One that holds a run is a UserError, or is emptied of it."""
+    if any((folder / name).exists() for name in (CONFIG_FILE, SEEDS_FILE)):
+        if not overwrite:
+            raise UserError(
+                f"{folder}: holds a run already; give another folder, --resume to go on with it, or --overwrite to "
+                "replace it"
+            )
+        clear(folder)
+    write_text(folder / CONFIG_FILE, yaml.safe_dump(dict(description), sort_keys=False, allow_unicode=True))
+
+
+def clear(folder: Path) -> None:
+    """Removes a run from its folder. Whatever else somebody keeps there stays."""
+    from viper.fusion.checkpoint import BEST, remove_other_checkpoints
+    from viper.training.recorder import METRICS_FILE
+    from viper.training.state import STATE_FILE
+
+    remove_other_checkpoints(folder, keep=set())
+    for name in (CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, SEEDS_FILE, LOG_FILE, STATE_FILE, BEST):
+        remove(folder / name)
+
+
+def check_same(folder: Path, description: Mapping[str, Any]) -> None:
+    """Refuses to resume a run with other options or data than it was started with: a UserError that says which."""
+    path = folder / CONFIG_FILE
+    try:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        options, encoders, data = before["options"], _identities(before["encoders"]), before["data"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); --overwrite starts the run over") from error
+    now = description["options"]
+    for name in sorted((now.keys() | options.keys()) - FREE_OPTIONS):
+        if now.get(name) != options.get(name):
+            raise UserError(
+                f"{folder}: was trained with --{name} {options.get(name)}, not {now.get(name)}; resume it with the "
+                "same options, or give another folder"
+            )
+    if encoders != _identities(description["encoders"]) or data != description["data"]:
+        raise UserError(
+            f"{folder}: was trained on other features or labels than these; --overwrite starts the run over"
+        )
+
+
+def _identities(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Modality -> what decides its features; the rest of an encoder.json is a record, and may have become longer."""
+    return {name: EncoderInfo(**record).identity for name, record in encoders.items()}
+
+
+def _git_revision() -> str | None:
+    """The revision of viper's checkout; None where it was installed without one."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(viper.__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+@contextmanager
+def log_file(path: Path, append: bool) -> Iterator[None]:
+    """While inside, what is said goes into a file too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,207 @@
+"""The page's layout and what its parts do."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from markupsafe import Markup
+
+from viper.errors import ClipError, UserError, one_line
+from viper.inference.predictor import ClipPredictor
+from viper.media.subtitles import SUBTITLE_SUFFIXES
+from viper.web import charts, texts
+from viper.web.session import Answers, Session, answer, read_session, write_sample
+from viper.web.uploads import Made, Uploads
+
+log = logging.getLogger("viper")
+
+# Seconds after which a clip that nobody looked at again is forgotten, and how many visitors' clips are kept at once.
+FORGET_AFTER = 1800
+MAX_SESSIONS = 24
+MAX_WAITING = 16  # clips in the queue; one is read at a time
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the handlers fill."""
+
+    session: gr.State
+    clip: gr.Video
+    words: gr.File | None
+    message: gr.HTML
+    modalities: gr.CheckboxGroup
+    bars: gr.HTML
+    faces: gr.HTML
+    course: gr.HTML
+
+
+class Page:
+    """A checkpoint's page.
+
+    Parameters
+    ----------
+    record : the checkpoint's config.json.
+    """
+
+    def __init__(self, predictor: ClipPredictor, record: dict[str, Any], uploads: Uploads) -> None:
+        self._predictor, self._record, self._uploads = predictor, record, uploads
+        self._available = [name for name in predictor.modalities if name not in predictor.unavailable]
+        self._of_words = {name for name, spec in record["modalities"].items() if _source(spec) == "subtitles"}
+        self._numbers = itertools.count()
+
+    def build(self) -> gr.Blocks:
+        """The page, ready to be served."""
+        with gr.Blocks(title="viper: try a checkpoint", analytics_enabled=False) as blocks:
+            blocks.state_session_capacity = MAX_SESSIONS
+            _html(texts.header(self._predictor, self._record))
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=5, min_width=280):
+                    clip, words, sample, forget = self._inputs()
+                with gr.Column(scale=7, min_width=280):
+                    message = _html(texts.WELCOME, "message")
+                    modalities = self._switches()
+                    bars = _html("", "bars")
+            faces, course = _html("", "faces"), _html("", "course")
+            _html(texts.limits())
+            session = gr.State(None, time_to_live=FORGET_AFTER)
+            self._connect(Parts(session, clip, words, message, modalities, bars, faces, course), sample, forget)
+        return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+
+    def _inputs(self) -> tuple[gr.Video, gr.File | None, gr.Button, gr.Button]:
+        limits = f"Up to {self._uploads.max_seconds:g} seconds and {self._uploads.max_mb:g} MB"
+        clip = gr.Video(
+            label="A clip of a face: drop it here, or record one", sources=["upload", "webcam"], include_audio=True,
+            height=260, buttons=[], elem_id="clip",
+        )  # fmt: skip
+        _html(texts.hint(f"{limits}. It is read at once and then deleted; nothing leaves this machine."))
+        with gr.Row():
+            sample = gr.Button("Try a made-up clip", variant="primary", elem_id="sample", min_width=120)
+            forget = gr.Button("Forget the clip", elem_id="forget", min_width=120)
+        words = None
+        if self._of_words:
+            words = gr.File(
+                label="First: its subtitles, if any (.srt, .vtt)", file_types=[*SUBTITLE_SUFFIXES],
+                height=150, elem_id="subtitles",
+            )  # fmt: skip
+            # Gradio's own makes an empty temporary file beside each that is sent, which nobody deletes.
+            words.preprocess = _path_of  # type: ignore[method-assign, assignment]
+        return clip, words, sample, forget
+
+    def _switches(self) -> gr.CheckboxGroup:
+        modalities = gr.CheckboxGroup(
+            self._available, value=self._available, label="What the model may use", elem_id="modalities",
+            info="Switch one off to see the answer change. The clip is not read again.",
+        )  # fmt: skip
+        if self._predictor.unavailable:
+            _html(texts.unavailable(self._predictor.unavailable), "unavailable")
+        return modalities
+
+    def _connect(self, parts: Parts, sample: gr.Button, forget: gr.Button) -> None:
+        shown = [parts.message, parts.bars, parts.faces, parts.course]
+        inputs = [parts.clip, *([parts.words] if parts.words is not None else [])]
+        outputs = [parts.session, *inputs, parts.modalities, *shown]
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress_on": [parts.bars]}
+        gr.on([parts.clip.upload, parts.clip.stop_recording], self._of_upload, inputs, outputs, **private)
+        sample.click(self._of_sample, None, outputs, **private)
+        forget.click(self._forget, None, outputs, **private)
+        # Not in the queue: an answer takes milliseconds, and must not wait for somebody's clip to be read.
+        parts.modalities.input(
+            self._switch, [parts.session, parts.modalities], shown, queue=False, show_progress="hidden",
+            trigger_mode="always_last", api_visibility="private",
+        )  # fmt: skip
+
+    def _of_upload(self, clip: str | None, words: str | None = None) -> Iterator[list[Any]]:
+        """Reads what the browser sent."""
+        if clip is None:
+            return
+        yield from self._read(lambda: self._uploads.taken(clip, words))
+
+    def _of_sample(self) -> Iterator[list[Any]]:
+        """Makes a clip and reads it."""
+        yield from self._read(lambda: self._uploads.made(lambda folder: write_sample(folder, next(self._numbers))))
+
+    def _read(self, take: Callable[[], AbstractContextManager[Made]]) -> Iterator[list[Any]]:
+        cleared = [None] * (2 if self._of_words else 1)
+        try:
+            with take() as (path, words, made):
+                for session in read_session(self._predictor, path, words, made):
+                    if not session.windows:
+                        yield [session, *cleared, gr.update(value=self._available), *self._show(session)]
+                    else:
+                        yield [session, *[gr.skip()] * (len(cleared) + 4), self._course(session)]
+        except (ClipError, UserError) as error:
+            yield [None, *cleared, gr.update(), *_only(texts.error(one_line(str(error))))]
+        except Exception:
+            log.exception("demo_page: a clip could not be read")
+            yield [None, *cleared, gr.update(), *_only(texts.error(texts.UNEXPECTED))]
+
+    def _forget(self) -> list[Any]:
+        """Drops what is known of the clip."""
+        cleared = [None] * (2 if self._of_words else 1)
+        return [None, *cleared, gr.update(value=self._available), *_only(texts.WELCOME)]
+
+    def _switch(self, session: Session | None, chosen: Sequence[str]) -> list[Any]:
+        """Another subset of modalities for the clip that was read."""
+        if session is None:
+            return [gr.skip()] * 4
+        session.hidden.clear()
+        session.hidden.update(name for name in self._available if name not in chosen)
+        return self._show(session)
+
+    def _show(self, session: Session) -> list[Any]:
+        """Contents of message, bars, faces and course."""
+        absent = dict(session.reading.absent)
+        if not session.has_words:
+            absent |= dict.fromkeys(absent.keys() & self._of_words, "no subtitles were given")
+        now, full = self._answers(session)
+        chart = charts.bars(self._predictor.task, now.clip, None if full is None else full.clip, session.shown)
+        if not session.reading.features.keys() - session.hidden:
+            chart = texts.NOTHING_LEFT + chart
+        return [
+            texts.of_clip(session, charts.sources(self._predictor.modalities, absent, session.hidden)),
+            texts.section(texts.TITLES[self._predictor.task.kind], chart),
+            texts.section("The face track", charts.track(session.reading.faces)),
+            self._course(session),
+        ]
+
+    def _course(self, session: Session) -> Markup:
+        now, full = self._answers(session)
+        if session.step is not None and len(session.windows) < 2:
+            return texts.section("Over time", texts.COURSE_FOLLOWS)
+        return texts.section(
+            "Over time",
+            charts.course(
+                self._predictor.task, session.seconds, session.middles, now.course,
+                None if full is None else full.course,
+            ),
+        )  # fmt: skip
+
+    def _answers(self, session: Session) -> tuple[Answers, Answers | None]:
+        """Of what may be used now; and of everything, where that is more."""
+        now = answer(self._predictor, session, session.hidden)
+        is_all = session.hidden.isdisjoint(session.reading.features)
+        return now, None if is_all else answer(self._predictor, session, ())
+
+
+def _html(content: str, name: str | None = None) -> gr.HTML:
+    """A part of the page with its own markup; no script."""
+    return gr.HTML(content, elem_id=name, elem_classes="v-html", js_on_load=None, apply_default_css=False)
+
+
+def _path_of(sent: Any) -> str | None:
+    return None if sent is None else str(sent.path)
+
+
+def _only(message: str) -> list[str]:
+    """Contents of message, bars, faces and course when there is nothing but the first."""
+    return [message, "", "", ""]
+
+
+def _source(spec: dict[str, Any]) -> str:
+    return str((spec.get("encoder") or {}).get("source", ""))

@@ -1,0 +1,106 @@
+"""What the page knows of one visitor's clip, and how it gets there: read once, predicted at every click."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from viper.demo import EMOTIONS, Identity, write_clip
+
+if TYPE_CHECKING:
+    from viper.inference.predictor import ClipPredictor, ClipReading
+
+N_WINDOWS = 8  # of the course over time, at most
+MIN_STEP = 0.5  # seconds between two of them
+SAMPLE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Session:
+    """A clip that was read; its file is gone.
+
+    Attributes
+    ----------
+    name : of the clip's file.
+    reading : the whole clip.
+    windows : its course; empty before it is read, and for a clip that is too short to have one.
+    shown : target -> what a made-up clip was made to show; nothing for others.
+    has_words : whether subtitles came with it.
+    hidden : modalities that the visitor has switched off since; the same set while the windows are still being read.
+    """
+
+    name: str
+    reading: ClipReading
+    windows: tuple[ClipReading, ...] = ()
+    shown: dict[str, float] = dataclasses.field(default_factory=dict)
+    has_words: bool = False
+    hidden: set[str] = dataclasses.field(default_factory=set)
+
+    @property
+    def seconds(self) -> float:
+        """The clip's length."""
+        return self.reading.end - self.reading.start
+
+    @property
+    def step(self) -> float | None:
+        """Seconds between two windows of its course; None: it is too short to have one."""
+        step = max(MIN_STEP, self.seconds / N_WINDOWS)
+        return step if self.seconds >= 2 * step else None
+
+    @property
+    def middles(self) -> np.ndarray:
+        """(windows,) seconds of the clip in the middle of each window."""
+        return np.array([(window.start + window.end) / 2 for window in self.windows])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a checkpoint answers when only some modalities may be used.
+
+    Attributes
+    ----------
+    clip : (targets,).
+    course : (windows, targets), NaN for a window with nothing to look at.
+    """
+
+    clip: np.ndarray
+    course: np.ndarray
+
+
+def read_session(
+    predictor: ClipPredictor, path: Path, subtitles: Path | None, shown: dict[str, float] | None = None
+) -> Iterator[Session]:
+    """The clip as a whole first, then with more and more of its course. ClipError for a bad file."""
+    reading = predictor.read(path, subtitles)
+    session = Session(path.name, reading, shown=shown or {}, has_words=subtitles is not None)
+    yield session
+    if session.step is not None:
+        for window in predictor.read_windows(path, every=session.step, subtitles=subtitles):
+            # Its pictures are not shown, and a session is kept in memory.
+            session = dataclasses.replace(session, windows=(*session.windows, dataclasses.replace(window, faces=None)))
+            yield session
+
+
+def answer(predictor: ClipPredictor, session: Session, hidden: Collection[str]) -> Answers:
+    """Predicts from what was read."""
+    course = np.zeros((0, len(predictor.task.targets)))
+    if session.windows:
+        course = predictor.predict(session.windows, hidden).astype(float)
+        course[[not window.features.keys() - set(hidden) for window in session.windows]] = np.nan
+    return Answers(predictor.predict([session.reading], hidden)[0], course)
+
+
+def write_sample(folder: Path, number: int) -> tuple[Path, Path, dict[str, float]]:
+    """A made-up clip and its subtitles; equal numbers give equal clips. Answers what it was made to show, too."""
+    rng = np.random.default_rng(number)
+    strong = rng.choice(len(EMOTIONS), size=3, replace=False)
+    shown = {name: float(rng.uniform(0.6, 1.0) if k in strong else rng.uniform(0, 0.15))
+             for k, name in enumerate(EMOTIONS)}  # fmt: skip
+    clip, words = folder / f"made-up clip {number + 1}.mp4", folder / f"made-up clip {number + 1}.srt"
+    write_clip(clip, shown, Identity.from_seed(number), number, seconds=SAMPLE_SECONDS, subtitles=words)
+    return clip, words, shown
