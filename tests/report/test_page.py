@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from report_contents import HOSTILE, bare, make_content
 
+from viper.evaluation.bootstrap import Interval
 from viper.evaluation.confusion import normalise_rows
-from viper.evaluation.curves import Curve
-from viper.evaluation.drawing import COLOUR_MAP, INK, Matrix, matrix_figure
+from viper.evaluation.drawing import COLOUR_MAP, INK, Curve, Matrix, matrix_figure
 from viper.report import figures, numbers
 from viper.report.bars import Scale, bars
 from viper.report.cards import attention_density, cards
-from viper.report.content import Comparison, Interval, ModalityAttention
+from viper.report.content import Comparison, ModalityAttention
 from viper.report.html import picture_uri, render
 from viper.report.page import report_page, verdict, write_report
 from viper.report.svg import figure_svg, level

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from viper.report.content import Interval
+from viper.evaluation.bootstrap import Interval
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import torch
 
 from viper.errors import UserError
 from viper.evaluation.bootstrap import CONFIDENCE, Bootstrap, Measured
+from viper.evaluation.calibration import calibrations
 from viper.evaluation.split_report import SplitReport, build_report, check_predictions
 from viper.inference.views import Subset, predict_views, subsets_of, views_of
 from viper.logs import without_warnings
 from viper.manifest import canonical_split
-from viper.report.calibration import calibrations
 from viper.report.cases import ERROR_NAMES, Predictions, attention_of, best_and_worst, describe
 from viper.report.comparison import compared
 from viper.report.content import Case, Comparison, GroupColumn, ReportContent, SubsetScore, TargetRow

@@ -9,7 +9,7 @@ import torch
 
 from viper.errors import UserError
 from viper.evaluation.bootstrap import Bootstrap, interval
-from viper.evaluation.metrics import Score
+from viper.evaluation.measures import Score
 from viper.inference.stored import predict
 from viper.logs import without_warnings
 from viper.report.content import Comparison

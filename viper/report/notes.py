@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from viper.evaluation.bootstrap import LEAST_UNITS
+from viper.evaluation.bootstrap import LEAST_UNITS, Interval
 from viper.evaluation.metrics import METRICS
 from viper.fusion.attention import has_attention
-from viper.report.content import Interval
 from viper.report.numbers import heading
 from viper.report.source import RunSource
 from viper.training.data import FusionData

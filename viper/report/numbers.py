@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from viper.report.content import Interval
+from viper.evaluation.bootstrap import Interval
 
 NOTHING = "–"
 
