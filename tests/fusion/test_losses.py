@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from viper.errors import UserError
+from viper.evaluation import measures
 from viper.fusion import losses
 from viper.fusion.losses import PREFERENCE_TERMS, TERMS, compute_loss, compute_preference_loss
 from viper.task import LOSSES, Task, parse_loss
