@@ -146,19 +146,19 @@ def test_names_are_escaped() -> None:
     values = np.array([[0.1], [0.2]])
     for drawn in (
         charts.bars(task, values[0], values[1], {HOSTILE: 0.3}),
-        charts.course(task, 2.0, np.array([0.5, 1.5]), values, None),
+        charts.timeline(task, 2.0, np.array([0.5, 1.5]), values, None),
         charts.sources([HOSTILE], {HOSTILE: HOSTILE}, []),
     ):
         assert "<script" not in drawn
         assert "&lt;script&gt;" in drawn
 
 
-def test_the_course_has_no_line_where_there_was_nothing_to_look_at() -> None:
+def test_the_timeline_has_no_line_where_there_was_nothing_to_look_at() -> None:
     task = task_of(["joy"], range=[0, 2])
-    drawn = charts.course(task, 4.0, np.array([0.5, 1.5, 2.5]), np.array([[1.0], [np.nan], [2.0]]), None)
+    drawn = charts.timeline(task, 4.0, np.array([0.5, 1.5, 2.5]), np.array([[1.0], [np.nan], [2.0]]), None)
     assert 'points="12.50,20.00 62.50,0.00"' in drawn
     assert 'aria-label="joy over time: 1.00 at 0.5 s, 2.00 at 2.5 s"' in drawn
-    assert "too short" in charts.course(task, 0.4, np.zeros(0), np.zeros((0, 1)), None)
+    assert "too short" in charts.timeline(task, 0.4, np.zeros(0), np.zeros((0, 1)), None)
 
 
 def test_every_picture_says_what_it_is() -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from viper.errors import ClipError, UserError
+from viper.inference.run import OpenedRun
 from viper.media.pictures import FrameClip, list_frame_clips, read_image, shrunk
 from viper.report.content import Thumbnail
-from viper.report.source import RunSource
 
 N_PICTURES = 5
 HEIGHT = 112  # pixels, as a card shows them
 PICTURE_SOURCES = ("faces", "frames")  # of EncoderInfo.source, and what the folders are usually called
 
 
-def find_pictures(source: RunSource, clips: Sequence[str]) -> Path | None:
+def find_pictures(source: OpenedRun, clips: Sequence[str]) -> Path | None:
     """The folder of frames or face crops, as far as it can be known: by encoder.json, or lying beside features or run.
 
     One that has none of the clips is not the one.

@@ -35,7 +35,7 @@ class VideoPrediction:
     absent : modality -> why it was left out.
     faces : pictures of it, in order of time.
     times : (windows,) seconds, the middles of the windows; none without them.
-    course : target -> (windows,) intensities; nan where nothing could be read.
+    timeline : target -> (windows,) intensities; nan where nothing could be read.
     error : why there is no answer.
     """
 
@@ -47,7 +47,7 @@ class VideoPrediction:
     absent: dict[str, str]
     faces: list[Thumbnail] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    course: dict[str, list[float]] = field(default_factory=dict)
+    timeline: dict[str, list[float]] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -74,7 +74,7 @@ class PredictionPage:
 
 @dataclass(frozen=True)
 class Line:
-    """One target's course as a drawing, and its lowest and highest value."""
+    """The timeline of one target as a drawing, and its lowest and highest value."""
 
     name: str
     svg: Markup
@@ -114,14 +114,16 @@ def prediction_page(page: PredictionPage) -> str:
 
 def _scale(page: PredictionPage) -> Scale:
     answers = [value for video in page.videos for value in video.values.values()]
-    answers += [value for video in page.videos for values in video.course.values() for value in values]
+    answers += [value for video in page.videos for values in video.timeline.values() for value in values]
     low, high = page.range or (0.0, 0.0)
     return Scale.over(answers, min(low, 0.0), max(high, 0.0))
 
 
 def _view(page: PredictionPage, video: VideoPrediction, scale: Scale) -> View:
     values = {target: video.values[target] for target in page.targets if target in video.values}
-    lines = [_line(target, video, scale) for target in page.targets if np.isfinite(video.course.get(target, [])).any()]
+    lines = [
+        _line(target, video, scale) for target in page.targets if np.isfinite(video.timeline.get(target, [])).any()
+    ]
     shown = pictures(video.faces)
     along = _along(shown, video.seconds) if lines else []
     return View(
@@ -155,7 +157,7 @@ def _line(target: str, video: VideoPrediction, scale: Scale) -> Line:
 
     A window's value stands at its middle; the first and the last window stand for the ends of the video too.
     """
-    values = np.asarray(video.course[target], float)
+    values = np.asarray(video.timeline[target], float)
     x = [_percent(video, time) for time in video.times]
     y = [29 - 0.28 * scale.at(value) if math.isfinite(value) else math.nan for value in values.tolist()]
     points = list(zip([0.0, *x, 100.0], [y[0], *y, y[-1]], strict=True))

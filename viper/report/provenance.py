@@ -11,8 +11,8 @@ from typing import Any
 from viper.engine.failures import read_failures
 from viper.errors import UserError
 from viper.files import read_csv_rows
+from viper.inference.run import OpenedRun
 from viper.report.content import ModalityRecord, Provenance, TrainingCurves
-from viper.report.source import RunSource
 from viper.store import FeatureStore
 from viper.training.recorder import METRICS_FILE
 
@@ -20,7 +20,7 @@ NAMED = 20  # clips of a list; the counts say how many there are
 _NOT_METRICS = ("epoch", "training_loss", "n_clips")
 
 
-def provenance(source: RunSource, clips: Sequence[str]) -> Provenance:
+def provenance(source: OpenedRun, clips: Sequence[str]) -> Provenance:
     """What is on record of a run, and of the features of these clips."""
     card = source.card
     commands = {f"{name} features": store.info.command for name, store in source.stores.items()}
@@ -63,7 +63,7 @@ def training_curves(run: Path, best_epoch: int | None) -> TrainingCurves | None:
     return TrainingCurves([int(epoch) for epoch in columns["epoch"]], losses, metrics, best_epoch)
 
 
-def settings_that_differ(one: RunSource, other: RunSource) -> dict[str, tuple[Any, Any]]:
+def settings_that_differ(one: OpenedRun, other: OpenedRun) -> dict[str, tuple[Any, Any]]:
     """Option -> both runs' values, where they are not the same."""
     names = [*one.settings, *(name for name in other.settings if name not in one.settings)]
     pairs = {name: (one.settings.get(name), other.settings.get(name)) for name in names}

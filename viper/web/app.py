@@ -38,7 +38,7 @@ class Parts:
     modalities: gr.CheckboxGroup
     bars: gr.HTML
     faces: gr.HTML
-    course: gr.HTML
+    timeline: gr.HTML
 
 
 class Page:
@@ -67,10 +67,10 @@ class Page:
                     message = _html(texts.WELCOME, "message")
                     modalities = self._switches()
                     bars = _html("", "bars")
-            faces, course = _html("", "faces"), _html("", "course")
+            faces, timeline = _html("", "faces"), _html("", "timeline")
             _html(texts.limits())
             session = gr.State(None, time_to_live=FORGET_AFTER)
-            self._connect(Parts(session, clip, words, message, modalities, bars, faces, course), sample, forget)
+            self._connect(Parts(session, clip, words, message, modalities, bars, faces, timeline), sample, forget)
         return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
     def _inputs(self) -> tuple[gr.Video, gr.File | None, gr.Button, gr.Button]:
@@ -103,7 +103,7 @@ class Page:
         return modalities
 
     def _connect(self, parts: Parts, sample: gr.Button, forget: gr.Button) -> None:
-        shown = [parts.message, parts.bars, parts.faces, parts.course]
+        shown = [parts.message, parts.bars, parts.faces, parts.timeline]
         inputs = [parts.clip, *([parts.words] if parts.words is not None else [])]
         outputs = [parts.session, *inputs, parts.modalities, *shown]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress_on": [parts.bars]}
@@ -134,7 +134,7 @@ class Page:
                     if not session.windows:
                         yield [session, *cleared, gr.update(value=self._available), *self._show(session)]
                     else:
-                        yield [session, *[gr.skip()] * (len(cleared) + 4), self._course(session)]
+                        yield [session, *[gr.skip()] * (len(cleared) + 4), self._timeline(session)]
         except (ClipError, UserError) as error:
             yield [None, *cleared, gr.update(), *_only(texts.error(one_line(str(error))))]
         except Exception:
@@ -155,7 +155,7 @@ class Page:
         return self._show(session)
 
     def _show(self, session: Session) -> list[Any]:
-        """Contents of message, bars, faces and course."""
+        """Contents of message, bars, faces and timeline."""
         absent = dict(session.reading.absent)
         if not session.has_words:
             absent |= dict.fromkeys(absent.keys() & self._of_words, "no subtitles were given")
@@ -167,18 +167,18 @@ class Page:
             texts.of_clip(session, charts.sources(self._predictor.modalities, absent, session.hidden)),
             texts.section(texts.TITLES[self._predictor.task.kind], chart),
             texts.section("The face track", charts.track(session.reading.faces)),
-            self._course(session),
+            self._timeline(session),
         ]
 
-    def _course(self, session: Session) -> Markup:
+    def _timeline(self, session: Session) -> Markup:
         now, full = self._answers(session)
         if session.step is not None and len(session.windows) < 2:
-            return texts.section("Over time", texts.COURSE_FOLLOWS)
+            return texts.section("Over time", texts.TIMELINE_FOLLOWS)
         return texts.section(
             "Over time",
-            charts.course(
-                self._predictor.task, session.seconds, session.middles, now.course,
-                None if full is None else full.course,
+            charts.timeline(
+                self._predictor.task, session.seconds, session.middles, now.timeline,
+                None if full is None else full.timeline,
             ),
         )  # fmt: skip
 
@@ -199,7 +199,7 @@ def _path_of(sent: Any) -> str | None:
 
 
 def _only(message: str) -> list[str]:
-    """Contents of message, bars, faces and course when there is nothing but the first."""
+    """Contents of message, bars, faces and timeline when there is nothing but the first."""
     return [message, "", "", ""]
 
 

@@ -113,7 +113,7 @@ def track(faces: FaceTrack | None) -> Markup:
     return Markup('<p class="summary">{}.</p><div class="faces">{}</div>').format(summary, Markup("").join(figures))
 
 
-def course(task: Task, seconds: float, middles: np.ndarray, values: np.ndarray, full: np.ndarray | None) -> Markup:
+def timeline(task: Task, seconds: float, middles: np.ndarray, values: np.ndarray, full: np.ndarray | None) -> Markup:
     """A small curve per target, all on the axes of the whole clip.
 
     Parameters
@@ -123,7 +123,7 @@ def course(task: Task, seconds: float, middles: np.ndarray, values: np.ndarray, 
     values, full : (windows, targets): as in `bars`, NaN for a window with nothing to look at.
     """
     if len(middles) < 2:
-        return Markup('<p class="nothing">The clip is too short to have a course.</p>')
+        return Markup('<p class="nothing">The clip is too short for a timeline.</p>')
     ends = scale_of(task, values, values if full is None else full)
     figures = []
     for k, target in enumerate(task.targets):

@@ -15,7 +15,7 @@ from viper.demo import EMOTIONS, Identity, write_clip
 if TYPE_CHECKING:
     from viper.inference.predictor import ClipPredictor, ClipReading
 
-N_WINDOWS = 8  # of the course over time, at most
+N_WINDOWS = 8  # of the predictions over time, at most
 MIN_STEP = 0.5  # seconds between two of them
 SAMPLE_SECONDS = 2.0
 
@@ -28,7 +28,7 @@ class Session:
     ----------
     name : of the clip's file.
     reading : the whole clip.
-    windows : its course; empty before it is read, and for a clip that is too short to have one.
+    windows : its timeline; empty before it is read, and for a clip that is too short for one.
     shown : target -> what a made-up clip was made to show; nothing for others.
     has_words : whether subtitles came with it.
     hidden : modalities that the visitor has switched off since; the same set while the windows are still being read.
@@ -48,7 +48,7 @@ class Session:
 
     @property
     def step(self) -> float | None:
-        """Seconds between two windows of its course; None: it is too short to have one."""
+        """Seconds between two windows of its timeline; None: it is too short for one."""
         step = max(MIN_STEP, self.seconds / N_WINDOWS)
         return step if self.seconds >= 2 * step else None
 
@@ -65,17 +65,17 @@ class Answers:
     Attributes
     ----------
     clip : (targets,).
-    course : (windows, targets), NaN for a window with nothing to look at.
+    timeline : (windows, targets), NaN for a window with nothing to look at.
     """
 
     clip: np.ndarray
-    course: np.ndarray
+    timeline: np.ndarray
 
 
 def read_session(
     predictor: ClipPredictor, path: Path, subtitles: Path | None, shown: dict[str, float] | None = None
 ) -> Iterator[Session]:
-    """The clip as a whole first, then with more and more of its course. ClipError for a bad file."""
+    """The clip as a whole first, then with more and more of its timeline. ClipError for a bad file."""
     reading = predictor.read(path, subtitles)
     session = Session(path.name, reading, shown=shown or {}, has_words=subtitles is not None)
     yield session
@@ -88,11 +88,11 @@ def read_session(
 
 def answer(predictor: ClipPredictor, session: Session, hidden: Collection[str]) -> Answers:
     """Predicts from what was read."""
-    course = np.zeros((0, len(predictor.task.targets)))
+    timeline = np.zeros((0, len(predictor.task.targets)))
     if session.windows:
-        course = predictor.predict(session.windows, hidden).astype(float)
-        course[[not window.features.keys() - set(hidden) for window in session.windows]] = np.nan
-    return Answers(predictor.predict([session.reading], hidden)[0], course)
+        timeline = predictor.predict(session.windows, hidden).astype(float)
+        timeline[[not window.features.keys() - set(hidden) for window in session.windows]] = np.nan
+    return Answers(predictor.predict([session.reading], hidden)[0], timeline)
 
 
 def write_sample(folder: Path, number: int) -> tuple[Path, Path, dict[str, float]]:
