@@ -22,7 +22,7 @@ from viper.files import read_json
 from viper.inference.run import open_run
 from viper.report import collect as collecting
 from viper.report.collect import Wanted, collect
-from viper.report.pictures import find_pictures
+from viper.report.provenance import find_pictures
 from viper.store import Feature, FeatureStore
 
 VAL = range(60, 84)  # numbers of the validation clips

@@ -18,7 +18,7 @@ from viper.evaluation.metrics import evaluate
 from viper.manifest import Manifest
 from viper.report.cases import best_and_worst, clip_errors
 from viper.report.groups import MAX_GROUPS, group_columns, grouped, has_too_many, scored_groups, subject_column
-from viper.report.pictures import HEIGHT, thumbnails
+from viper.report.provenance import HEIGHT, thumbnails
 from viper.task import Task, load_task
 
 NAN = math.nan

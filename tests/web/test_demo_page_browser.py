@@ -74,7 +74,7 @@ def served(checkpoint: Path, predictor: ClipPredictor) -> Iterator[tuple[str, Pa
 
     with bind("127.0.0.1", 0) as opened, upload_folder() as folder:
         from viper.web.app import Page as DemoPage
-        from viper.web.uploads import Uploads
+        from viper.web.session import Uploads
 
         uploads = Uploads(folder, MAX_MB, MAX_SECONDS)
         page = DemoPage(predictor, read_json(checkpoint / "best" / "config.json"), uploads)

@@ -22,8 +22,7 @@ from viper.report.comparison import compared
 from viper.report.content import Case, Comparison, GroupColumn, ReportContent, SubsetScore, TargetRow
 from viper.report.groups import MAX_GROUPS, group_columns, has_too_many, scored_groups, subject_column
 from viper.report.notes import notes_on, summary_of
-from viper.report.pictures import find_pictures, thumbnails
-from viper.report.provenance import provenance, training_curves
+from viper.report.provenance import find_pictures, provenance, thumbnails, training_curves
 from viper.task import Task
 
 

@@ -34,8 +34,7 @@ from viper.evaluation.metrics import METRICS
 from viper.evaluation.split_report import PrecisionRecallReport
 from viper.report.content import ReportContent, TargetRow
 from viper.report.html import figure_svg
-from viper.report.numbers import count, heading, number, percent
-from viper.report.words import noun
+from viper.report.words import count, heading, noun, number, percent
 
 _SIDE = 2.25  # inches of a small panel
 _MOST_DOTS = 400  # clips that are drawn one by one; more are counted in hexagons

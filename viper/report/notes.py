@@ -11,7 +11,7 @@ from viper.evaluation.bootstrap import LEAST_UNITS, Interval
 from viper.evaluation.metrics import METRICS
 from viper.fusion.attention import has_attention
 from viper.inference.run import OpenedRun
-from viper.report.numbers import heading
+from viper.report.words import heading
 from viper.training.data import FusionData
 
 FEW_UNITS = 30  # clips or subjects, of which a percentile interval is too narrow

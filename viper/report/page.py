@@ -10,8 +10,8 @@ from typing import Any
 from viper.evaluation.bootstrap import Interval
 from viper.evaluation.metrics import METRICS
 from viper.files import write_text
-from viper.report.bars import Bar, bars
 from viper.report.cards import cards
+from viper.report.charts import Bar, bars
 from viper.report.content import Comparison, GroupColumn, ReportContent
 from viper.report.figures import agreement_panels, calibration_panels, scatter_panels, training_panels
 from viper.report.html import render

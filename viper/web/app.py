@@ -1,4 +1,4 @@
-"""The page's layout and what its parts do."""
+"""The page: its looks, its layout, and what its parts do."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.themes.utils.colors import Color
+from gradio.themes.utils.fonts import Font
 from markupsafe import Markup
 
 from viper.errors import ClipError, UserError, one_line
 from viper.inference.predictor import ClipPredictor
 from viper.media.subtitles import SUBTITLE_SUFFIXES
 from viper.web import charts, texts
-from viper.web.session import Answers, Session, answer, read_session, write_sample
-from viper.web.uploads import Made, Uploads
+from viper.web.session import Answers, Made, Session, Uploads, answer, read_session, write_sample
 
 log = logging.getLogger("viper")
 
@@ -25,6 +27,12 @@ log = logging.getLogger("viper")
 FORGET_AFTER = 1800
 MAX_SESSIONS = 24
 MAX_WAITING = 16  # clips in the queue; one is read at a time
+
+# Gradio's plain theme in the colours of the report, with fonts of the system.
+_BLUE = Color("#eef5fc", "#d3e7f8", "#aed2f3", "#88bbea", "#61a1dd", "#3c83c7", "#1a5795", "#124784", "#112f60",
+              "#0d2549", "#0a1c38")  # fmt: skip
+_GREY = Color("#f9fafb", "#f6f7f9", "#e7ebf1", "#d5dae2", "#a4abb6", "#6b717c", "#4f555f", "#303640", "#232830",
+              "#1b1f26", "#14171c")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -205,3 +213,39 @@ def _only(message: str) -> list[str]:
 
 def _source(spec: dict[str, Any]) -> str:
     return str((spec.get("encoder") or {}).get("source", ""))
+
+
+def theme() -> gr.themes.Base:
+    """Colours are such that text has a contrast of 4.5 or more, in light and in dark."""
+    fonts = [Font(name) for name in ("system-ui", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif")]
+    mono = [Font(name) for name in ("ui-monospace", "Liberation Mono", "monospace")]
+    return gr.themes.Base(primary_hue=_BLUE, secondary_hue=_BLUE, neutral_hue=_GREY, font=fonts, font_mono=mono).set(
+        body_background_fill="#ffffff",
+        body_text_color="#1c1c1e",
+        body_text_color_dark="#e8eaed",
+        body_text_color_subdued="#5c6069",
+        body_text_color_subdued_dark="#a4abb6",
+        block_label_text_color="#4f555f",
+        block_label_text_color_dark="#d5dae2",
+        block_title_text_color="#1c1c1e",
+        block_title_text_color_dark="#e8eaed",
+        block_info_text_color="#5c6069",
+        block_info_text_color_dark="#a4abb6",
+        block_radius="10px",
+        button_primary_background_fill="#1a5795",
+        button_primary_background_fill_hover="#124784",
+        button_primary_background_fill_dark="#8cbdf0",
+        button_primary_background_fill_hover_dark="#aed2f3",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#14171c",
+    )
+
+
+def frame_css() -> str:
+    """Of what is around Gradio's parts, where `css` does not reach."""
+    return "@media (max-width: 40rem) { .gradio-container .main.fillable { padding-inline: .25rem !important; } }"
+
+
+def css() -> str:
+    """Of the page's own parts."""
+    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
