@@ -32,22 +32,22 @@ class ConfusionOptions(FeatureOptions):
     """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
 
 
-def run(config: ConfusionOptions) -> int:
-    """Runs the stage; answers the exit code."""
+def run(options: ConfusionOptions) -> int:
+    """Write the report and return the exit code."""
     # Not above: importing torch takes seconds, and --help should not.
     from viper.engine.device import choose_device
     from viper.fusion.checkpoint import load_checkpoint, task_of
     from viper.inference.stored import data_for, predict
 
-    if config.output_path.exists() and not config.output_path.is_dir():
-        raise UserError(f"--output_path {config.output_path}: is a file; the report needs a folder")
-    model = load_checkpoint(config.model_path)
+    if options.output_path.exists() and not options.output_path.is_dir():
+        raise UserError(f"--output_path {options.output_path}: is a file; the report needs a folder")
+    model = load_checkpoint(options.model_path)
     task = task_of(model)
-    manifest = Manifest.load(config.csv_path, task)
-    data = data_for(model, config.stores(), manifest, config.split, labelled=True)
-    predictions = predict(model, data, config.batch_size, choose_device(config.device))
+    manifest = Manifest.load(options.csv_path, task)
+    data = data_for(model, options.stores(), manifest, options.split, labelled=True)
+    predictions = predict(model, data, options.batch_size, choose_device(options.device))
     report = build_report(task, data.clips, predictions, data.truth)
-    files = report.write(config.output_path)
-    report_scores(report.scores, config.split)
-    log.info("confusion_matrix: %d files in %s", len(files), config.output_path)
+    files = report.write(options.output_path)
+    report_scores(report.scores, options.split)
+    log.info("confusion_matrix: %d files in %s", len(files), options.output_path)
     return 0

@@ -29,20 +29,20 @@ class SubmissionOptions(FeatureOptions):
     """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
 
 
-def run(config: SubmissionOptions) -> int:
-    """Runs the stage; answers the exit code."""
+def run(options: SubmissionOptions) -> int:
+    """Write the submission and return the exit code."""
     # Not above: importing torch takes seconds, and --help should not.
     from viper.engine.device import choose_device
     from viper.fusion.checkpoint import load_checkpoint, task_of
     from viper.inference.stored import data_for, predict
 
-    path = submission_path(config.output_path)
-    model = load_checkpoint(config.model_path)
+    path = submission_path(options.output_path)
+    model = load_checkpoint(options.model_path)
     task = task_of(model)
-    manifest = Manifest.load(config.csv_path, task)
-    stores = config.stores()
-    data = data_for(model, stores, manifest, config.split)
-    predictions = predict(model, data, config.batch_size, choose_device(config.device))
-    write_submission(path, task, manifest.split(config.split).file_ids, predictions)
-    log.info("submission_creation: %d clips of %s from %s -> %s", len(data), config.split, ", ".join(stores), path)
+    manifest = Manifest.load(options.csv_path, task)
+    stores = options.stores()
+    data = data_for(model, stores, manifest, options.split)
+    predictions = predict(model, data, options.batch_size, choose_device(options.device))
+    write_submission(path, task, manifest.split(options.split).file_ids, predictions)
+    log.info("submission_creation: %d clips of %s from %s -> %s", len(data), options.split, ", ".join(stores), path)
     return 0

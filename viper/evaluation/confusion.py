@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -279,8 +279,11 @@ def _matrix_dict(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _matrix_csv(matrix: np.ndarray, labels: Sequence[str]) -> str:
-    rows = [
-        [label, *("" if math.isnan(cell) else cell for cell in row)]
-        for label, row in zip(labels, matrix.tolist(), strict=True)
-    ]
-    return csv_text([["true \\ predicted", *labels], *rows])
+    rows = [[label, *row] for label, row in zip(labels, matrix.tolist(), strict=True)]
+    return table_csv(["true \\ predicted", *labels], rows)
+
+
+def table_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return the text of a CSV file of numbers and names; NaN is an empty cell."""
+    cells = ([("" if isinstance(cell, float) and math.isnan(cell) else cell) for cell in row] for row in rows)
+    return csv_text([header, *cells])

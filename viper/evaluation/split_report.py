@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from viper.errors import UserError
-from viper.evaluation.confusion import ConfusionReport, confusion_report, file_names, number_text
+from viper.evaluation.confusion import ConfusionReport, confusion_report, file_names, number_text, table_csv
 from viper.evaluation.drawing import Curve, bar_figure, curve_figure, curves_figure, save_png, utilities_figure
 from viper.evaluation.metrics import Scores, check_shapes, evaluate
 from viper.files import write_json, write_text
@@ -90,13 +89,14 @@ class PrecisionRecallReport:
             label = self.labels[target]
             stem = folder / f"precision_recall_{names[target]}"
             files = [stem.with_name(f"{stem.name}{end}") for end in (".csv", ".png")]
-            points = {"threshold": [*label.threshold, math.nan], "precision": label.precision, "recall": label.recall}
-            write_text(files[0], pd.DataFrame(points).to_csv(index=False, lineterminator="\n"))
+            points = np.stack([np.append(label.threshold, math.nan), label.precision, label.recall], axis=1)
+            write_text(files[0], table_csv(["threshold", "precision", "recall"], points.tolist()))
             save_png(curve_figure(curve), files[1])
             written += files
         files = [folder / name for name in ("labels.csv", "average_precision.png", "precision_recall_overview.png",
                                             "confusion.json")]  # fmt: skip
-        write_text(files[0], pd.DataFrame(self._rows()).to_csv(index=False, lineterminator="\n"))
+        rows = self._rows()
+        write_text(files[0], table_csv(list(rows[0]), [list(row.values()) for row in rows]))
         save_png(self._bars(title), files[1])
         if curves:
             save_png(curves_figure(list(curves.values()), title), files[2])
@@ -198,10 +198,10 @@ class PreferenceReport:
     def write(self, folder: Path) -> list[Path]:
         """Writes utilities.csv (a row a clip), orders.csv (a row a pair or list), utilities.png and confusion.json."""
         files = [folder / name for name in ("utilities.csv", "orders.csv", "utilities.png", "confusion.json")]
-        clips = pd.DataFrame({"clip": self.clips, self.task.targets[0]: self.utilities})
-        orders = pd.DataFrame([self._row(order) for order in self.orders])
-        for path, table in zip(files, (clips, orders), strict=False):
-            write_text(path, table.to_csv(index=False, lineterminator="\n"))
+        clips = list(zip(self.clips, self.utilities.tolist(), strict=True))
+        write_text(files[0], table_csv(["clip", self.task.targets[0]], clips))
+        ranks = [f"rank_{k + 1}" for k in range(self.orders.shape[1])]
+        write_text(files[1], table_csv([*ranks, "right"], [self._row(order) for order in self.orders]))
         save_png(utilities_figure(*self.of_pairs(), self.title), files[2])
         write_json(files[3], self.to_dict())
         return files
@@ -211,11 +211,11 @@ class PreferenceReport:
         less, more = all_pairs(self.orders)
         return self.utilities[less], self.utilities[more]
 
-    def _row(self, order: np.ndarray) -> dict[str, Any]:
-        """One order: its clips from the least preferred on, and whether their utilities rise."""
+    def _row(self, order: np.ndarray) -> list[Any]:
+        """Return one order: its clips from the least preferred on, and whether their utilities rise."""
         rows = order[order >= 0]
-        clips = {f"rank_{k + 1}": self.clips[rows[k]] if k < len(rows) else "" for k in range(len(order))}
-        return {**clips, "right": int((np.diff(self.utilities[rows]) > 0).all())}
+        clips = [self.clips[row] for row in rows] + [""] * (len(order) - len(rows))
+        return [*clips, int((np.diff(self.utilities[rows]) > 0).all())]
 
     @property
     def title(self) -> str:

@@ -14,6 +14,7 @@ from viper.manifest import clip_id
 from viper.task import Task
 
 SUBMISSION_FILE = "submission.csv"
+Spans = Sequence[tuple[float, float]]
 
 
 def submission_path(path: str | Path) -> Path:
@@ -54,8 +55,37 @@ def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], pred
     """
     path = submission_path(path)
     predicted = _checked(task, file_ids, np.asarray(predicted))
-    rows: list[list[str]] = [list(task.submission_columns)]
-    rows += [submission_cells(task, file_id, row) for file_id, row in zip(file_ids, predicted, strict=True)]
+    rows = [submission_cells(task, file_id, row) for file_id, row in zip(file_ids, predicted, strict=True)]
+    return _write(path, [list(task.submission_columns), *rows])
+
+
+def write_timelines(path: str | Path, task: Task, timelines: Iterable[tuple[str, Spans, np.ndarray]]) -> Path:
+    """Write predictions over time: a submission's columns, with the start and end of each window after the id.
+
+    Parameters
+    ----------
+    path : a file or a folder, see `submission_path`.
+    timelines : for each clip its id, the (start, end) of each window in seconds, and (windows, targets) predictions. A
+        window of NaN gets empty cells.
+
+    Returns
+    -------
+    The file written.
+    """
+    columns = list(task.submission_columns.values())
+    place = columns.index(task.id_column) + 1 if task.id_column in columns else 0
+
+    def with_span(cells: list[str], span: Sequence[str]) -> list[str]:
+        return [*cells[:place], *span, *cells[place:]]
+
+    rows = [with_span(list(task.submission_columns), ["start", "end"])]
+    for file_id, spans, predicted in timelines:
+        for span, row in zip(spans, predicted, strict=True):
+            rows.append(with_span(submission_cells(task, file_id, row), [f"{second:.3f}" for second in span]))
+    return _write(submission_path(path), rows)
+
+
+def _write(path: Path, rows: list[list[str]]) -> Path:
     try:
         write_text(path, csv_text(rows))
     except OSError as error:
