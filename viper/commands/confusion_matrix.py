@@ -16,20 +16,20 @@ from viper.manifest import Manifest
 class ConfusionOptions(FeatureOptions):
     """Confusion matrices and scores of a split: pictures, tables and JSON.
 
-    Of a multi_label task precision-recall curves, of a preference task histograms of utilities."""
+    For multi_label tasks precision-recall curves, for preference tasks histograms of utilities."""
 
     csv_path: Path
     """The manifest. Rows without labels are left out."""
     model_path: Path
     """A checkpoint folder, or a run (then its best)."""
     output_path: Path
-    """Folder that gets the PNG, CSV and JSON files."""
+    """Folder for the PNG, CSV and JSON files."""
     split: str = "Val"
-    """Which split is compared: Train, Val or Test."""
+    """Split to compare: Train, Val or Test."""
     batch_size: int = 64
-    """Clips at once. It does not change the predictions."""
+    """Clips per batch. It does not change the predictions."""
     device: str = "auto"
-    """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
+    """Device of the model: auto, cpu, cuda, cuda:1, mps ..."""
 
 
 def run(options: ConfusionOptions) -> int:

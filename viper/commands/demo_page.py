@@ -16,13 +16,13 @@ class DemoPageOptions(PredictorOptions):
     """Serve a page on this machine: drop or record a clip, see what a checkpoint makes of it, switch modalities off."""
 
     host: str = "127.0.0.1"
-    """Which address to serve on. Any other than this lets other machines in."""
+    """Address to serve on. Other addresses expose the page to the network."""
     port: int = 7860
-    """Which port; 0: any that is free."""
+    """Port; 0: any free one."""
     max_upload_mb: float = 100.0
-    """Larger files are not taken; in units of 2^20 bytes."""
+    """Largest upload in MiB."""
     max_seconds: float = 60.0
-    """Longer clips are not taken."""
+    """Longest clip in seconds."""
 
 
 def run(options: DemoPageOptions) -> int:

@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class PredictorOptions:
-    """A checkpoint, and where its encoders' models are and run."""
+    """A checkpoint, and the models and device of its encoders."""
 
     model_path: Path
     """A checkpoint folder, or a run (then its best)."""
     models: Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=MODEL")] = field(
         default_factory=list
     )
-    """Where the model of a modality is on this machine, such as visual=FOLDER; may be given again for another. CLIP's
-    prompts have two, written 'textual=CLIP + TEXT'."""
+    """Local model of a modality, such as visual=FOLDER; repeat for others. CLIP prompts have two models, written
+    'textual=CLIP + TEXT'."""
     device: str = "auto"
-    """Where the models run: auto, cpu, cuda, cuda:1, mps ..."""
+    """Device of the models: auto, cpu, cuda, cuda:1, mps ..."""
     offline: bool = False
     """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
 
     def models_by_name(self) -> dict[str, str]:
-        """Modality -> model, of those given; a wrong pair is a UserError."""
+        """Return modality -> model of those given; a wrong pair is a UserError."""
         models: dict[str, str] = {}
         for pair in self.models:
             name, separator, model = pair.partition("=")
@@ -51,7 +51,7 @@ class PredictorOptions:
         return models
 
     def predictor(self) -> ClipPredictor:
-        """The checkpoint and those of its encoders that can run here."""
+        """Load the checkpoint and those of its encoders that can run here."""
         # Not above: importing torch takes seconds, and --help should not.
         from viper.inference.predictor import ClipPredictor
 
@@ -61,24 +61,23 @@ class PredictorOptions:
 
 @dataclass(kw_only=True)
 class PredictOptions(PredictorOptions):
-    """New videos straight to predictions: the encoders that made the checkpoint's features run here, in memory.
+    """Predict new videos: the encoders that made the checkpoint's features run here, in memory.
 
-    Nothing is written but what is asked for. A modality whose model, sound or subtitles are missing is left out.
+    Only --csv and --html write files. A modality whose model, sound or subtitles are missing is left out.
     """
 
     videos: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO ...")]
     """Videos, or folders of videos."""
     csv: Path | None = None
-    """Write the predictions there, as submission_creation does; without it they are shown as a table."""
+    """Write the predictions there, as submission_creation does (default: print a table)."""
     html: Path | None = None
-    """Write a page there: bars, faces, and with --every the predictions over time."""
+    """Write a page there: bars, faces, and with --every predictions over time."""
     every: float | None = None
-    """Cut each video into pieces that begin so many seconds apart, and predict each as a clip of its own."""
+    """Predict over time: seconds from the start of one piece of the video to the next, each predicted as a clip."""
     window: float | None = None
-    """Seconds a piece lasts; by default as --every. What is left at the end is a piece of its own from half of it on,
-    and else belongs to the piece before."""
+    """Seconds per piece (default: --every). A last piece shorter than half of this is joined to the one before."""
     subtitles: Path | None = None
-    """Folder of <video>.srt or <video>.vtt, where they are not beside the videos."""
+    """Folder of <video>.srt or <video>.vtt (default: beside the videos)."""
 
 
 def run(options: PredictOptions) -> int:

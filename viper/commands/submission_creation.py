@@ -13,20 +13,20 @@ from viper.manifest import Manifest
 
 @dataclass(kw_only=True)
 class SubmissionOptions(FeatureOptions):
-    """Predict a split and write the submission. Any subset of the checkpoint's modalities will do."""
+    """Predict a split and write the submission. Any subset of the checkpoint's modalities works."""
 
     csv_path: Path
     """The manifest. Every row of the split is predicted exactly once."""
     model_path: Path
     """A checkpoint folder, or a run (then its best)."""
     output_path: Path = Path("submissions/submission.csv")
-    """Where the submission is written: a .csv file, or a folder that gets a submission.csv."""
+    """The submission: a .csv file, or a folder for submission.csv."""
     split: str = "Test"
-    """Which split is predicted: Train, Val or Test."""
+    """Split to predict: Train, Val or Test."""
     batch_size: int = 64
-    """Clips at once. It does not change the predictions."""
+    """Clips per batch. It does not change the predictions."""
     device: str = "auto"
-    """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
+    """Device of the model: auto, cpu, cuda, cuda:1, mps ..."""
 
 
 def run(options: SubmissionOptions) -> int:

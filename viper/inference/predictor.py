@@ -126,7 +126,7 @@ class ClipPredictor:
             streams[name] = _Stream(encoder, source)
             assumed += [] if is_recorded else [name]
         if not streams:
-            raise UserError(f"{model_path}: none of its modalities can be had here ({in_words(unavailable)})")
+            raise UserError(f"{model_path}: no encoder of this checkpoint can run here ({in_words(unavailable)})")
         for name, reason in unavailable.items():
             log.warning("%s is left out: %s", name, reason)
         if assumed:

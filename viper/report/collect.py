@@ -125,13 +125,13 @@ class _Collector:
             return f"subjects (column {column})", list(subjects)
         if self.wanted.subject_column is not None:
             raise UserError(f"--subject_column {column}: the clips of {self.split} are all of one subject")
-        self.notes.append(f"By the column {column}, these clips are all of one subject: how results would differ "
-                          "with others cannot be told, and clips are drawn as if they were independent.")  # fmt: skip
+        self.notes.append(f"By the column {column}, these clips are all of one subject: intervals treat the clips as "
+                          "independent and say nothing about other subjects.")  # fmt: skip
         return "clips", None
 
     def _split_report(self) -> SplitReport | None:
         if self.task.kind == "regression" and self.task.range is None:
-            self.notes.append("The task's card gives no range, so that there are no bins for confusion matrices.")
+            self.notes.append("The task's card gives no range, so there are no confusion matrices.")
             return None
         with without_warnings():
             return build_report(self.task, self.data.clips, self.predicted, self.true)
@@ -167,8 +167,8 @@ class _Collector:
         clips = [data.clips[row] for row in rows]
         folder = wanted.frames_folder or find_pictures(self.source, clips)
         if folder is None:
-            self.notes.append("No folder of frames or faces was found, so clips come without pictures; --frames_folder "
-                              "names one.")  # fmt: skip
+            self.notes.append("No folder of frames or faces was found, so clips have no pictures; name one with "
+                              "--frames_folder.")  # fmt: skip
         pictures = thumbnails(folder, clips) if folder else {}
         predictions = Predictions(self.task, data.clips, self.predicted, self.true, self._without_each(rows))
         first, last = (describe(rows, predictions, attention, pictures) for rows in (best, worst))
@@ -188,7 +188,7 @@ class _Collector:
                 text = f"the column {name} has more than {MAX_GROUPS} values: too many to be groups"
                 if self.wanted.group_columns:
                     raise UserError(f"--group_columns {name}: {text}")
-                self.notes.append(f"Not looked at by group: {text}.")
+                self.notes.append(f"Not scored by group: {text}.")
                 continue
             found = scored_groups(self.task, self.metric, self.table[name], self.predicted, self.true, self.bootstrap)
             if found is not None:

@@ -249,7 +249,7 @@ def _class_panels(content: ReportContent) -> Iterator[Panel]:
         axes.set_xlabel("predicted probability", fontsize=8.5, color=INK)
         _finish(axes, "left")
         median, other = float(np.median(has)), float(np.median(lacks)) if len(lacks) else math.nan
-        text = f"{count(len(has))} clips, median {number(median, 2)}; of the others {number(other, 2)}"
+        text = f"{count(len(has))} clips, median {number(median, 2)}; other clips {number(other, 2)}"
         description = f"Predicted probability of {target} of the clips that have it and of the others: {text}."
         yield Panel(figure_svg(figure, description), target, text)
 

@@ -75,10 +75,10 @@ def count(value: int) -> str:
 
 
 def percent(share: float) -> str:
-    """0.456 as "46 %"."""
+    """Return 0.456 as "46%"."""
     if not math.isfinite(share):
         return NOTHING
-    return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+    return "<1%" if 0 < share < 0.005 else f"{100 * share:.0f}%"
 
 
 def seconds(time: float) -> str:

@@ -94,7 +94,7 @@ class Page:
         words = None
         if self._of_words:
             words = gr.File(
-                label="First: its subtitles, if any (.srt, .vtt)", file_types=[*SUBTITLE_SUFFIXES],
+                label="Subtitles (optional; upload before the video)", file_types=[*SUBTITLE_SUFFIXES],
                 height=150, elem_id="subtitles",
             )  # fmt: skip
             # Gradio's own makes an empty temporary file beside each that is sent, which nobody deletes.
