@@ -104,7 +104,7 @@ def run(options: PredictOptions) -> int:
 
 
 def _check(options: PredictOptions) -> None:
-    """Before a network is loaded: what would go wrong after an hour."""
+    """Check, before a network is loaded, what would fail after an hour."""
     from viper.media.windows import check_windows
 
     if options.every is None and options.window is not None:
@@ -123,7 +123,7 @@ def _check(options: PredictOptions) -> None:
 
 
 def _clips(paths: Sequence[Path]) -> list[MediaClip]:
-    """The videos that are named, and those of folders; ids are the files' names. Two of one id are a UserError."""
+    """Return the videos named and those of folders, with ids of their names; two of one id are a UserError."""
     if not paths:
         raise UserError("name at least one video, or a folder of videos")
     clips: dict[str, MediaClip] = {}
@@ -147,7 +147,7 @@ def _clips(paths: Sequence[Path]) -> list[MediaClip]:
 def _predict(
     options: PredictOptions, predictor: ClipPredictor, clips: Sequence[MediaClip]
 ) -> tuple[list[Timeline], dict[str, str]]:
-    """The timelines of the videos that can be read, and why the others cannot."""
+    """Return the timelines of the videos that can be read, and why the others cannot."""
     from viper.inference.timeline import Timeline, predict_together
 
     timelines: list[Timeline] = []
@@ -186,7 +186,7 @@ def _readings(options: PredictOptions, predictor: ClipPredictor, path: Path) -> 
 
 
 def _say_absent(predictor: ClipPredictor, timeline: Timeline) -> None:
-    """What this video lacks; what no video can have was said before."""
+    """Log what this video lacks; what no video can have was logged before."""
     here = {name: reason for name, reason in timeline.absent.items() if name not in predictor.unavailable}
     if here:
         from viper.inference.predictor import in_words
@@ -203,7 +203,7 @@ def _write_csv(path: Path, task: Task, timelines: Sequence[Timeline], in_pieces:
 
 
 def _table(task: Task, timelines: Sequence[Timeline], in_pieces: bool) -> str:
-    """What the CSV would hold, for people."""
+    """Return what the CSV would hold, for people."""
     import pandas as pd
 
     lines = []
@@ -240,7 +240,7 @@ def _write_page(
 
 
 def _facts(options: PredictOptions, predictor: ClipPredictor) -> dict[str, str]:
-    """What a reader should know of what answered."""
+    """Return facts about the model, for the reader of the page."""
     facts = {"Checkpoint": str(options.model_path), "Task": predictor.task.name}
     facts["Modalities"] = ", ".join(name for name in predictor.modalities if name not in predictor.unavailable)
     facts |= {f"Without {name}": reason for name, reason in predictor.unavailable.items()}

@@ -39,7 +39,7 @@ class LabelCurve:
 
     @property
     def n(self) -> int:
-        """Clips of which it is known whether they have the label."""
+        """Clips known to have or to lack the label."""
         return sum(self.counts.values())
 
     @property
@@ -63,7 +63,7 @@ class PrecisionRecallReport:
     scores: Scores
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number but the curves' points, JSON-ready."""
+        """Return every number but the curves' points, JSON-ready."""
         scores = self.scores.to_dict()
         return {
             "task": self.task.name,
@@ -77,7 +77,7 @@ class PrecisionRecallReport:
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes CSV, JSON and PNG into `folder` and answers the files written.
+        """Write CSV, JSON and PNG into `folder` and return the files written.
 
         For each label that some clip has, precision_recall_NAME.csv (the curve's points) and .png; then labels.csv
         (counts and average precision), average_precision.png, precision_recall_overview.png and confusion.json.
@@ -104,7 +104,7 @@ class PrecisionRecallReport:
         return [*written, *(files if curves else [files[0], files[1], files[3]])]
 
     def curves(self) -> dict[str, Curve]:
-        """Label -> its curve, of the labels that some clip has."""
+        """Return label -> its curve, of the labels that some clip has."""
         return {target: self._curve(target, label) for target, label in self.labels.items() if label.n_positive}
 
     def _curve(self, target: str, label: LabelCurve) -> Curve:
@@ -133,7 +133,7 @@ class PrecisionRecallReport:
 
 
 def _precision_recall_report(task: Task, predicted: np.ndarray, true: np.ndarray) -> PrecisionRecallReport:
-    """Counts everything a PrecisionRecallReport holds.
+    """Count everything a PrecisionRecallReport holds.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class PreferenceReport:
     scores: Scores
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number, JSON-ready. "difference" is how much higher the preferred clip's utility is, over all pairs."""
+        """Return every number, JSON-ready. "difference" is the preferred clip's utility less the other's."""
         less, more = self.of_pairs()
         shares = np.quantile(more - less, [0.05, 0.25, 0.5, 0.75, 0.95])
         return {
@@ -196,7 +196,7 @@ class PreferenceReport:
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes utilities.csv (a row a clip), orders.csv (a row a pair or list), utilities.png and confusion.json."""
+        """Write utilities.csv (a row a clip), orders.csv (a row a pair or list), utilities.png and confusion.json."""
         files = [folder / name for name in ("utilities.csv", "orders.csv", "utilities.png", "confusion.json")]
         clips = list(zip(self.clips, self.utilities.tolist(), strict=True))
         write_text(files[0], table_csv(["clip", self.task.targets[0]], clips))
@@ -207,7 +207,7 @@ class PreferenceReport:
         return files
 
     def of_pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Utilities of the less and the more preferred clip of every pair, those of lists included."""
+        """Return utilities of the less and the more preferred clip of every pair, those of lists included."""
         less, more = all_pairs(self.orders)
         return self.utilities[less], self.utilities[more]
 
@@ -229,7 +229,7 @@ class PreferenceReport:
 
 
 def _preference_report(task: Task, clips: Sequence[str], predicted: np.ndarray, orders: np.ndarray) -> PreferenceReport:
-    """Scores utilities (n, 1), which must be finite, by orders of the clips."""
+    """Score utilities (n, 1), which must be finite, by orders of the clips."""
     return PreferenceReport(task, clips, predicted[:, 0], orders, evaluate(task, predicted, orders))
 
 
@@ -237,7 +237,7 @@ SplitReport = ConfusionReport | PrecisionRecallReport | PreferenceReport
 
 
 def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: np.ndarray) -> SplitReport:
-    """The report of a task's predictions for a split.
+    """Return the report of a task's predictions for a split.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: 
 def check_predictions(
     task: Task, clips: Sequence[str], predicted: np.ndarray, true: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both arrays as `viper.evaluation.metrics.check_shapes` gives them; raises what `build_report` does."""
+    """Return both arrays as `viper.evaluation.metrics.check_shapes` gives them; raises what `build_report` does."""
     predicted, true = check_shapes(task, predicted, true)
     if len(clips) != len(predicted):
         raise ValueError(f"{len(clips)} clips for {len(predicted)} rows of predictions")

@@ -18,7 +18,7 @@ Spans = Sequence[tuple[float, float]]
 
 
 def submission_path(path: str | Path) -> Path:
-    """The file that `--output_path` means.
+    """Return the file that `--output_path` means.
 
     A name ending in .csv is the file itself. A folder, or a name without any suffix, is a folder that receives
     submission.csv. Any other suffix is a UserError, as is a name without a suffix that is a file already.
@@ -34,7 +34,7 @@ def submission_path(path: str | Path) -> Path:
 
 
 def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], predicted: np.ndarray) -> Path:
-    """Writes a submission, all of it or nothing.
+    """Write a submission, all of it or nothing.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def _write(path: Path, rows: list[list[str]]) -> Path:
 
 
 def submission_cells(task: Task, file_id: str, row: np.ndarray) -> list[str]:
-    """The cells of one row below the task's submission columns; `row` (targets,), of NaN where nothing is predicted."""
+    """Return the cells of one row of a submission; `row` (targets,), all NaN where nothing is predicted."""
     if np.isnan(row).all():
         return [file_id if column == task.id_column else "" for column in task.submission_columns.values()]
     if task.range is not None:
@@ -109,7 +109,7 @@ def submission_cells(task: Task, file_id: str, row: np.ndarray) -> list[str]:
 
 
 def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
-    """Reads a submission back and checks it.
+    """Read a submission back and check it.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
     Raises
     ------
     UserError naming the file and, where there is one, the line: unreadable file, missing, unknown or repeated column,
-    no rows, a row of another length, a duplicate or unusable id, a value that is no number in the task's range.
+    no rows, a row of another length, a duplicate or unusable id, a value that is not a number in the task's range.
     """
     path = Path(path)
     rows = read_csv_rows(path)
@@ -146,7 +146,7 @@ def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
 
 
 def _checked(task: Task, file_ids: Sequence[str], predicted: np.ndarray) -> np.ndarray:
-    """`predicted` as float32 or float64, after every check that does not need the file."""
+    """Return `predicted` as float32 or float64, after every check that does not need the file."""
     if predicted.ndim != 2 or predicted.shape[1] != len(task.targets):
         raise ValueError(f"predicted {predicted.shape} must be (clips, {len(task.targets)} targets)")
     if predicted.dtype != np.float32:

@@ -43,7 +43,7 @@ class Wanted:
 
 
 def collect(source: OpenedRun, others: Sequence[OpenedRun], wanted: Wanted) -> ReportContent:
-    """Predicts a split and measures everything of a report.
+    """Predict a split and measure everything for a report.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class _Collector:
         check_predictions(self.task, self.data.clips, self.predicted, self.true)
 
     def _predict(self, subsets: Sequence[Subset], rows: Sequence[int]) -> dict[Subset, np.ndarray]:
-        """Subset of the modalities -> (clips, targets) predicted from it; NaN for clips not in `rows`."""
+        """Return subset of the modalities -> (clips, targets) predicted from it; NaN for clips not in `rows`."""
         wanted, views = self.wanted, views_of(subsets, self.data, len(rows))
         found = predict_views(self.source.model, self.data, views, wanted.batch_size, wanted.device, rows)
         result = {}
@@ -80,7 +80,7 @@ class _Collector:
         return result
 
     def content(self, others: Sequence[OpenedRun]) -> ReportContent:
-        """All of it."""
+        """Return the whole content."""
         source, task, data = self.source, self.task, self.data
         measured = self.bootstrap.measure_all(task, self.predicted, self.true)
         headline = measured[self.metric].together
@@ -114,7 +114,7 @@ class _Collector:
         )
 
     def _subjects(self) -> tuple[str, list[str] | None]:
-        """What is drawn, in words, and of each row its subject; None where rows are drawn by themselves."""
+        """Return what is resampled, in words, and the subject of each row; None: rows by themselves."""
         if self.task.kind == "preference":
             return "orders", None
         column = subject_column(self.source.manifest, self.wanted.subject_column)
@@ -137,7 +137,7 @@ class _Collector:
             return build_report(self.task, self.data.clips, self.predicted, self.true)
 
     def _subsets(self) -> list[SubsetScore]:
-        """Scores of all subsets; of many clips on some of them, since every subset is a prediction of its own."""
+        """Return the scores of all subsets, on a sample of the clips, since each subset is predicted anew."""
         if len(self.data.stores) < 2:
             return []
         is_preference, most = self.task.kind == "preference", self.wanted.subset_clips
@@ -175,7 +175,7 @@ class _Collector:
         return first, last
 
     def _without_each(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Modality -> predictions of these rows by all others; of a single modality there are none."""
+        """Return modality -> predictions of these rows without it; empty with a single modality."""
         names = tuple(self.data.stores)
         others = {name: tuple(n for n in names if n != name) for name in names if len(names) > 1}
         found = self._predict(list(others.values()), rows) if others else {}

@@ -214,14 +214,14 @@ class ReportContent:
         return self.metrics[self.metric]
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number, JSON-ready: report.json. What is undefined is None; pictures are left out."""
+        """Return every number, JSON-ready: report.json. What is undefined is None; pictures are left out."""
         record = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         split_report = None if self.split_report is None else self.split_report.to_dict()
         return _plain({**record, "task": self.task.to_dict(), "split_report": split_report})
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as dicts, arrays as lists, numbers that JSON has not as None."""
+    """Return dataclasses as dicts, arrays as lists, and numbers that JSON lacks as None."""
     if isinstance(value, Thumbnail):
         return {"time": value.time}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

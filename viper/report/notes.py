@@ -14,7 +14,7 @@ from viper.inference.run import OpenedRun
 from viper.report.words import heading
 from viper.training.data import FusionData
 
-FEW_UNITS = 30  # clips or subjects, of which a percentile interval is too narrow
+FEW_UNITS = 30  # clips or subjects; with fewer, a percentile interval is too narrow
 KINDS = {
     "regression": "a number for each of", "single_label": "one class a clip out of",
     "multi_label": "whether a clip has each of", "preference": "an order of clips, by",
