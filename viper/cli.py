@@ -152,9 +152,13 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
     """Return the options of a command from its arguments; wrong ones end in a message of tyro's and exit code 2."""
     import tyro
 
+    from viper.commands.convert import own_first
+
     command = COMMANDS[name]
     options_class = getattr(import_module(f"viper.commands.{command.module}"), command.options)
-    _own_options_first(options_class)
+    # --help lists options in the order of the fields.
+    fields = options_class.__dataclass_fields__
+    options_class.__dataclass_fields__ = {name: fields[name] for name in own_first(options_class)}
     return tyro.cli(
         options_class,
         prog=program or f"viper {name}",
@@ -170,17 +174,6 @@ def _check_flags(options: Any, arguments: list[str]) -> None:
         folder = f"{argument.removeprefix('--')}_features_input_folder"
         if argument.startswith("--") and getattr(options, folder, "none of its options") is None:
             raise UserError(f"{argument} needs --{folder} FOLDER")
-
-
-def _own_options_first(options_class: Any) -> None:
-    """Let --help go from what is special to a command to what it shares with others: the fields of its bases, last."""
-    depth = {
-        name: i
-        for i, base in reversed(list(enumerate(options_class.__mro__)))
-        for name in vars(base).get("__annotations__", ())
-    }
-    fields = options_class.__dataclass_fields__
-    options_class.__dataclass_fields__ = dict(sorted(fields.items(), key=lambda field: depth[field[0]]))
 
 
 def _say_error(message: str) -> None:

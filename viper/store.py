@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,9 @@ from safetensors.numpy import save
 
 from viper.errors import ClipError, UserError, one_line
 from viper.files import atomic_path, digest_of, natural_key, read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIX = ".safetensors"
 ENCODER_FILE = "encoder.json"
@@ -165,6 +168,28 @@ class FeatureStore:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / ENCODER_FILE, dataclasses.asdict(info))
         return cls(folder, info)
+
+    def __repr__(self) -> str:
+        made = f"{self.info.modality} features by {self.info.encoder}, {self.width} wide"
+        return f"FeatureStore({str(self.folder)!r}: {len(self.clips())} clips, {made})"
+
+    def to_dataframe(self, clips: Iterable[str] | None = None) -> pd.DataFrame:
+        """Return the tokens of these clips (default: all) as a table.
+
+        One row per token, indexed by clip and token; columns "time" (seconds), "mask" and one per channel, 0 to D - 1.
+        """
+        # Not above: pandas takes half a second to import, and --help should not.
+        import pandas as pd
+
+        names = self.clips() if clips is None else list(clips)
+        features = [self.read(clip) for clip in names]
+        pairs = [(clip, k) for clip, feature in zip(names, features, strict=True) for k in range(len(feature.mask))]
+        tokens = [np.zeros((0, self.width), np.float32), *(feature.tokens for feature in features)]
+        table = pd.DataFrame(np.concatenate(tokens), index=pd.MultiIndex.from_tuples(pairs, names=["clip", "token"]))
+        for place, name in enumerate(("time", "mask")):
+            parts = [getattr(feature, name) for feature in features]
+            table.insert(place, name, np.concatenate(parts) if parts else [])
+        return table
 
     @property
     def width(self) -> int:

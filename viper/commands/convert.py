@@ -77,8 +77,9 @@ def arguments_of(options: Any) -> list[str]:
     hints = typing.get_type_hints(type(options), include_extras=True)
     positional: list[str] = []
     arguments: list[str] = []
-    for field in dataclasses.fields(options):
-        value, markers = getattr(options, field.name), getattr(hints[field.name], "__metadata__", ())
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    for name in own_first(type(options)):
+        field, value, markers = fields[name], getattr(options, name), getattr(hints[name], "__metadata__", ())
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         values = [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
         if tyro.conf.Positional in markers:
@@ -86,12 +87,22 @@ def arguments_of(options: Any) -> list[str]:
         elif value is None or value == default:
             continue
         elif isinstance(value, bool):
-            arguments.append(f"--{field.name}" if value else f"--no-{field.name}")
+            arguments.append(f"--{name}" if value else f"--no-{name}")
         elif tyro.conf.UseAppendAction in markers:
-            arguments += [part for each in values for part in (f"--{field.name}", each)]
+            arguments += [part for each in values for part in (f"--{name}", each)]
         else:
-            arguments += [f"--{field.name}", *values]
+            arguments += [f"--{name}", *values]
     return positional + arguments
+
+
+def own_first(options: type) -> list[str]:
+    """Return the names of a command's options: what is special to it, then what it shares with others, its bases'."""
+    depth = {
+        name: i
+        for i, base in reversed(list(enumerate(options.__mro__)))
+        for name in vars(base).get("__annotations__", ())
+    }
+    return sorted((field.name for field in dataclasses.fields(options)), key=lambda name: depth[name])
 
 
 def check_names(names: Collection[str], known: Collection[str], where: str) -> None:

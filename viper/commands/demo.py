@@ -13,7 +13,7 @@ import pandas as pd
 
 from viper.commands.common import log, report_scores, running
 from viper.commands.convert import arguments_of
-from viper.commands.feature_options import MODALITIES
+from viper.commands.feature_options import MODALITIES, feature_fields
 from viper.errors import NothingDoneError, UserError
 from viper.evaluation.metrics import evaluate
 from viper.evaluation.submission import read_submission
@@ -121,7 +121,7 @@ def _look_at(options: DemoOptions, manifest: Path) -> None:
 
 def _features(options: DemoOptions, modalities: Sequence[str]) -> Mapping[str, Any]:
     root = options.output_folder / f"features_{options.models}"
-    return {f"{name}_features_input_folder": root / name for name in modalities}
+    return feature_fields({name: root / name for name in modalities})
 
 
 def _do(name: str, run_command: Callable[[Any], int], options: Any) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -62,3 +63,11 @@ class FeatureOptions:
     def stores(self) -> dict[str, FeatureStore]:
         """Modality -> opened store."""
         return {name: FeatureStore.open(folder) for name, folder in self.folders().items()}
+
+
+def feature_fields(folders: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the options that name these folders (modality -> folder), for a dataclass that has FeatureOptions'."""
+    fields: dict[str, Any] = {
+        f"{name}_features_input_folder": path for name, path in folders.items() if name in MODALITIES
+    }
+    return {**fields, "features": [f"{name}={path}" for name, path in folders.items() if name not in MODALITIES]}

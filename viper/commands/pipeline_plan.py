@@ -20,7 +20,7 @@ from viper.commands.extract_features import (
     TextualOptions,
     VisualOptions,
 )
-from viper.commands.feature_options import MODALITIES
+from viper.commands.feature_options import feature_fields
 from viper.commands.get_frame import GetFrameOptions
 from viper.encoders.registry import is_own_name
 from viper.errors import UserError, did_you_mean, either
@@ -118,11 +118,7 @@ class _Planner:
     def _steps(self, features: Mapping[str, ExtractOptions]) -> list[Step]:
         """Training and what is made of it."""
         run, output = self._output / "run", self._output
-        inputs: dict[str, Any] = {
-            f"{name}_features_input_folder": options.output_folder
-            for name, options in features.items() if name in MODALITIES
-        }  # fmt: skip
-        inputs["features"] = [f"{n}={each.output_folder}" for n, each in features.items() if n not in MODALITIES]
+        inputs = feature_fields({name: options.output_folder for name, options in features.items()})
         inputs["csv_path"] = self._csv_path
         train = self._stage(
             "train", train_perceiver.TrainOptions, output_checkpoint_folder=run, task=self._task, overwrite=True,
