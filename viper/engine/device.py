@@ -171,7 +171,7 @@ class DeviceBatches:
             with self._runtime.arithmetic():
                 return [function(batch)]
         except (RuntimeError, MemoryError) as error:
-            if len(batch) == 1 or not _is_out_of_memory(error):
+            if len(batch) == 1 or not is_out_of_memory(error):
                 raise
         return []
 
@@ -183,5 +183,6 @@ class DeviceBatches:
         log.warning("%s: no memory for %d items at once; going on with %d", self._runtime.device, n_items, self._most)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an allocator ran out of memory, on the device or the host."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in _NO_ROOM)

@@ -14,7 +14,7 @@ from viper.files import read_csv_rows
 from viper.report.content import ModalityRecord, Provenance, TrainingCurves
 from viper.report.source import RunSource
 from viper.store import FeatureStore
-from viper.training.recorder import METRICS_FILE
+from viper.training.run_folder import METRICS_FILE
 
 NAMED = 20  # clips of a list; the counts say how many there are
 _NOT_METRICS = ("epoch", "training_loss", "n_clips")
