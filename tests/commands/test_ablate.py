@@ -16,8 +16,7 @@ from viper.errors import UserError
 from viper.evaluation.drawing import bar_figure, save_png
 from viper.evaluation.metrics import evaluate
 from viper.fusion.checkpoint import load_checkpoint, point_best, save_checkpoint
-from viper.inference.stored import predict
-from viper.inference.views import predict_views, subsets_of
+from viper.inference.stored import predict, predict_views, subsets_of
 from viper.store import FeatureStore
 from viper.training.linear import fit_linear
 

@@ -11,7 +11,8 @@ from planted import Planted, plant, predict_all
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from viper.errors import UserError
-from viper.evaluation.metrics import evaluate, pearson
+from viper.evaluation.measures import pearson
+from viper.evaluation.metrics import evaluate
 from viper.fusion.baselines import BODIES, mean_and_deviation
 from viper.fusion.checkpoint import load_checkpoint, save_checkpoint
 from viper.fusion.perceiver import PerceiverFusion

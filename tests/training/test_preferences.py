@@ -13,8 +13,8 @@ from conftest import Run
 from planted import SIZES, Planted, plant, predict_all, rows_of
 
 from viper.errors import UserError
+from viper.evaluation.measures import kendall_tau, listwise_accuracy, pairwise_accuracy
 from viper.evaluation.metrics import evaluate
-from viper.evaluation.rankings import kendall_tau, listwise_accuracy, pairwise_accuracy
 from viper.fusion.checkpoint import load_checkpoint
 from viper.inference.stored import predict
 from viper.manifest import Manifest

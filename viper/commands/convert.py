@@ -1,4 +1,4 @@
-"""What people write in a YAML file, as NAME=VALUE text or as a dict, converted to the options of a command."""
+"""What people write in a YAML file, as NAME=VALUE text or as a dict, as the options of a command; and back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import tyro
 from cattrs import Converter
 
 from viper.errors import UserError, did_you_mean, either
@@ -69,6 +70,28 @@ def option_types(options: type) -> dict[str, Any]:
     """Return option -> type of an options dataclass, without what only the command line needs to know."""
     hints = typing.get_type_hints(options)
     return {field.name: hints[field.name] for field in dataclasses.fields(options) if field.init}
+
+
+def arguments_of(options: Any) -> list[str]:
+    """Return the arguments by which the command line makes these options: those that are not the defaults."""
+    hints = typing.get_type_hints(type(options), include_extras=True)
+    positional: list[str] = []
+    arguments: list[str] = []
+    for field in dataclasses.fields(options):
+        value, markers = getattr(options, field.name), getattr(hints[field.name], "__metadata__", ())
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        values = [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
+        if tyro.conf.Positional in markers:
+            positional += values
+        elif value is None or value == default:
+            continue
+        elif isinstance(value, bool):
+            arguments.append(f"--{field.name}" if value else f"--no-{field.name}")
+        elif tyro.conf.UseAppendAction in markers:
+            arguments += [part for each in values for part in (f"--{field.name}", each)]
+        else:
+            arguments += [f"--{field.name}", *values]
+    return positional + arguments
 
 
 def check_names(names: Collection[str], known: Collection[str], where: str) -> None:
