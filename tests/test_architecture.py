@@ -100,6 +100,13 @@ def test_every_room_has_its_place() -> None:
     assert rooms - PLACES.keys() == set(), "say in LAYERS, and in docs/architecture.md, where these belong"
 
 
+def test_imports_lead_somewhere() -> None:
+    """Also those inside functions, which nothing looks at until they run."""
+    public = {f"viper.{name}" for name in viper.__all__}
+    lost = [each for each in _imports() if each.target not in _modules() and each.target not in public]
+    assert not lost, "imports of modules that are not there:\n" + "\n".join(map(str, lost))
+
+
 def test_imports_run_one_way_between_rooms() -> None:
     wrong = []
     for each in _imports():

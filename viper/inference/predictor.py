@@ -259,8 +259,8 @@ def _record(record: Mapping[str, Any] | None) -> EncoderInfo:
 
 
 def _runtime(info: EncoderInfo, device: str) -> Runtime:
-    """As the features were made: bf16 only for those that were, and where there is such arithmetic."""
-    return choose_runtime(device, "auto" if info.precision == "bf16" else "float32")
+    """In the precision that the features were made in."""
+    return choose_runtime(device, recorded=info.arithmetic)
 
 
 def predict_clip(
