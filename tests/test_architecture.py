@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -127,6 +128,15 @@ def test_no_files_import_each_other_in_a_circle() -> None:
             graph[each.source].add(each.target)
     circles = [" -> ".join(circle) for circle in _circles(graph)]
     assert not circles, "files that import each other:\n" + "\n".join(circles)
+
+
+def test_the_architecture_page_names_what_there_is() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:viper|tests|scripts|data_manifests)/[\w/.]*", text))
+    lost = sorted(path for path in named if not (ROOT / path.rstrip(".")).exists())
+    assert not lost, "docs/architecture.md names files that are not there:\n" + "\n".join(lost)
+    rooms = {f"viper/{path.name}/" for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert rooms - named == set(), "docs/architecture.md should say what these are for"
 
 
 def _circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
