@@ -30,7 +30,7 @@ _LAUNCHER = """
 import json, os, resource, sys
 from viper import cli
 import viper.commands.crop_images, viper.commands.get_frame, viper.commands.extract_features
-import torch, torchaudio, facenet_pytorch, skimage.feature
+import torch, librosa.core.spectrum, librosa.feature.spectral, facenet_pytorch, skimage.feature
 import viper.encoders.audio_measures, viper.encoders.fau, viper.encoders.textual, viper.encoders.visual
 
 torch.set_num_threads(1)

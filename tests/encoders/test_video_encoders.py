@@ -326,7 +326,7 @@ def test_the_command_chooses_a_video_encoder_by_the_config(video: Path, tmp_path
     for n_workers in (0, 1) if video.name == "vivit" else (0,):
         outcome = run(
             "extract_visual_features", "--input_folder", tmp_path / "frames", "--output_folder",
-            tmp_path / f"out{n_workers}", "--model_name", video, "--n_workers", n_workers,
+            tmp_path / f"out{n_workers}", "--model_name", video, "--n_workers", n_workers, "--precision", "float32",
         )  # fmt: skip
         assert outcome.code == 0, outcome.said
         stores.append(FeatureStore.open(tmp_path / f"out{n_workers}"))

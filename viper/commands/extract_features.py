@@ -29,7 +29,7 @@ from viper.media.clips import (
 )
 from viper.media.listing import list_subtitles
 from viper.media.pictures import FrameClip, list_frame_clips
-from viper.store import Feature, FeatureStore
+from viper.store import Feature, FeatureStore, PrecisionError
 from viper.task import load_task
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class ExtractOptions(EngineFlags, ABC):
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the model: auto takes bf16 where the device has it. Features stay the same to a cosine of .999."""
+    """Arithmetic of the model: auto goes on in the output folder's precision; in a new folder it takes bf16 where the
+    device has it. Features stay the same to a cosine of .999."""
     compile: bool = False
     """Compile the model first (torch.compile): a longer start, for long runs."""
     offline: bool = False
@@ -321,18 +322,13 @@ def make_job(config: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, Fe
 
         go_offline()
     encoder = _encoder(config, clips) if config.foreign is None else _imported(config, clips)
-    encode = Encode(encoder, config)
-    encode.prepare()
-    versions = package_versions(RECORDED_PACKAGES)
-    info = dataclasses.replace(
-        encoder.info(),
-        source=source_of(clips[0]),
-        versions=versions,
-        inputs=inputs_of(clips),
-        input_folder=_relative(config.read_folder, config.output_folder),
-        command=command_line(),
-    )
-    store = FeatureStore.create(config.output_folder, info)
+    try:
+        encode, store = _begin(config, clips, encoder)
+    except PrecisionError:
+        if config.precision != "auto":
+            raise
+        # Another process has just begun the folder, in its own machine's precision.
+        encode, store = _begin(config, clips, encoder)
     return Job(
         stage=f"extract_{config.modality}_features",
         read=read_clip,
@@ -343,6 +339,21 @@ def make_job(config: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, Fe
         size=encoder.size,
         batch_size=encode.batch_size,
     )
+
+
+def _begin(config: ExtractOptions, clips: Sequence[Clip], encoder: Encoder[Any, Any]) -> tuple[Encode, FeatureStore]:
+    """Prepare the encoder in the precision the output folder was begun in, and open the store."""
+    encode = Encode(encoder, config)
+    encode.prepare(FeatureStore.begun_in(config.output_folder))
+    info = dataclasses.replace(
+        encoder.info(),
+        source=source_of(clips[0]),
+        versions=package_versions(RECORDED_PACKAGES),
+        inputs=inputs_of(clips),
+        input_folder=_relative(config.read_folder, config.output_folder),
+        command=command_line(),
+    )
+    return encode, FeatureStore.create(config.output_folder, info)
 
 
 def _relative(folder: Path | None, start: Path) -> str:

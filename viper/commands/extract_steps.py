@@ -30,12 +30,18 @@ class Encode:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_is_prepared": False}
 
-    def prepare(self) -> None:
-        """Loads the weights onto the device that the options name."""
+    def prepare(self, recorded: str | None = None) -> None:
+        """Load the weights onto the device that the options name; `recorded` is the precision `auto` goes on in.
+
+        Copies of this, in other processes and on other machines, compute in the precision that is chosen here.
+        """
         # Not above: importing torch takes seconds, and --help should not.
         from viper.engine.device import choose_runtime
 
-        self.encoder.prepare(choose_runtime(*self._runtime_options))
+        device, precision, compiled = self._runtime_options
+        runtime = choose_runtime(device, precision, compiled, recorded)
+        self._runtime_options = (device, runtime.precision_name, compiled)
+        self.encoder.prepare(runtime)
         self._is_prepared = True
 
     def __call__(self, samples: list[Any]) -> list[Feature]:

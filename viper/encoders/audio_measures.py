@@ -11,9 +11,16 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
-from viper.encoders.acoustics import N_CEPSTRA, PITCH_REFERENCE, SHAPES, Frames, measure
+from viper.encoders.acoustics import (
+    N_CEPSTRA,
+    PITCH_REFERENCE,
+    SHAPES,
+    Frames,
+    measure,
+    mel_decibels,
+    power_spectrum,
+)
 from viper.encoders.audio import SoundSample, WindowEncoder
 from viper.errors import UserError
 from viper.media.sound import SAMPLE_RATE, Sound
@@ -67,15 +74,8 @@ class LogMelEncoder(MeasuringEncoder):
         return rows
 
     def _decibels(self, sound: Sound) -> np.ndarray:
-        """(10 ms frames, bands) power in decibels; digital silence is -100."""
-        from torchaudio.transforms import MelSpectrogram
-
-        spectrogram = MelSpectrogram(
-            sound.rate, n_fft=1024, win_length=400, hop_length=HOP, f_min=50, f_max=8000,
-            n_mels=self.BANDS, pad_mode="constant",
-        )  # fmt: skip
-        power = spectrogram(torch.from_numpy(sound.samples)).clamp(min=1e-10)
-        return (10 * power.log10()).T.numpy()
+        """Return (10 ms frames, bands) power in decibels; digital silence is -100."""
+        return mel_decibels(power_spectrum(sound.samples))
 
 
 class AcousticEncoder(MeasuringEncoder):

@@ -63,8 +63,8 @@ REGISTRY = (
     _pretrained("audio", "wavlm-base-plus-sv", "microsoft/wavlm-base-plus-sv", "WavLM x-vector, 512", True),
     _pretrained("audio", "wav2vec2-base", "facebook/wav2vec2-base", "wav2vec 2.0, 768"),
     _pretrained("audio", "hubert-base", "facebook/hubert-base-ls960", "HuBERT, 768"),
-    Registered("audio", "logmel", "statistics of log-mel bands, 192", packages=("torchaudio",)),
-    Registered("audio", "acoustic", "a voice's cepstra, spectrum, pitch and voicing, 257", packages=("torchaudio",)),
+    Registered("audio", "logmel", "statistics of log-mel bands, 192", packages=("librosa",)),
+    Registered("audio", "acoustic", "a voice's cepstra, spectrum, pitch and voicing, 257", packages=("librosa",)),
     Registered(
         "audio", "egemaps", "eGeMAPS v02 by opensmile (licence: research only), 88",
         packages=("opensmile",), extra="opensmile",

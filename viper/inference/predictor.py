@@ -259,8 +259,8 @@ def _record(record: Mapping[str, Any] | None) -> EncoderInfo:
 
 
 def _runtime(info: EncoderInfo, device: str) -> Runtime:
-    """Return the runtime the features were made with: bf16 only where they were, and where it exists."""
-    return choose_runtime(device, "auto" if info.precision == "bf16" else "float32")
+    """Return the runtime in the precision that the features were made in."""
+    return choose_runtime(device, recorded=info.arithmetic)
 
 
 def predict_clip(

@@ -18,7 +18,7 @@ from viper.inference.run import OpenedRun
 from viper.media.pictures import FrameClip, list_frame_clips, read_image, shrunk
 from viper.report.content import ModalityRecord, Provenance, Thumbnail, TrainingCurves
 from viper.store import FeatureStore
-from viper.training.recorder import METRICS_FILE
+from viper.training.run_folder import METRICS_FILE
 
 NAMED = 20  # clips of a list; the counts say how many there are
 _NOT_METRICS = ("epoch", "training_loss", "n_clips")
