@@ -145,7 +145,7 @@ def run_command(name: str, arguments: list[str], program: str | None = None) -> 
     config = parse(name, arguments, program)
     if hasattr(config, "check_arguments"):
         config.check_arguments(arguments)
-    from viper.commands.common import running
+    from viper.logs import running
 
     with running(name, arguments):
         # Imported by `parse`, with its config: the stage's module.

@@ -17,8 +17,8 @@ import pytest
 
 import viper
 from viper.cli import COMMANDS, parse, run_command
-from viper.commands.common import command_line
 from viper.demo import write_video
+from viper.logs import command_line
 
 SCRIPTS = Path(viper.__file__).parents[1] / "scripts"
 

@@ -15,6 +15,7 @@ import yaml
 from viper.commands.common import log
 from viper.commands.feature_options import MODALITIES
 from viper.encoders.registry import is_own_name
+from viper.engine.job import EngineOptions
 from viper.errors import UserError
 from viper.files import digest_of, fingerprint, read_json, write_json, write_text
 from viper.preferences import preferences_path
@@ -174,8 +175,8 @@ class _Pipeline:
         """The modalities, those together that read the same pictures in the same way: each picture is decoded once."""
         groups: dict[Any, list[ExtractOptions]] = {}
         for name, config in self._extracts.items():
-            options = config.engine_options()
-            is_alone = config.pictures is None or options.engine != "local"
+            options = tuple(getattr(config, each.name) for each in dataclasses.fields(EngineOptions))
+            is_alone = config.pictures is None or config.engine != "local"
             groups.setdefault(name if is_alone else (config.pictures, options), []).append(config)
         return list(groups.values())
 

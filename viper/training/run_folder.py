@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 import viper
-from viper.commands.common import command_line, log, package_versions
 from viper.errors import UserError
 from viper.files import digest_of, remove, write_text
+from viper.logs import command_line, log, package_versions
 from viper.manifest import Manifest
 from viper.store import EncoderInfo, FeatureStore
 
