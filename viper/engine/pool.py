@@ -30,8 +30,9 @@ GRACE_SECONDS = 3.0
 # A process may be killed for the memory that others take: a clip is blamed when it happens to it again.
 MAX_TRIES = 2
 MAX_FALSE_STARTS = 3
-# Arrays travel in pieces: `recv_bytes_into` first collects a message elsewhere, which for 29 MB takes four times the time.
-PIECE_BYTES = 1 << 20
+# Arrays travel in pieces: `recv_bytes_into` first collects a whole message elsewhere, which for 29 MB takes four times
+# as long.
+PIECE_BYTES = 1 << 19
 
 _is_working = False
 

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 log = logging.getLogger("viper")
 
