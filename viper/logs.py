@@ -7,9 +7,10 @@ import logging
 import shlex
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 log = logging.getLogger("viper")
 # What stages say belongs in a run's train.log also when they are called from Python; only the command line prints it.
@@ -37,6 +38,15 @@ def start_logging() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
+    """Return tqdm's bar over `items`, shown on a terminal and in a notebook; elsewhere its `disable` is true."""
+    from tqdm.auto import tqdm
+
+    # In a notebook tqdm.auto is another class than the one for terminals.
+    is_shown = sys.stderr.isatty() or "notebook" in "".join(each.__module__ for each in tqdm.__mro__)
+    return tqdm(items, disable=not is_shown, **options)
 
 
 @contextlib.contextmanager
