@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viper.commands.common import log
 from viper.commands.feature_options import FeatureOptions
 from viper.files import write_json, write_text
-from viper.logs import without_warnings
+from viper.logs import log, without_warnings
 from viper.manifest import Manifest
 from viper.store import FeatureStore
 from viper.task import Task

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from viper.commands.common import log, mean_and_std, over_seeds
+from viper.commands.common import mean_and_std, over_seeds
 from viper.commands.feature_options import FeatureOptions
 from viper.commands.train_perceiver import LEARNING_RATES
 from viper.commands.trainings import as_arguments, feature_arguments, parse_train_options
 from viper.errors import NothingDoneError, UserError
 from viper.files import write_json, write_text
-from viper.logs import without_warnings
+from viper.logs import log, without_warnings
 from viper.manifest import Manifest
 from viper.task import Task, load_task
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import viper
-from viper.commands.common import package_versions
 from viper.encoders.pretrained import go_offline, is_offline
 from viper.encoders.registry import REGISTRY, Registered
+from viper.logs import package_versions
 
 PACKAGES = (
     "torch", "torchvision", "librosa", "torchcodec", "transformers", "accelerate", "safetensors", "facenet-pytorch",

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viper.commands.common import log, report_scores
+from viper.commands.common import report_scores
 from viper.errors import UserError
 from viper.evaluation.submission import submission_path, write_submission
 from viper.files import write_json
+from viper.logs import log
 from viper.manifest import Manifest
 from viper.task import Task, load_task
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from viper.commands.common import EngineFlags, command_line, finish, log, package_versions
+from viper.commands.common import finish
 from viper.commands.extract_steps import Encode, IsDone, Save, read_clip
 from viper.encoders.registry import find, is_own_name, short_names
 from viper.engine import run as engine
-from viper.engine.job import Job
+from viper.engine.job import EngineOptions, Job
 from viper.errors import ClipError, UserError
+from viper.logs import command_line, log, package_versions
 from viper.media.clips import (
     Clip,
     ForeignClip,
@@ -41,7 +42,7 @@ MMSA_KEYS = {"visual": "vision", "FAU": "vision", "audio": "audio", "textual": "
 
 
 @dataclass(kw_only=True)
-class ExtractOptions(EngineFlags, ABC):
+class ExtractOptions(EngineOptions, ABC):
     """The options every modality has."""
 
     modality: ClassVar[str]
@@ -298,10 +299,9 @@ def run(config: ExtractOptions) -> int:
 
 def run_together(configs: Sequence[ExtractOptions]) -> list[int]:
     """Runs the stage for several modalities that read the same clips, each of which is read once; the exit codes."""
-    options = configs[0].engine_options()
     clips = _clips(configs[0])
     jobs = [make_job(config, clips if config is configs[0] else _clips(config)) for config in configs]
-    summaries = engine.run_together(jobs, clips, [config.output_folder for config in configs], options)
+    summaries = engine.run_together(jobs, clips, [config.output_folder for config in configs], configs[0])
     return [finish(summary, config.output_folder) for summary, config in zip(summaries, configs, strict=True)]
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from viper.commands.common import EngineFlags, finish
+from viper.commands.common import finish
 from viper.engine import run as engine
-from viper.engine.job import Job
+from viper.engine.job import EngineOptions, Job
 from viper.errors import UserError
 from viper.files import atomic_folder, write_json
 from viper.media import pictures as frames
@@ -21,7 +21,7 @@ PLOT_FILE = "motion.png"
 
 
 @dataclass(kw_only=True)
-class GetFrameOptions(EngineFlags):
+class GetFrameOptions(EngineOptions):
     """Take frames out of every video of a folder: evenly spread, so many a second, or more where most is moving."""
 
     input_folder: Path
@@ -52,8 +52,7 @@ def run(config: GetFrameOptions) -> int:
         save=_Save(config.output_folder, rule, config.plot),
         is_done=_IsDone(config.output_folder, rule, config.plot),
     )
-    options = config.engine_options()
-    summary = engine.run(job, list_videos(config.input_folder), config.output_folder, options)
+    summary = engine.run(job, list_videos(config.input_folder), config.output_folder, config)
     return finish(summary, config.output_folder)
 
 

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from viper.commands.common import log
 from viper.datasets import Format, Labels, ReadOptions, read_labels
 from viper.datasets.cognitive import components, drop_crossing
 from viper.datasets.media import find_media, link_clips
@@ -20,6 +19,7 @@ from viper.datasets.splits import SplitOptions, SplitReport, crossing_groups, ma
 from viper.datasets.tables import Columns
 from viper.errors import UserError
 from viper.files import csv_text, write_text
+from viper.logs import log
 from viper.manifest import SPLITS, Manifest, clip_id
 from viper.media.pictures import IMAGE_SUFFIXES
 from viper.preferences import preferences_path

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from viper.commands.common import command_line, log, mean_and_std, over_seeds, package_versions, report_scores
+from viper.commands.common import mean_and_std, over_seeds, report_scores
 from viper.commands.feature_options import FeatureOptions
 from viper.errors import ClipError, UserError
 from viper.files import read_json, remove, sweep, write_json
+from viper.logs import command_line, log, package_versions
 from viper.manifest import Manifest
 from viper.store import FeatureStore
 from viper.task import Task, load_task, parse_loss

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from viper.commands.common import log
 from viper.commands.feature_options import FeatureOptions
 from viper.commands.search_space import Range, default_space, read_space, usual_values
 from viper.commands.trainings import as_arguments, feature_arguments, parse_train_options
 from viper.errors import NothingDoneError, UserError
 from viper.files import read_json, write_text
+from viper.logs import log
 from viper.task import Task, load_task
 from viper.training.run_folder import SEEDS_FILE, SUMMARY_FILE
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from viper.commands.common import log
 from viper.errors import ClipError, UserError
 from viper.files import fingerprint
+from viper.logs import log
 from viper.media.imports.files import FEATURE_SUFFIXES, companions, read_table
 from viper.media.imports.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.media.imports.table import Table, table_of_array
