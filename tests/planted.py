@@ -12,8 +12,7 @@ import torch
 import yaml
 
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
-from viper.manifest import Manifest
-from viper.preferences import preferences_path
+from viper.manifest import Manifest, preferences_path
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import Task, load_task
 from viper.training.data import FusionData

@@ -10,7 +10,7 @@ import numpy as np
 
 from viper.evaluation.metrics import METRICS, evaluate
 from viper.evaluation.split_report import build_report
-from viper.preferences import order_rows
+from viper.manifest import order_rows
 from viper.report.content import (
     Calibration,
     CalibrationBin,

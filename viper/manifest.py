@@ -1,4 +1,4 @@
-"""The manifest: which clips there are, in which split, with which labels."""
+"""The manifest: which clips there are, in which split, with which labels; and the preferences beside it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pandas as pd
 
 from viper.errors import UserError, one_line
 from viper.files import read_csv_rows
-from viper.preferences import Order, order_rows, preferences_path
 from viper.task import Task
 
 SPLITS = ("Train", "Val", "Test")
+Order = tuple[str, ...]
+"""Clip ids from the least to the most preferred; a pair is an order of two."""
 _SPLIT_NAMES = {
     "train": "Train", "training": "Train",
     "val": "Val", "valid": "Val", "validation": "Val", "dev": "Val", "devel": "Val",
@@ -167,6 +168,33 @@ class Manifest:
     def truth(self) -> np.ndarray:
         """What predictions are scored against: the labels or, of a preference task, `order_rows` of these clips."""
         return order_rows(self.orders, self.clips) if self.task.kind == "preference" else self.labels
+
+
+def preferences_path(manifest: Path) -> Path:
+    """Where the preferences of a manifest stand: clips.csv has them in clips_preferences.csv beside it."""
+    return manifest.with_name(f"{manifest.stem}_preferences.csv")
+
+
+def order_rows(orders: Sequence[Order], clips: Sequence[str]) -> np.ndarray:
+    """Orders as rows of clips.
+
+    Returns
+    -------
+    (len(orders), L) int64: positions in `clips` from the least to the most preferred; -1 fills up shorter orders.
+    """
+    row = {clip: index for index, clip in enumerate(clips)}
+    rows = np.full((len(orders), max((len(order) for order in orders), default=2)), -1, np.int64)
+    for index, order in enumerate(orders):
+        rows[index, : len(order)] = [row[clip] for clip in order]
+    return rows
+
+
+def all_pairs(orders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair that orders (n, L) imply: the less preferred clips and the more preferred ones, both (pairs,)."""
+    first, second = np.triu_indices(orders.shape[1], k=1)
+    less, more = orders[:, first].ravel(), orders[:, second].ravel()
+    known = more >= 0
+    return less[known], more[known]
 
 
 def read_preferences(path: Path, splits: Mapping[str, str]) -> list[Order]:

@@ -17,8 +17,7 @@ from viper.evaluation.metrics import evaluate
 from viper.evaluation.rankings import kendall_tau, listwise_accuracy, pairwise_accuracy
 from viper.fusion.checkpoint import load_checkpoint
 from viper.inference.stored import predict
-from viper.manifest import Manifest
-from viper.preferences import all_pairs, order_rows, preferences_path
+from viper.manifest import Manifest, all_pairs, order_rows, preferences_path
 from viper.task import load_task
 from viper.training.linear import fit_linear
 from viper.training.orders import OrderData

@@ -17,7 +17,7 @@ from viper.commands.feature_options import MODALITIES
 from viper.encoders.registry import is_own_name
 from viper.errors import UserError
 from viper.files import digest_of, fingerprint, read_json, write_json, write_text
-from viper.preferences import preferences_path
+from viper.manifest import preferences_path
 from viper.store import ENCODER_FILE, FeatureStore
 
 if TYPE_CHECKING:

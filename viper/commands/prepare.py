@@ -20,9 +20,8 @@ from viper.datasets.splits import SplitOptions, SplitReport, crossing_groups, ma
 from viper.datasets.tables import Columns
 from viper.errors import UserError
 from viper.files import csv_text, write_text
-from viper.manifest import SPLITS, Manifest, clip_id
+from viper.manifest import SPLITS, Manifest, clip_id, preferences_path
 from viper.media.pictures import IMAGE_SUFFIXES
-from viper.preferences import preferences_path
 from viper.task import Task, load_task
 
 MAX_GROUPS_SHOWN = 30

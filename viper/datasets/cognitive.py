@@ -8,8 +8,7 @@ from typing import Any
 
 from viper.datasets.rows import Clip, Labels, as_mapping, identified, load_json, number_cell, split_cell
 from viper.errors import UserError
-from viper.manifest import SPLITS
-from viper.preferences import Order
+from viper.manifest import SPLITS, Order
 from viper.task import Task
 
 METADATA_FILE = "metadata.json"

@@ -11,10 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from viper.errors import UserError
-from viper.manifest import canonical_split, clip_id
+from viper.manifest import Order, canonical_split, clip_id
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from viper.media.pictures import IMAGE_SUFFIXES
-from viper.preferences import Order
 from viper.task import Task
 
 MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, *IMAGE_SUFFIXES)

@@ -14,7 +14,7 @@ from viper.evaluation.curves import utilities_figure
 from viper.evaluation.drawing import save_png
 from viper.evaluation.metrics import Scores, evaluate
 from viper.files import write_json, write_text
-from viper.preferences import all_pairs
+from viper.manifest import all_pairs
 from viper.task import Task
 
 

@@ -23,7 +23,7 @@ def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: 
     ----------
     clips : n ids, for messages.
     predicted, true : (n, targets), rows in the order of `clips`; NaN in `true` where there is no label. Of a preference
-        task, `true` holds the orders: see `viper.preferences.order_rows`.
+        task, `true` holds the orders: see `viper.manifest.order_rows`.
 
     Raises
     ------

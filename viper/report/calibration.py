@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from viper.preferences import all_pairs
+from viper.manifest import all_pairs
 from viper.report.content import Calibration, CalibrationBin
 from viper.task import Task
 

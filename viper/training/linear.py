@@ -18,7 +18,7 @@ from viper.fusion.config import PerceiverFusionConfig
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.stored import predict
 from viper.logs import without_warnings
-from viper.preferences import all_pairs
+from viper.manifest import all_pairs
 from viper.task import Task
 from viper.training.data import FusionData
 
