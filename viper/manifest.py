@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from viper.errors import UserError, one_line
-from viper.files import read_csv_rows
+from viper.files import read_csv_cells, read_csv_rows
 from viper.task import Task
 
 SPLITS = ("Train", "Val", "Test")
@@ -71,7 +71,7 @@ def canonical_split(name: str) -> str:
         return _SPLIT_NAMES[name.strip().lower()]
     except KeyError:
         raise UserError(
-            f"the split {_shown(name)} is none of {', '.join(SPLITS)} (devel and validation mean Val)"
+            f"the split {_shown(name)} must be Train, Val or Test (devel and validation mean Val)"
         ) from None
 
 
@@ -109,7 +109,7 @@ class Manifest:
                     f"{path}: there is no column {column!r}; the file has {one_line(', '.join(table.columns))}"
                 )
             if list(table.columns).count(column) > 1:
-                raise UserError(f"{path}: the column {column!r} stands there twice")
+                raise UserError(f"{path}: the column {column!r} appears twice")
         if table.empty:
             raise UserError(f"{path}: the manifest has no rows")
         clips = pd.Index(_per_row(path, table[task.id_column], clip_id), name="clip")
@@ -238,7 +238,7 @@ def _order(row: Sequence[str], n_columns: int, splits: Mapping[str, str]) -> Ord
         if clip not in splits:
             raise UserError(f"the clip {clip!r} is not in the manifest")
         if clips.count(clip) > 1:
-            raise UserError(f"the clip {clip!r} stands there twice")
+            raise UserError(f"the clip {clip!r} appears twice")
         if splits[clip] != splits[clips[0]]:
             raise UserError(
                 f"clips of different splits: {clips[0]!r} is in {splits[clips[0]]}, {clip!r} in {splits[clip]}"
@@ -253,14 +253,8 @@ def _shown(cell: str) -> str:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """The cells as text, indexed by their line in the file: an id of 0010 must stay so, and "NA" may be a name."""
-    rows = read_csv_rows(path)
-    columns = [name.strip() for name in rows[0][1]]
-    lines, cells = [], []
-    for line, row in rows[1:]:
-        if any(row[len(columns) :]):
-            raise UserError(f"{path}, line {line}: {len(row)} cells, but the header names {len(columns)} columns")
-        lines.append(line)
-        cells.append((row + [""] * len(columns))[: len(columns)])
+    columns, rows = read_csv_cells(path)
+    lines, cells = [line for line, _ in rows], [row for _, row in rows]
     return pd.DataFrame(cells, index=lines, columns=columns, dtype=str)
 
 

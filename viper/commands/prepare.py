@@ -12,12 +12,11 @@ import numpy as np
 import tyro
 
 from viper.commands.common import log
-from viper.datasets import Format, Labels, ReadOptions, read_labels
-from viper.datasets.cognitive import components, drop_crossing
-from viper.datasets.media import find_media, link_clips
+from viper.datasets import Columns, FormatName, Labels, ReadOptions, read_labels
+from viper.datasets.clip_files import find_media, link_clips
 from viper.datasets.pipeline_file import choose_features, default_faces, pipeline_text
 from viper.datasets.splits import SplitOptions, SplitReport, crossing_groups, make_splits
-from viper.datasets.tables import Columns
+from viper.datasets.v2v import components, drop_crossing
 from viper.errors import UserError
 from viper.files import csv_text, write_text
 from viper.manifest import SPLITS, Manifest, clip_id, preferences_path
@@ -39,7 +38,7 @@ class PrepareOptions:
     """The manifest to write; of a preference task also <manifest>_preferences.csv beside it."""
     overwrite: bool = False
     """Replace a manifest, links or a YAML that are there already and differ."""
-    format: Format = "auto"
+    format: FormatName = "auto"
     """How the labels are written; auto: as this task's dataset ships them, and else by what the source is."""
     id_column: str | None = None
     """Of a CSV: the column of ids or paths."""
