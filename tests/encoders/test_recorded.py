@@ -24,7 +24,7 @@ from viper.engine.device import Runtime
 from viper.errors import UserError
 from viper.inference.reader import ClipReader, PictureSource, Source, source_of
 from viper.media.faces.crop import CropOptions
-from viper.media.frame_rule import FrameRule
+from viper.media.sampling import FrameRule
 from viper.store import ENCODER_FILE, EncoderInfo, FeatureStore
 
 CPU = Runtime(torch.device("cpu"))

@@ -24,7 +24,7 @@ from viper.encoders.video import VideoEncoder
 from viper.encoders.visual import ImageEncoder
 from viper.engine.device import DeviceBatches, Runtime, choose_runtime, has_bf16
 from viper.errors import UserError
-from viper.media.faces.follow import FaceDetector
+from viper.media.faces.detect import FaceDetector
 from viper.media.sound import Sound
 from viper.media.subtitles import Cue
 

@@ -38,24 +38,26 @@ class CropImagesOptions(EngineOptions):
     """Where the detector runs: auto, cpu, cuda, cuda:1, mps ..."""
 
 
-def run(config: CropImagesOptions) -> int:
-    """Runs the stage; answers the exit code."""
-    crop_options = _options(config)
+def run(options: CropImagesOptions) -> int:
+    """Run the stage; return the exit code."""
+    crop_options = CropOptions(options.margin, options.min_face_size, options.image_size, options.no_face)
+    crop_options.check()
     # Not above: importing torch takes seconds, and --help should not.
     from viper.engine.device import choose_device
 
-    choose_device(config.device)  # a wrong one is said at once; each copy of the detector chooses for itself
+    choose_device(options.device)  # a wrong one is said at once; each copy of the detector chooses for itself
     job = Job(
         stage="crop_images",
         load=_load,
-        encode=FaceCropper(crop_options, config.device, config.batch_size),
-        save=_Save(config.output_folder, crop_options),
-        is_done=_IsDone(config.output_folder, crop_options),
+        encode=FaceCropper(crop_options, options.device, options.batch_size),
+        save=_Save(options.output_folder, crop_options),
+        is_done=_IsDone(options.output_folder, crop_options),
         size=_size,
-        batch_size=config.batch_size,
+        batch_size=options.batch_size,
     )
-    summary = engine.run(job, list_frame_clips(config.input_folder), config.output_folder, config)
-    return finish(summary, config.output_folder)
+    clips = list_frame_clips(options.input_folder)
+    summary = engine.run(job, clips, options.output_folder, options)
+    return finish(summary, options.output_folder)
 
 
 def _load(clip: FrameClip) -> NumberedFrames:
@@ -64,12 +66,6 @@ def _load(clip: FrameClip) -> NumberedFrames:
 
 def _size(sample: NumberedFrames) -> int:
     return len(sample.frames.images)
-
-
-def _options(config: CropImagesOptions) -> CropOptions:
-    options = CropOptions(config.margin, config.min_face_size, config.image_size, config.no_face)
-    options.check()
-    return options
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from viper.engine.job import EngineOptions
 from viper.errors import UserError
 from viper.files import digest_of, fingerprint, read_json, write_json, write_text
 from viper.logs import log
-from viper.preferences import preferences_path
+from viper.manifest import preferences_path
 from viper.store import ENCODER_FILE, FeatureStore
 
 if TYPE_CHECKING:
