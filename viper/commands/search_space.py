@@ -57,7 +57,7 @@ class Range:
 
 
 def default_space(task: Task, fixed: Mapping[str, Any]) -> dict[str, Range]:
-    """Return what is searched unless the user says otherwise: the options learning depends on, but for those in `fixed`."""
+    """Return what is searched unless the user says otherwise: options learning depends on, without those in `fixed`."""
     space = {
         "learning_rate": Range(low=1e-4, high=5e-3, log=True),
         "weight_decay": Range(low=1e-3, high=0.3, log=True),
