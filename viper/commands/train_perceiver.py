@@ -199,9 +199,9 @@ def _train(options: TrainOptions, task: Task, data: TrainingData, going_on: bool
     from accelerate.utils import set_seed
 
     from viper.fusion.losses import alone
+    from viper.training import loop
     from viper.training.data import OrderData
     from viper.training.linear import fit_linear_member
-    from viper.training.loop import train
     from viper.training.recorder import Recorder
     from viper.training.state import TrainingState
 
@@ -225,7 +225,7 @@ def _train(options: TrainOptions, task: Task, data: TrainingData, going_on: bool
         log.info("%d clips to train on%s; %d to validate", len(data.training), orders, len(data.validation))
         examples = data.training if data.training.orders is None else OrderData(data.training)
         validate = _validator(task, data, options.batch_size)
-        train(model, examples, examples.collate, options, validate, recorder, folder, resumed, alone)
+        loop.train(model, examples, examples.collate, options, validate, recorder, folder, resumed, alone)
     return recorder.best(task.metrics[0]), recorder.best_by_metric()
 
 
