@@ -14,7 +14,7 @@ import yaml
 
 from viper.commands.common import log
 from viper.commands.feature_options import MODALITIES
-from viper.encoders.registry import is_own_name
+from viper.encoders.user_encoder import is_own_name
 from viper.errors import UserError
 from viper.files import digest_of, fingerprint, read_json, write_json, write_text
 from viper.preferences import preferences_path

@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.fft import dct, irfft, next_fast_len, rfft
 from scipy.signal.windows import hann
 
@@ -73,6 +72,8 @@ def decibels(power: np.ndarray) -> np.ndarray:
 
 def power_spectrum(samples: np.ndarray) -> np.ndarray:
     """(T, 513) power of 25 ms Hann windows, 0 to 8 kHz."""
+    import torch  # here, so that the encoders' names are learned without it
+
     return _spectrogram()(torch.from_numpy(samples)).T.numpy().astype(np.float64)
 
 

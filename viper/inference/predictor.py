@@ -13,7 +13,7 @@ import torch
 
 from viper.encoders.base import Encoder
 from viper.encoders.pretrained import go_offline
-from viper.encoders.recorded import in_words_of, recorded_encoder
+from viper.encoders.registry import in_words_of, recorded_encoder
 from viper.engine.device import Runtime, choose_runtime
 from viper.errors import ClipError, UserError
 from viper.fusion.checkpoint import load_checkpoint, task_of
@@ -127,7 +127,7 @@ class ClipPredictor:
             streams[name] = _Stream(encoder, source)
             assumed += [] if is_recorded else [name]
         if not streams:
-            raise UserError(f"{model_path}: none of its modalities can be had here ({in_words(unavailable)})")
+            raise UserError(f"{model_path}: no encoder of this checkpoint can run here ({in_words(unavailable)})")
         for name, reason in unavailable.items():
             log.warning("%s is left out: %s", name, reason)
         if assumed:
