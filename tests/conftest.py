@@ -7,6 +7,13 @@ import os
 # Before any import of a library that would ask a hub: nothing here may touch a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import importlib.util
+import sys
+
+# pytest puts tests/ on the path, where transformers would take the folder tests/datasets for the library datasets.
+if (_found := importlib.util.find_spec("datasets")) is not None and _found.origin is None:
+    sys.modules["datasets"] = None  # type: ignore[assignment]
+
 import logging
 import signal
 from collections.abc import Callable, Iterator

@@ -30,7 +30,7 @@ _LAUNCHER = """
 import json, os, resource, sys
 from viper import cli
 import viper.commands.crop_images, viper.commands.get_frame, viper.commands.extract_features
-import torch, torchaudio, facenet_pytorch, skimage.feature
+import torch, librosa.core.spectrum, librosa.feature.spectral, facenet_pytorch, skimage.feature
 import viper.engine.device
 from viper.encoders.registry import encoder_classes
 

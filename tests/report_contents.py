@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from viper.evaluation.bootstrap import Interval
+from viper.evaluation.calibration import Calibration, CalibrationBin
 from viper.evaluation.metrics import METRICS, evaluate
 from viper.evaluation.split_report import build_report
 from viper.preferences import order_rows
 from viper.report.content import (
-    Calibration,
-    CalibrationBin,
     Case,
     Comparison,
     GroupColumn,
-    Interval,
     ModalityAttention,
     ModalityRecord,
     Provenance,

@@ -18,7 +18,7 @@ from viper.cli import COMMANDS, parse
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-# Their commands are run, by test_datasets_end_to_end.py, test_tutorial.py and test_own_encoder.py.
+# Their commands are run, by test_datasets_end_to_end.py, test_tutorial.py and test_user_encoder.py.
 RUN_BY_TESTS = ("datasets.md", "tutorial.md", "add_an_encoder.md")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")

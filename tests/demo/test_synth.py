@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
+from many import IS_LONG
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfilt
 
@@ -40,6 +45,17 @@ def rng(seed: int = 0) -> np.random.Generator:
 def grey_frames(count: int, height: int = 48, width: int = 64) -> list[NDArray[np.uint8]]:
     """Frames whose mean brightness rises by 10 each, so that one can tell them apart after coding."""
     return [np.full((height, width, 3), 20 + 10 * i, np.uint8) for i in range(count)]
+
+
+def encoded(path: Path, height: int, width: int) -> bytes:
+    """A short video of a moving texture with sound, as bytes."""
+    rng = np.random.default_rng(0)
+    texture = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (width + 40, height), interpolation=cv2.INTER_CUBIC)
+    write_video(
+        path, [texture[:, 2 * i : 2 * i + width] for i in range(15)], 30,
+        samples=0.1 * rng.standard_normal(8000), rate=RATE,
+    )  # fmt: skip
+    return path.read_bytes()
 
 
 def decoded(path: Path) -> tuple[list[float], list[NDArray[np.uint8]]]:
@@ -290,6 +306,29 @@ class TestMedia:
         with pytest.raises(ValueError, match=message):
             write_video(tmp_path / name, frames, 25, **options)
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+    def test_the_same_frames_are_the_same_file_whatever_was_in_memory(self, tmp_path, suffix):
+        # 176 x 208: multiples of 16, as the encoder's blocks are; 170 x 202: even, as most identities' frames are.
+        for height, width in ((176, 208), (170, 202)):
+            files = set()
+            for attempt in range(6):
+                files.add(encoded(tmp_path / f"a{suffix}", height, width))
+                # What the next encoder's buffers are made of.
+                [np.random.default_rng(attempt).integers(0, 256, 200_000, dtype=np.uint8) for _ in range(20)]
+            assert len(files) == 1
+
+    @pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+    def test_a_clip_is_the_same_file_in_any_process_with_any_number_of_threads(self, tmp_path):
+        code = (
+            "import sys; from viper.demo import *; "
+            "write_clip(sys.argv[1], {'Amusement': 0.8, 'Fear': 0.5}, Identity.from_seed(3), 5, 0.5)"
+        )
+        for attempt, threads in enumerate(["1", "2", "4", "1", "2", "4"]):
+            environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+            path = tmp_path / f"{attempt}.mp4"
+            subprocess.run([sys.executable, "-c", code, path], env=environment, check=True)
+        assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
     def test_a_failing_source_leaves_the_old_file(self, tmp_path):
         def failing():

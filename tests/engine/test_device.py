@@ -93,14 +93,15 @@ def test_bf16_features_stay_close_to_float32(encoder: Encoder[Any, Any]) -> None
     assert tokens.dtype == np.float32
 
 
-def test_the_precision_is_recorded_and_does_not_make_another_encoder(vit: Path) -> None:
+def test_another_precision_is_another_encoder(vit: Path) -> None:
     infos = []
     for runtime in (FLOAT32, BF16):
         encoder = ImageEncoder(str(vit))
         encoder.prepare(runtime)
         infos.append(encoder.info())
     assert [info.precision for info in infos] == ["float32", "bf16"]
-    assert infos[0].difference(infos[1]) is None
+    assert infos[0].difference(infos[1]) == "precision float32, not bf16"
+    assert infos[0].identity != infos[1].identity
 
 
 @pytest.mark.parametrize("native", [False, True])

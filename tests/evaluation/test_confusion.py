@@ -21,7 +21,7 @@ from viper.evaluation.confusion import (
     binned_matrix,
     normalise_rows,
 )
-from viper.evaluation.metrics import pearson
+from viper.evaluation.measures import pearson
 from viper.evaluation.split_report import build_report
 from viper.task import Task, load_task
 

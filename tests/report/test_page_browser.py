@@ -157,11 +157,11 @@ def test_the_page_of_predictions(size: tuple[int, int], dark: bool, tmp_path: Pa
     )
     visit = browser.open(path, size, dark)
     assert visit.page.locator("h2").first.inner_text() == HOSTILE
-    (course,) = visit.page.locator(".course svg").evaluate_all(
+    (timeline,) = visit.page.locator(".timeline svg").evaluate_all(
         "all => all.map(each => each.getAttribute('aria-label'))"
     )
-    assert course == "Fear over time, from 0.10 to 0.90, highest around 2.5 s."
-    assert visit.page.locator(".course polyline").count() == 2  # a gap between them
+    assert timeline == "Fear over time, from 0.10 to 0.90, highest around 2.5 s."
+    assert visit.page.locator(".timeline polyline").count() == 2  # a gap between them
     assert visit.page.get_by_text("it has no sound").is_visible()
     assert visit.page.get_by_text("it is no video").is_visible()
     assert (visit.without_alternative(), visit.overflow(), visit.axe()) == ([], 0, [])

@@ -20,7 +20,7 @@ from viper.task import Task
 
 if TYPE_CHECKING:
     from viper.evaluation.metrics import Scores
-    from viper.inference.views import Subset
+    from viper.inference.stored import Subset
 
 
 @dataclass(kw_only=True)
@@ -49,8 +49,7 @@ def run(config: AblateOptions) -> int:
     from viper.engine.device import choose_device
     from viper.evaluation.metrics import evaluate
     from viper.fusion.checkpoint import load_checkpoint, task_of
-    from viper.inference.stored import data_for
-    from viper.inference.views import predict_views, subsets_of, views_of
+    from viper.inference.stored import data_for, predict_views, subsets_of, views_of
 
     model = load_checkpoint(config.model_path)
     task = task_of(model)

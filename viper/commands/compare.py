@@ -184,7 +184,7 @@ def _score(
     from viper.engine.device import choose_device
     from viper.evaluation.metrics import evaluate
     from viper.fusion.checkpoint import load_checkpoint
-    from viper.inference.views import predict_views
+    from viper.inference.stored import predict_views
 
     views: dict[str, Values] = {}
     for folder in runs:

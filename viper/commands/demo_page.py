@@ -44,7 +44,7 @@ def run(config: DemoPageOptions) -> int:
         predictor = config.predictor()
         record = read_json(resolve_checkpoint(config.model_path) / "config.json")
         from viper.web.app import Page
-        from viper.web.uploads import Uploads
+        from viper.web.session import Uploads
 
         uploads = Uploads(folder, config.max_upload_mb, config.max_seconds)
         app = make_app(Page(predictor, record, uploads).build(), uploads.max_bytes, config.host)

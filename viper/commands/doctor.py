@@ -14,7 +14,7 @@ from viper.encoders.pretrained import go_offline, is_offline
 from viper.encoders.registry import Registered, registered
 
 PACKAGES = (
-    "torch", "torchvision", "torchaudio", "torchcodec", "transformers", "accelerate", "safetensors", "facenet-pytorch",
+    "torch", "torchvision", "librosa", "torchcodec", "transformers", "accelerate", "safetensors", "facenet-pytorch",
     "open-clip-torch", "py-feat", "av", "opencv-python-headless", "scikit-image", "scikit-learn", "pandas", "numpy",
 )  # fmt: skip
 

@@ -32,7 +32,7 @@ from viper.media.clips import (
 )
 from viper.media.listing import list_subtitles
 from viper.media.pictures import FrameClip, list_frame_clips
-from viper.store import Feature, FeatureStore
+from viper.store import Feature, FeatureStore, PrecisionError
 
 RECORDED_PACKAGES = ("torch", "transformers", "open-clip-torch", "py-feat", "scikit-image", "av")
 # What MMSA's files call the modalities.
@@ -50,7 +50,8 @@ class ExtractOptions(EngineFlags, ABC):
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the model: auto takes bf16 where the device has it. Features stay the same to a cosine of .999."""
+    """Arithmetic of the model: auto goes on in the output folder's precision; in a new folder it takes bf16 where the
+    device has it. Features stay the same to a cosine of .999."""
     compile: bool = False
     """Compile the model first (torch.compile): a longer start, for long runs."""
     offline: bool = False
@@ -279,18 +280,13 @@ def make_job(options: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, F
     if options.offline:
         go_offline()
     encoder = _encoder(options, clips) if options.foreign is None else _imported(options, clips)
-    encode = Encode(encoder, options)
-    encode.prepare()
-    versions = package_versions(RECORDED_PACKAGES)
-    info = dataclasses.replace(
-        encoder.info(),
-        source=source_of(clips[0]),
-        versions=versions,
-        inputs=inputs_of(clips),
-        input_folder=_relative(options.read_folder, options.output_folder),
-        command=command_line(),
-    )
-    store = FeatureStore.create(options.output_folder, info)
+    try:
+        encode, store = _begin(options, clips, encoder)
+    except PrecisionError:
+        if options.precision != "auto":
+            raise
+        # Another process has just begun the folder, in its own machine's precision.
+        encode, store = _begin(options, clips, encoder)
     return Job(
         stage=f"extract_{options.modality}_features",
         read=read_clip,
@@ -301,6 +297,21 @@ def make_job(options: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, F
         size=encoder.size,
         batch_size=encode.batch_size,
     )
+
+
+def _begin(options: ExtractOptions, clips: Sequence[Clip], encoder: Encoder[Any, Any]) -> tuple[Encode, FeatureStore]:
+    """Prepare the encoder in the precision the output folder was begun in, and open the store."""
+    encode = Encode(encoder, options)
+    encode.prepare(FeatureStore.begun_in(options.output_folder))
+    info = dataclasses.replace(
+        encoder.info(),
+        source=source_of(clips[0]),
+        versions=package_versions(RECORDED_PACKAGES),
+        inputs=inputs_of(clips),
+        input_folder=_relative(options.read_folder, options.output_folder),
+        command=command_line(),
+    )
+    return encode, FeatureStore.create(options.output_folder, info)
 
 
 def _relative(folder: Path | None, start: Path) -> str:
@@ -352,12 +363,18 @@ class Encode:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_is_prepared": False}
 
-    def prepare(self) -> None:
-        """Load the weights onto the device that the options name."""
+    def prepare(self, recorded: str | None = None) -> None:
+        """Load the weights onto the device that the options name; `recorded` is the precision `auto` goes on in.
+
+        Copies of this, in other processes and on other machines, compute in the precision that is chosen here.
+        """
         # Not above: importing torch takes seconds, and --help should not.
         from viper.engine.device import choose_runtime
 
-        self.encoder.prepare(choose_runtime(*self._runtime_options))
+        device, precision, compiled = self._runtime_options
+        runtime = choose_runtime(device, precision, compiled, recorded)
+        self._runtime_options = (device, runtime.precision_name, compiled)
+        self.encoder.prepare(runtime)
         self._is_prepared = True
 
     def __call__(self, samples: list[Any]) -> list[Feature]:

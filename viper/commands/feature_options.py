@@ -39,12 +39,6 @@ class FeatureOptions:
     )
     """A further modality of any name; may be given again for another."""
 
-    def check_arguments(self, arguments: list[str]) -> None:
-        """A modality asked for by its flag must have its folder: a UserError, not a model that silently lacks it."""
-        for name in MODALITIES:
-            if f"--{name}" in arguments and getattr(self, f"{name}_features_input_folder") is None:
-                raise UserError(f"--{name} needs --{name}_features_input_folder FOLDER")
-
     def folders(self) -> dict[str, Path]:
         """Modality -> folder, of those to be used. None at all is a UserError."""
         folders: dict[str, Path] = {}

@@ -21,7 +21,7 @@ from viper.media.listing import MediaClip, list_videos
 
 if TYPE_CHECKING:
     from viper.inference.predictor import ClipPredictor, ClipReading
-    from viper.inference.timeline import Course
+    from viper.inference.timeline import Timeline
     from viper.report.prediction import VideoPrediction
     from viper.task import Task
 
@@ -38,7 +38,7 @@ class PredictOptions(PredictorOptions):
     csv: Path | None = None
     """Write the predictions there, as submission_creation does; without it they are shown as a table."""
     html: Path | None = None
-    """Write a page there: bars, faces, and with --every the course over time."""
+    """Write a page there: bars, faces, and with --every the predictions over time."""
     every: float | None = None
     """Cut each video into pieces that begin so many seconds apart, and predict each as a clip of its own."""
     window: float | None = None
@@ -55,19 +55,19 @@ def run(config: PredictOptions) -> int:
     clips = _clips(config.videos)
     predictor = config.predictor()
     try:
-        courses, failures = _predict(config, predictor, clips)
+        timelines, failures = _predict(config, predictor, clips)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was written") from None
-    if not courses:
+    if not timelines:
         raise NothingDoneError(f"predict: none of the {len(clips)} videos could be predicted")
     if config.csv is not None:
-        _write_csv(submission_path(config.csv), predictor.task, courses, config.every is not None)
+        _write_csv(submission_path(config.csv), predictor.task, timelines, config.every is not None)
     if config.html is not None:
-        _write_page(config, predictor, courses, failures)
+        _write_page(config, predictor, timelines, failures)
     if config.csv is None:
-        print(_table(predictor.task, courses, config.every is not None), flush=True)
+        print(_table(predictor.task, timelines, config.every is not None), flush=True)
     outputs = ", ".join(str(path) for path in (config.csv, config.html) if path is not None)
-    log.info("predict: %d done, %d failed%s", len(courses), len(failures), outputs and f" -> {outputs}")
+    log.info("predict: %d done, %d failed%s", len(timelines), len(failures), outputs and f" -> {outputs}")
     return 3 if failures else 0
 
 
@@ -114,19 +114,19 @@ def _clips(paths: Sequence[Path]) -> list[MediaClip]:
 
 def _predict(
     config: PredictOptions, predictor: ClipPredictor, clips: Sequence[MediaClip]
-) -> tuple[list[Course], dict[str, str]]:
-    """The courses of the videos that can be read, and why the others cannot."""
-    from viper.inference.timeline import Course, predict_together
+) -> tuple[list[Timeline], dict[str, str]]:
+    """The timelines of the videos that can be read, and why the others cannot."""
+    from viper.inference.timeline import Timeline, predict_together
 
-    courses: list[Course] = []
+    timelines: list[Timeline] = []
     failures: dict[str, str] = {}
     with Progress("predict", len(clips)) as progress:
         for clip in clips:
-            course = Course(predictor, clip.path, with_pictures=config.html is not None)
+            timeline = Timeline(predictor, clip.path, with_pictures=config.html is not None)
             try:
                 for reading in _readings(config, predictor, clip.path):
-                    course.add(reading)
-                course.check()
+                    timeline.add(reading)
+                timeline.check()
             except UserError:
                 raise
             except Exception as error:  # whatever a library raises of a file: the others go on
@@ -134,16 +134,16 @@ def _predict(
                 failures[clip.path.name] = one_line(text)
                 log.warning("%s", failures[clip.path.name])
             else:
-                _say_absent(predictor, course)
-                courses.append(course)
+                _say_absent(predictor, timeline)
+                timelines.append(timeline)
             progress.advance(len(failures))
-    if predictor.group_column is not None and courses:
+    if predictor.group_column is not None and timelines:
         log.info(
             "features are standardised within %s: these %d videos count as one group, and a prediction depends on the "
-            "others", predictor.group_column, len(courses)
+            "others", predictor.group_column, len(timelines)
         )  # fmt: skip
-        predict_together(predictor, courses)
-    return courses, failures
+        predict_together(predictor, timelines)
+    return timelines, failures
 
 
 def _readings(config: PredictOptions, predictor: ClipPredictor, path: Path) -> Iterator[ClipReading]:
@@ -153,24 +153,24 @@ def _readings(config: PredictOptions, predictor: ClipPredictor, path: Path) -> I
         yield from predictor.read_windows(path, config.every, config.window, config.subtitles)
 
 
-def _say_absent(predictor: ClipPredictor, course: Course) -> None:
+def _say_absent(predictor: ClipPredictor, timeline: Timeline) -> None:
     """What this video lacks; what no video can have was said before."""
-    here = {name: reason for name, reason in course.absent.items() if name not in predictor.unavailable}
+    here = {name: reason for name, reason in timeline.absent.items() if name not in predictor.unavailable}
     if here:
         from viper.inference.predictor import in_words
 
-        log.info("%s: without %s", course.path.name, in_words(here))
+        log.info("%s: without %s", timeline.path.name, in_words(here))
 
 
-def _write_csv(path: Path, task: Task, courses: Sequence[Course], in_pieces: bool) -> None:
-    ids = [clip_id(course.path.stem) for course in courses]
+def _write_csv(path: Path, task: Task, timelines: Sequence[Timeline], in_pieces: bool) -> None:
+    ids = [clip_id(timeline.path.stem) for timeline in timelines]
     if not in_pieces:
-        write_submission(path, task, ids, np.concatenate([course.rows for course in courses]))
+        write_submission(path, task, ids, np.concatenate([timeline.rows for timeline in timelines]))
         return
     place = _span_place(task)
     rows = [[*list(task.submission_columns)[:place], "start", "end", *list(task.submission_columns)[place:]]]
-    for identifier, course in zip(ids, courses, strict=True):
-        for span, row in zip(course.spans, course.rows, strict=True):
+    for identifier, timeline in zip(ids, timelines, strict=True):
+        for span, row in zip(timeline.spans, timeline.rows, strict=True):
             cells = submission_cells(task, identifier, row)
             rows.append([*cells[:place], *(f"{second:.3f}" for second in span), *cells[place:]])
     write_text(path, csv_text(rows))
@@ -182,14 +182,14 @@ def _span_place(task: Task) -> int:
     return columns.index(task.id_column) + 1 if task.id_column in columns else 0
 
 
-def _table(task: Task, courses: Sequence[Course], in_pieces: bool) -> str:
+def _table(task: Task, timelines: Sequence[Timeline], in_pieces: bool) -> str:
     """What the CSV would hold, for people."""
     import pandas as pd
 
     lines = []
-    for course in courses:
-        for (start, end), row in zip(course.spans, course.rows, strict=True):
-            line: dict[str, object] = {"video": course.path.name}
+    for timeline in timelines:
+        for (start, end), row in zip(timeline.spans, timeline.rows, strict=True):
+            line: dict[str, object] = {"video": timeline.path.name}
             line |= {"start": start, "end": end} if in_pieces else {}
             if task.label_column is not None:
                 line[task.label_column] = "-" if np.isnan(row).any() else task.targets[int(row.argmax())]
@@ -198,14 +198,14 @@ def _table(task: Task, courses: Sequence[Course], in_pieces: bool) -> str:
 
 
 def _write_page(
-    config: PredictOptions, predictor: ClipPredictor, courses: Sequence[Course], failures: Mapping[str, str]
+    config: PredictOptions, predictor: ClipPredictor, timelines: Sequence[Timeline], failures: Mapping[str, str]
 ) -> None:
     # Not above: matplotlib takes half a second to import, and --help should not.
     from viper.report.prediction import PredictionPage, VideoPrediction, write_prediction
 
     assert config.html is not None
     task = predictor.task
-    videos = [_video(task, course, config.every is not None) for course in courses]
+    videos = [_video(task, timeline, config.every is not None) for timeline in timelines]
     for name, reason in failures.items():
         videos.append(VideoPrediction(name, 0.0, {}, "", [], {}, error=reason.removeprefix(f"{name}: ")))
     page = PredictionPage(
@@ -229,21 +229,21 @@ def _facts(config: PredictOptions, predictor: ClipPredictor) -> dict[str, str]:
     return facts
 
 
-def _video(task: Task, course: Course, in_pieces: bool) -> VideoPrediction:
+def _video(task: Task, timeline: Timeline, in_pieces: bool) -> VideoPrediction:
     from viper.report.content import Thumbnail
     from viper.report.prediction import VideoPrediction
 
-    rows, (start, end) = course.rows.astype(float), course.spans[0]
+    rows, (start, end) = timeline.rows.astype(float), timeline.spans[0]
     known = ~np.isnan(rows).any(axis=1)
     means = rows[known].mean(axis=0) if known.any() else rows[0]
     return VideoPrediction(
-        name=course.path.name,
-        seconds=course.spans[-1][1],
+        name=timeline.path.name,
+        seconds=timeline.spans[-1][1],
         summary=f"mean of {known.sum()} pieces of {end - start:g} s" if in_pieces else "the whole video",
         values=dict(zip(task.targets, means.tolist(), strict=True)),
-        used=course.used,
-        absent=course.absent,
-        faces=[Thumbnail(time, image) for time, image in course.thumbnails],
-        times=[(start + end) / 2 for start, end in course.spans] if in_pieces else [],
-        course=dict(zip(task.targets, rows.T.tolist(), strict=True)) if in_pieces else {},
+        used=timeline.used,
+        absent=timeline.absent,
+        faces=[Thumbnail(time, image) for time, image in timeline.thumbnails],
+        times=[(start + end) / 2 for start, end in timeline.spans] if in_pieces else [],
+        timeline=dict(zip(task.targets, rows.T.tolist(), strict=True)) if in_pieces else {},
     )

@@ -28,7 +28,7 @@ from viper.files import atomic_path
 
 SOUND_RATE = 44100
 FIRST_ID = 10001
-_RECIPE = 1  # raised whenever the same arguments give another clip, so that resuming never mixes the two
+_RECIPE = 2  # raised whenever the same arguments give another clip, so that resuming never mixes the two
 _SHOWN_NOISE = 0.04  # standard deviation of what is shown around the label
 _FLICKER = 0.03  # standard deviation of the slow wavering of the face
 

@@ -37,7 +37,9 @@ _CONTAINERS = {
     ".webm": _Container("libvpx", "libopus", 48000, True),
 }
 _VIDEO_OPTIONS = {
-    "libx264": {"preset": "veryfast", "crf": "16"},
+    # cpu-independent: by default the vector code of x264's rate control (mbtree) reads memory that was never written,
+    # so that the same frames give another file each time.
+    "libx264": {"preset": "veryfast", "crf": "16", "x264-params": "cpu-independent=1"},
     "libx265": {"preset": "veryfast", "crf": "22", "x265-params": "log-level=error"},
     "libvpx": {"deadline": "realtime", "crf": "12", "b": "1500k"},
     "mpeg4": {"b": "1500k"},
@@ -95,15 +97,19 @@ def write_video(
         raise ValueError(f"{path.name}: a video needs at least one frame")
     if first.shape[0] % 2 or first.shape[1] % 2:
         raise ValueError(f"{path.name}: frames of {first.shape[1]}x{first.shape[0]}; both must be even")
-    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
+    # bitexact: otherwise .mkv and .webm get a random number.
+    options = {"fflags": "bitexact"}
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", container_options=options) as container:
         container.metadata.update(metadata or {})
         codec = codec or container_kind.video
-        options = dict(_VIDEO_OPTIONS.get(codec, {}))
         fps = Fraction(fps).limit_denominator(1001)
-        stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))
+        video_options = dict(_VIDEO_OPTIONS.get(codec, {}))
+        stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=video_options))
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = pixel_format
-        stream.thread_count = 1  # the same bytes on every machine, and a process pool is already parallel
+        stream.thread_count = (
+            1  # with more the bytes depend on the machine's cores; and a process pool is already parallel
+        )
         stream.codec_context.time_base = _VARIABLE_TIME_BASE if times is not None else 1 / fps
         if rotation:
             stream.set_display_rotation(rotation)

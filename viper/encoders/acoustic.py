@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from viper.encoders.acoustics import N_CEPSTRA, PITCH_REFERENCE, SHAPES, Frames, measure
+from viper.encoders.acoustics import HOP, N_CEPSTRA, PITCH_REFERENCE, SHAPES, Frames, frames_of, measure
 from viper.encoders.base import ShortName
-from viper.encoders.windows import HOP, MeasuringEncoder, frames_of
+from viper.encoders.windows import MeasuringEncoder
 from viper.errors import UserError
 from viper.media.sound import SAMPLE_RATE, Sound
 from viper.store import EncoderInfo
@@ -24,7 +24,7 @@ class AcousticEncoder(MeasuringEncoder):
 
     kind: ClassVar[str] = "acoustic"
     names = (ShortName("acoustic", "a voice's cepstra, spectrum, pitch and voicing, 257"),)
-    packages = ("torchaudio",)
+    packages = ("librosa",)
     CONTOURS = N_CEPSTRA + len(SHAPES)
     PITCH = 9
     width = 8 * CONTOURS + PITCH

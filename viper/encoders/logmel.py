@@ -6,8 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from viper.encoders.acoustics import BANDS, frames_of, mel_decibels, power_spectrum
 from viper.encoders.base import ShortName
-from viper.encoders.windows import HOP, MeasuringEncoder, frames_of
+from viper.encoders.windows import MeasuringEncoder
 from viper.media.sound import Sound
 from viper.store import EncoderInfo
 
@@ -20,32 +21,19 @@ class LogMelEncoder(MeasuringEncoder):
 
     kind: ClassVar[str] = "logmel"
     names = (ShortName("logmel", "statistics of log-mel bands, 192"),)
-    packages = ("torchaudio",)
-    BANDS = 64
+    packages = ("librosa",)
     width = 3 * BANDS
 
     def info(self) -> EncoderInfo:
         """Return the windows, which decide the values."""
-        return EncoderInfo(self.kind, self.modality, self.width, {"bands": self.BANDS, **self.options})
+        return EncoderInfo(self.kind, self.modality, self.width, {"bands": BANDS, **self.options})
 
     def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
         """Do all of the work: the spectrogram once, then statistics of the frames of each window."""
-        decibels = self._decibels(sound)
+        decibels = mel_decibels(power_spectrum(sound.samples))
         change = np.abs(np.diff(decibels, axis=0, append=decibels[-1:]))
         rows = []
         for frames in frames_of(bounds):
             level = decibels[frames]
             rows.append(np.concatenate([level.mean(axis=0), level.std(axis=0), change[frames].mean(axis=0)]))
         return rows
-
-    def _decibels(self, sound: Sound) -> np.ndarray:
-        """Return (10 ms frames, bands) power in decibels; digital silence is -100."""
-        import torch
-        from torchaudio.transforms import MelSpectrogram
-
-        spectrogram = MelSpectrogram(
-            sound.rate, n_fft=1024, win_length=400, hop_length=HOP, f_min=50, f_max=8000,
-            n_mels=self.BANDS, pad_mode="constant",
-        )  # fmt: skip
-        power = spectrogram(torch.from_numpy(sound.samples)).clamp(min=1e-10)
-        return (10 * power.log10()).T.numpy()

@@ -11,10 +11,8 @@ import numpy as np
 from viper.encoders.base import Encoder, split_like
 from viper.errors import UserError
 from viper.media.sampling import window_bounds
-from viper.media.sound import SAMPLE_RATE, Sound
+from viper.media.sound import Sound
 from viper.store import Feature
-
-HOP = SAMPLE_RATE // 100
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,3 @@ class MeasuringEncoder(WindowEncoder):
         """Hand on what `load` made."""
         rows = [row for sample in samples for row in sample.windows]
         return self.features(np.array(rows, np.float32).reshape(-1, self.width), samples, self.width)
-
-
-def frames_of(bounds: np.ndarray) -> list[slice]:
-    """Return the 10 ms frames of windows whose bounds are in samples; at least one each."""
-    return [slice(start, max(stop, start + 1)) for start, stop in bounds // HOP]

@@ -14,7 +14,8 @@ import numpy as np
 
 from viper.errors import UserError
 from viper.evaluation.drawing import Matrix, matrix_figure, overview_figure, save_png
-from viper.evaluation.metrics import METRICS, Score, Scores, evaluate
+from viper.evaluation.measures import Score
+from viper.evaluation.metrics import METRICS, Scores, evaluate
 from viper.files import csv_text, write_json, write_text
 from viper.task import Task
 

@@ -6,7 +6,8 @@ on the clips of all processes together, so that training in several processes is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,18 @@ from torch import Tensor
 
 # Of a variance, so that a target that is constant in a batch has a gradient of zero instead of NaN.
 _EPSILON = 1e-8
+_is_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While inside, losses are computed on the clips of this process, and ask nothing of the others."""
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before
 
 
 def compute_loss(
@@ -101,7 +114,12 @@ def _of_all_processes(x: Tensor) -> Tensor:
 
 def _is_one_of_several() -> bool:
     distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return (
+        not _is_alone
+        and distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
 
 
 def _mean_over_labels(error: Tensor, labels: Tensor) -> Tensor:

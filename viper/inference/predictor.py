@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from viper.encoders.base import Encoder
 from viper.encoders.pretrained import go_offline
@@ -19,6 +18,7 @@ from viper.errors import ClipError, UserError
 from viper.fusion.checkpoint import load_checkpoint, task_of
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, source_of
+from viper.inference.stored import answers, on_device, ready
 from viper.media.windows import check_windows
 from viper.store import EncoderInfo, Feature
 from viper.task import Task
@@ -79,8 +79,7 @@ class ClipPredictor:
         self.unavailable: dict[str, str] = dict(unavailable)
         self._streams, self._device = dict(streams), runtime.device
         self._reader = ClipReader((stream.source for stream in streams.values()), str(runtime.device))
-        network: torch.nn.Module = model
-        self._network: Any = network.to(self._device).eval()
+        self._network = ready(model, self._device)
 
     @classmethod
     def load(
@@ -190,7 +189,6 @@ class ClipPredictor:
         for piece in self._reader.windows(Path(path), every, window, subtitles):
             yield self._encoded(Path(path), piece)
 
-    @torch.inference_mode()
     def predict(self, readings: Sequence[ClipReading], hidden: Collection[str] = ()) -> np.ndarray:
         """(readings, targets) float32: what the checkpoint answers, within the task's range.
 
@@ -210,8 +208,7 @@ class ClipPredictor:
         rows = [np.zeros((0, len(self.task.targets)), np.float32)]
         for start in range(0, len(clips), CLIPS_AT_ONCE):
             batch = collate_features(clips[start : start + CLIPS_AT_ONCE], widths)
-            inputs = {kind: {name: x.to(self._device) for name, x in each.items()} for kind, each in batch.items()}
-            rows.append(self._network(**inputs).logits.float().cpu().numpy())
+            rows.append(answers(self._network, on_device(batch, self._device)))
         predicted = np.concatenate(rows)
         return predicted if self.task.range is None else predicted.clip(*self.task.range)
 
@@ -262,8 +259,8 @@ def _record(record: Mapping[str, Any] | None) -> EncoderInfo:
 
 
 def _runtime(info: EncoderInfo, device: str) -> Runtime:
-    """As the features were made: bf16 only for those that were, and where there is such arithmetic."""
-    return choose_runtime(device, "auto" if info.precision == "bf16" else "float32")
+    """In the precision that the features were made in."""
+    return choose_runtime(device, recorded=info.arithmetic)
 
 
 def predict_clip(

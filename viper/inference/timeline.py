@@ -15,7 +15,7 @@ from viper.media.sampling import uniform_indices
 MOST_THUMBNAILS = 12
 
 
-class Course:
+class Timeline:
     """The predictions of one video; of the pieces themselves nothing is kept but a few small pictures.
 
     Parameters
@@ -86,16 +86,16 @@ class Course:
         return [self._thumbnails[i] for i in uniform_indices(len(self._thumbnails), MOST_THUMBNAILS)]
 
 
-def predict_together(predictor: ClipPredictor, courses: Sequence[Course]) -> None:
+def predict_together(predictor: ClipPredictor, timelines: Sequence[Timeline]) -> None:
     """Predicts what waits: all pieces of all videos are one group."""
-    readings = [reading for course in courses for reading in course.waiting]
+    readings = [reading for timeline in timelines for reading in timeline.waiting]
     rows = predictor.predict(readings)
     for row, reading in zip(rows, readings, strict=True):
         row[:] = row if reading.features else np.nan
-    for course in courses:
-        course.take(rows[: len(course.waiting)])
-        rows = rows[len(course.waiting) :]
-        course.waiting.clear()
+    for timeline in timelines:
+        timeline.take(rows[: len(timeline.waiting)])
+        rows = rows[len(timeline.waiting) :]
+        timeline.waiting.clear()
 
 
 def _nothing(predictor: ClipPredictor) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 
 from viper.fusion.attention import attention_to_tokens, has_attention
 from viper.fusion.perceiver import PerceiverFusion
+from viper.inference.stored import on_device
 from viper.preferences import all_pairs
 from viper.report.content import Case, ModalityAttention, Thumbnail
 from viper.task import Task
@@ -105,8 +106,8 @@ def attention_of(
     for first in range(0, len(rows), batch_size):
         chosen = rows[first : first + batch_size]
         batch = data.collate([data[row] for row in chosen])
-        inputs = [{name: x.to(device) for name, x in batch[kind].items()} for kind in ("tokens", "mask", "time")]
-        weights = {name: x.float().cpu().numpy() for name, x in attention_to_tokens(model, *inputs).items()}
+        found_weights = attention_to_tokens(model, **on_device(batch, device))
+        weights = {name: x.float().cpu().numpy() for name, x in found_weights.items()}
         for k, row in enumerate(chosen):
             masks = {name: batch["mask"][name][k].numpy() for name in weights}
             found[row] = {

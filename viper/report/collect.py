@@ -11,19 +11,18 @@ import torch
 
 from viper.errors import UserError
 from viper.evaluation.bootstrap import CONFIDENCE, Bootstrap, Measured
+from viper.evaluation.calibration import calibrations
 from viper.evaluation.split_report import SplitReport, build_report, check_predictions
-from viper.inference.views import Subset, predict_views, subsets_of, views_of
+from viper.inference.run import OpenedRun
+from viper.inference.stored import Subset, predict_views, subsets_of, views_of
 from viper.logs import without_warnings
 from viper.manifest import canonical_split
-from viper.report.calibration import calibrations
 from viper.report.cases import ERROR_NAMES, Predictions, attention_of, best_and_worst, describe
 from viper.report.comparison import compared
 from viper.report.content import Case, Comparison, GroupColumn, ReportContent, SubsetScore, TargetRow
 from viper.report.groups import MAX_GROUPS, group_columns, has_too_many, scored_groups, subject_column
 from viper.report.notes import notes_on, summary_of
-from viper.report.pictures import find_pictures, thumbnails
-from viper.report.provenance import provenance, training_curves
-from viper.report.source import RunSource
+from viper.report.provenance import find_pictures, provenance, thumbnails, training_curves
 from viper.task import Task
 
 
@@ -43,7 +42,7 @@ class Wanted:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
-def collect(source: RunSource, others: Sequence[RunSource], wanted: Wanted) -> ReportContent:
+def collect(source: OpenedRun, others: Sequence[OpenedRun], wanted: Wanted) -> ReportContent:
     """Predicts a split and measures everything of a report.
 
     Raises
@@ -57,7 +56,7 @@ def collect(source: RunSource, others: Sequence[RunSource], wanted: Wanted) -> R
 class _Collector:
     """What the parts of a report are made of: a split's features, labels, predictions and resamples."""
 
-    def __init__(self, source: RunSource, wanted: Wanted) -> None:
+    def __init__(self, source: OpenedRun, wanted: Wanted) -> None:
         self.source, self.wanted, self.task = source, wanted, source.task
         self.split = canonical_split(wanted.split)
         self.metric = source.task.metrics[0]
@@ -80,7 +79,7 @@ class _Collector:
             result[subset][rows] = values
         return result
 
-    def content(self, others: Sequence[RunSource]) -> ReportContent:
+    def content(self, others: Sequence[OpenedRun]) -> ReportContent:
         """All of it."""
         source, task, data = self.source, self.task, self.data
         measured = self.bootstrap.measure_all(task, self.predicted, self.true)
@@ -196,7 +195,7 @@ class _Collector:
                 result.append(found)
         return result
 
-    def _comparisons(self, others: Sequence[RunSource]) -> list[Comparison]:
+    def _comparisons(self, others: Sequence[OpenedRun]) -> list[Comparison]:
         result = []
         for other in others:
             comparison, n = compared(self.source, other, self.split, self.data, self.predicted, self.bootstrap,

@@ -9,18 +9,18 @@ import torch
 
 from viper.errors import UserError
 from viper.evaluation.bootstrap import Bootstrap, interval
-from viper.evaluation.metrics import Score
+from viper.evaluation.measures import Score
+from viper.inference.run import OpenedRun
 from viper.inference.stored import predict
 from viper.logs import without_warnings
 from viper.report.content import Comparison
 from viper.report.provenance import settings_that_differ
-from viper.report.source import RunSource
 from viper.training.data import FusionData
 
 
 def compared(
-    source: RunSource,
-    other: RunSource,
+    source: OpenedRun,
+    other: OpenedRun,
     split: str,
     data: FusionData,
     predicted: np.ndarray,

@@ -14,17 +14,28 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from viper.evaluation.calibration import Calibration, CalibrationBin
 from viper.evaluation.confusion import ConfusionReport
-from viper.evaluation.curves import Curve, draw_curve, utilities_figure
-from viper.evaluation.drawing import COLOUR_MAP, FAINT_INK, INK, Matrix, heat_map, hide_frame, new_figure
+from viper.evaluation.drawing import (
+    COLOUR_MAP,
+    DARK,
+    FAINT_INK,
+    INK,
+    LIGHT,
+    Curve,
+    Matrix,
+    draw_curve,
+    heat_map,
+    hide_frame,
+    new_figure,
+    utilities_figure,
+)
 from viper.evaluation.metrics import METRICS
-from viper.evaluation.precision_recall import PrecisionRecallReport
-from viper.report.content import Calibration, CalibrationBin, ReportContent, TargetRow
+from viper.evaluation.split_report import PrecisionRecallReport
+from viper.report.content import ReportContent, TargetRow
 from viper.report.html import figure_svg
-from viper.report.numbers import count, heading, number, percent
-from viper.report.words import noun
+from viper.report.words import count, heading, noun, number, percent
 
-_DARK, _LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.4)
 _SIDE = 2.25  # inches of a small panel
 _MOST_DOTS = 400  # clips that are drawn one by one; more are counted in hexagons
 _MOST_NUMBERS = 12  # classes whose matrix has numbers in its cells
@@ -51,7 +62,7 @@ def training_panels(content: ReportContent) -> list[Panel]:
     loss = np.array(curves.training_loss, float)
     if np.isfinite(loss).any():
         figure, axes = _wide_axes()
-        axes.plot(curves.epochs, loss, color=_DARK, linewidth=1.8)
+        axes.plot(curves.epochs, loss, color=DARK, linewidth=1.8)
         _finish_training(axes, curves.best_epoch)
         known = loss[np.isfinite(loss)]
         description = f"Training loss over {len(loss)} epochs, from {number(known[0])} to {number(known[-1])}."
@@ -101,14 +112,14 @@ def _metric_panel(content: ReportContent, metric: str) -> Panel:
     names = [f"{metric}_{target}" for target in content.task.targets]
     of_targets = [curves.metrics[name] for name in names if name in curves.metrics]
     for each in of_targets if len(of_targets) > 1 else []:
-        axes.plot(curves.epochs, each, color=_LIGHT, linewidth=0.8, alpha=0.6)
-    axes.plot(curves.epochs, values, color=_DARK, linewidth=1.8)
+        axes.plot(curves.epochs, each, color=LIGHT, linewidth=0.8, alpha=0.6)
+    axes.plot(curves.epochs, values, color=DARK, linewidth=1.8)
     title = heading(METRICS[metric].title)
     description = f"{title} on the validation clips over {len(values)} epochs."
     if curves.best_epoch in curves.epochs:
         best = values[curves.epochs.index(curves.best_epoch)]
         if math.isfinite(best):
-            axes.plot([curves.best_epoch], [best], "o", color=_DARK, markersize=6, markeredgecolor="white")
+            axes.plot([curves.best_epoch], [best], "o", color=DARK, markersize=6, markeredgecolor="white")
         description += f" Epoch {curves.best_epoch} is the one reported, with {number(best)}."
     _finish_training(axes, curves.best_epoch)
     text = "on the validation clips" + (f"; thin: each {noun(content.task)}" if len(of_targets) > 1 else "")
@@ -209,7 +220,7 @@ def _draw_points(axes: Axes, true: np.ndarray, predicted: np.ndarray, limits: tu
     """Dots, or, where they would cover each other, hexagons by the number of clips (logarithmic)."""
     if len(true) <= _MOST_DOTS:
         # One path for all dots: a page has thousands of them.
-        axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=_DARK, alpha=0.5,
+        axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=DARK, alpha=0.5,
                   markeredgewidth=0)  # fmt: skip
         return
     cells = axes.hexbin(true, predicted, gridsize=26, extent=(*limits, *limits), mincnt=1, linewidths=0.2)
@@ -231,8 +242,8 @@ def _class_panels(content: ReportContent) -> Iterator[Panel]:
             continue
         figure, axes = _small_axes()
         shares = [np.histogram(values, edges)[0] / max(len(values), 1) for values in (lacks, has)]
-        axes.stairs(shares[0], edges, fill=True, color=_LIGHT, alpha=0.55)
-        axes.stairs(shares[1], edges, color=_DARK, linewidth=1.5)
+        axes.stairs(shares[0], edges, fill=True, color=LIGHT, alpha=0.55)
+        axes.stairs(shares[1], edges, color=DARK, linewidth=1.5)
         axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
         axes.set_yticks([])
         axes.set_xlabel("predicted probability", fontsize=8.5, color=INK)
@@ -249,8 +260,8 @@ def _calibration_panel(content: ReportContent, calibration: Calibration) -> Pane
     low, high = _limits(content, x, y)
     figure, axes = _small_axes()
     axes.plot([low, high], [low, high], color=FAINT_INK, linewidth=0.9, linestyle=(0, (3, 3)))
-    axes.plot(x, y, color=_LIGHT, linewidth=1.2)
-    axes.scatter(x, y, s=8 + 60 * n / n.max(), color=_DARK, edgecolors="white", linewidths=0.5, zorder=3)
+    axes.plot(x, y, color=LIGHT, linewidth=1.2)
+    axes.scatter(x, y, s=8 + 60 * n / n.max(), color=DARK, edgecolors="white", linewidths=0.5, zorder=3)
     _square(axes, low, high, "predicted", "true")
     text = f"error {number(calibration.error)}"
     description = f"Calibration of {calibration.name}: mean label against mean prediction in {len(bins)} bins, {text}."

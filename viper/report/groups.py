@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from viper.errors import UserError
-from viper.evaluation.bootstrap import LEAST_UNITS, Bootstrap, Measured, interval
-from viper.evaluation.metrics import Score
+from viper.evaluation.bootstrap import LEAST_UNITS, Bootstrap, Interval, Measured, interval
+from viper.evaluation.measures import Score
 from viper.manifest import Manifest
-from viper.report.content import GroupColumn, Interval
+from viper.report.content import GroupColumn
 from viper.task import Task
 
 # As columns are headed, without case, spaces and punctuation.

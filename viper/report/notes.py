@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from viper.evaluation.bootstrap import LEAST_UNITS
+from viper.evaluation.bootstrap import LEAST_UNITS, Interval
 from viper.evaluation.metrics import METRICS
 from viper.fusion.attention import has_attention
-from viper.report.content import Interval
-from viper.report.numbers import heading
-from viper.report.source import RunSource
+from viper.inference.run import OpenedRun
+from viper.report.words import heading
 from viper.training.data import FusionData
 
 FEW_UNITS = 30  # clips or subjects, of which a percentile interval is too narrow
@@ -22,7 +21,7 @@ KINDS = {
 }  # fmt: skip
 
 
-def summary_of(source: RunSource, split: str, n_clips: int, headline: Interval, unit: str) -> str:
+def summary_of(source: OpenedRun, split: str, n_clips: int, headline: Interval, unit: str) -> str:
     """The paragraph on the task, the data and the options."""
     task, config = source.task, source.model.config
     column = source.manifest.table[task.split_column]
@@ -55,7 +54,7 @@ def interval_text(interval: Interval) -> str:
     return f"{interval.value:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f})"
 
 
-def notes_on(source: RunSource, split: str, data: FusionData, headline: Interval, unit: str) -> list[str]:
+def notes_on(source: OpenedRun, split: str, data: FusionData, headline: Interval, unit: str) -> list[str]:
     """Sentences a reader must know, those that change what the numbers mean first."""
     config, notes = source.model.config, []
     if split == "Val":
@@ -84,7 +83,7 @@ def notes_on(source: RunSource, split: str, data: FusionData, headline: Interval
     return notes
 
 
-def _on_labels(source: RunSource, split: str, data: FusionData) -> list[str]:
+def _on_labels(source: OpenedRun, split: str, data: FusionData) -> list[str]:
     rows = source.manifest.split(split)
     notes = []
     if unlabelled := len(rows.clips) - len(data):
@@ -110,7 +109,7 @@ def _some(clips: Sequence[str]) -> str:
     return f"The clip {clips[0]} has" if len(clips) == 1 else f"{len(clips):,} clips ({clips[0]} ...) have"
 
 
-def _model(source: RunSource) -> str:
+def _model(source: OpenedRun) -> str:
     config, options = source.model.config, source.card.get("options", {})
     n_parameters = sum(parameter.numel() for parameter in source.model.parameters())
     size = f"{n_parameters / 1e6:.1f} million" if n_parameters >= 1e6 else f"{n_parameters:,}"

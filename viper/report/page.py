@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from viper.evaluation.bootstrap import Interval
 from viper.evaluation.metrics import METRICS
 from viper.files import write_text
-from viper.report.bars import Bar, bars
 from viper.report.cards import cards
-from viper.report.content import Comparison, GroupColumn, Interval, ReportContent
+from viper.report.charts import Bar, bars
+from viper.report.content import Comparison, GroupColumn, ReportContent
 from viper.report.figures import agreement_panels, calibration_panels, scatter_panels, training_panels
 from viper.report.html import render
 from viper.report.words import noun, plural, run_names, target_title

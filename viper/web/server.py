@@ -92,7 +92,7 @@ def make_app(blocks: Any, max_bytes: int, host: str) -> Any:
     from fastapi import FastAPI, Request, Response
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from viper.web.theme import css, frame_css, theme
+    from viper.web.app import css, frame_css, theme
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 

@@ -15,7 +15,7 @@ WELCOME = Markup(
     '<p class="nothing" role="status">Drop or record a clip, or try a made-up one: what the model makes of it appears '
     "here.</p>"
 )
-COURSE_FOLLOWS = Markup('<p class="nothing">Reading the clip window by window ...</p>')
+TIMELINE_FOLLOWS = Markup('<p class="nothing">Reading the clip window by window ...</p>')
 NOTHING_LEFT = Markup(
     '<p class="nothing">Nothing of the clip is left to look at: this is what the model says without any.</p>'
 )

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
 from viper.preferences import all_pairs
-from viper.report.content import Calibration, CalibrationBin
 from viper.task import Task
 
 N_BINS = 10
 LEAST_CLIPS = 5  # in a bin of a regression, as far as there are so many
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Clips whose prediction lies in [low, high): how many, their mean prediction and their mean label."""
+
+    low: float
+    high: float
+    n: int
+    mean_predicted: float
+    mean_true: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of one target (or, of a preference task, of the pairs): do predictions of .7 come true at .7?
+
+    `error` is the mean distance of a bin's prediction from its label, weighted by clips (the expected calibration error
+    of probabilities); in the units of the labels.
+    """
+
+    name: str
+    bins: list[CalibrationBin]
+    error: float
 
 
 def calibrations(task: Task, predicted: np.ndarray, true: np.ndarray) -> list[Calibration]:
