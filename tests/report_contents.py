@@ -12,7 +12,7 @@ from viper.evaluation.bootstrap import Interval
 from viper.evaluation.calibration import Calibration, CalibrationBin
 from viper.evaluation.metrics import METRICS, evaluate
 from viper.evaluation.split_report import build_report
-from viper.preferences import order_rows
+from viper.manifest import order_rows
 from viper.report.content import (
     Case,
     Comparison,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from viper.commands.common import log, report_scores
+from viper.commands.common import report_scores
 from viper.commands.feature_options import FeatureOptions
 from viper.errors import UserError
 from viper.evaluation.split_report import build_report
+from viper.logs import log
 from viper.manifest import Manifest
 
 

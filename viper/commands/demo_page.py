@@ -6,9 +6,9 @@ import contextlib
 import importlib.util
 from dataclasses import dataclass
 
-from viper.commands.common import log
 from viper.commands.predict import PredictorOptions
 from viper.errors import UserError
+from viper.logs import log
 
 
 @dataclass(kw_only=True)

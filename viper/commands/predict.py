@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from viper.commands.common import command_line, log
 from viper.engine.progress import Progress
 from viper.errors import ClipError, NothingDoneError, UserError, one_line
 from viper.evaluation.submission import submission_path, write_submission, write_timelines
+from viper.logs import command_line, log
 from viper.manifest import clip_id
 from viper.media.listing import MediaClip, list_videos
 

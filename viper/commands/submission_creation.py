@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from viper.commands.common import log
 from viper.commands.feature_options import FeatureOptions
 from viper.evaluation.submission import submission_path, write_submission
+from viper.logs import log
 from viper.manifest import Manifest
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from viper.preferences import all_pairs
+from viper.manifest import all_pairs
 from viper.task import Task
 
 N_BINS = 10

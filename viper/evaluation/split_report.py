@@ -15,7 +15,7 @@ from viper.evaluation.confusion import ConfusionReport, confusion_report, file_n
 from viper.evaluation.drawing import Curve, bar_figure, curve_figure, curves_figure, save_png, utilities_figure
 from viper.evaluation.metrics import Scores, check_shapes, evaluate
 from viper.files import write_json, write_text
-from viper.preferences import all_pairs
+from viper.manifest import all_pairs
 from viper.task import Task
 
 THRESHOLD = 0.5  # of a probability, from which on a label counts as predicted
@@ -243,7 +243,7 @@ def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: 
     ----------
     clips : n ids, for messages.
     predicted, true : (n, targets), rows in the order of `clips`; NaN in `true` where there is no label. Of a preference
-        task, `true` holds the orders: see `viper.preferences.order_rows`.
+        task, `true` holds the orders: see `viper.manifest.order_rows`.
 
     Raises
     ------

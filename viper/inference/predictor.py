@@ -12,7 +12,7 @@ import numpy as np
 
 from viper.encoders.base import Encoder
 from viper.encoders.pretrained import go_offline
-from viper.encoders.recorded import in_words_of, recorded_encoder
+from viper.encoders.registry import in_words_of, recorded_encoder
 from viper.engine.device import Runtime, choose_runtime
 from viper.errors import ClipError, UserError
 from viper.fusion.checkpoint import load_checkpoint, task_of

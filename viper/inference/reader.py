@@ -12,8 +12,8 @@ import numpy as np
 
 from viper.errors import ClipError, UserError
 from viper.media.faces.crop import CropOptions, Crops, FaceCropper, NumberedFrames
-from viper.media.frame_rule import FrameRule, read_chosen
 from viper.media.pictures import Frames, as_if_stored, frame_entries, shrunk
+from viper.media.sampling import FrameRule, read_chosen
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, read_cues
 from viper.media.video import VideoFrames, open_media

@@ -11,7 +11,7 @@ import torch
 from viper.fusion.attention import attention_to_tokens, has_attention
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.stored import on_device
-from viper.preferences import all_pairs
+from viper.manifest import all_pairs
 from viper.report.content import Case, ModalityAttention, Thumbnail
 from viper.task import Task
 from viper.training.data import FusionData

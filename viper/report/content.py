@@ -176,7 +176,7 @@ class ReportContent:
     metrics : metric -> over all targets; the headline is among them, first.
     clips : ids (n), in the order of the rows of `predicted` and `true`.
     true : (n, targets) labels, NaN where there are none; of a preference task the orders, see
-        `viper.preferences.order_rows`.
+        `viper.manifest.order_rows`.
     split_report : confusion matrices, precision-recall curves or utilities, by the task's kind: what confusion_matrix
         writes, and the page draws with the same code; None of a regression without a range.
     best, worst : clips with the least and the largest error, most extreme first.
