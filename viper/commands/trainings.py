@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from viper.commands.common import running
 from viper.commands.convert import check_names, convert, option_types
 from viper.commands.feature_options import MODALITIES, FeatureOptions
 from viper.commands.train_perceiver import TrainOptions, train
 from viper.errors import UserError
+from viper.logs import running
 
 OPTION_TYPES = option_types(TrainOptions)
 # Options of the command itself: where a run goes, and whether it is started over.

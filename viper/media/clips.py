@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from viper.media.listing import MediaClip, list_files, list_sounds
 from viper.media.pictures import FrameClip, Frames, list_frame_clips
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import Cue, read_cues
-
-log = logging.getLogger("viper")
 
 
 @dataclass(frozen=True)
