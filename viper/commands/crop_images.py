@@ -54,8 +54,8 @@ def run(options: CropImagesOptions) -> int:
         size=_size,
         batch_size=options.batch_size,
     )
-    clips = list_frame_clips(options.input_folder)
-    summary = engine.run(job, clips, options.output_folder, options.engine_options())
+    engine_options = options.engine_options()
+    summary = engine.run(job, list_frame_clips(options.input_folder), options.output_folder, engine_options)
     return finish(summary, options.output_folder)
 
 

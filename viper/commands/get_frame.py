@@ -63,8 +63,8 @@ def run(options: GetFrameOptions) -> int:
         save=_Save(options.output_folder, rule, options.plot),
         is_done=_IsDone(options.output_folder, rule, options.plot),
     )
-    videos = list_videos(options.input_folder)
-    summary = engine.run(job, videos, options.output_folder, options.engine_options())
+    engine_options = options.engine_options()
+    summary = engine.run(job, list_videos(options.input_folder), options.output_folder, engine_options)
     return finish(summary, options.output_folder)
 
 
