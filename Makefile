@@ -5,7 +5,7 @@ MODELS ?= weight_free
 BIN = $(VENV)/bin
 READY = $(VENV)/ready-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 
-LONG_TESTS = $(shell grep -lE 'VIPER_LONG_TESTS|IS_LONG' tests/test_*.py)
+LONG_TESTS = $(shell grep -rlE 'VIPER_LONG_TESTS|IS_LONG' --include='test_*.py' tests)
 
 .PHONY: help setup demo test test-long lint docs clean
 

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
+from viper.inference.stored import predict
 from viper.manifest import Manifest, preferences_path
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import Task, load_task
@@ -134,6 +135,11 @@ def _label_cells(kind: str, row: np.ndarray) -> list[Any]:
     if kind == "single_label":
         return [TARGETS[int(row.argmax())]]
     return list((row > 0.5).astype(int)) if kind == "multi_label" else list(row.round(6))
+
+
+def predict_all(model: PerceiverFusion, data: FusionData) -> np.ndarray:
+    """The predictions that linear models are fitted by."""
+    return predict(model, data, 64, torch.device("cpu"))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -2,11 +2,15 @@
 
 The public API, imported when first used so that `import viper` stays quick:
 
-    load_task, Manifest    what is to be predicted, for which clips
-    FeatureStore, Feature  features on disk
-    PerceiverFusion        the model
-    predict_clip           a video's file -> what a checkpoint says of it
-    Encoder, EncoderInfo   what an encoder of one's own is made of
+    get_frame, crop_images, extract    videos -> frames -> faces -> features on disk
+    train, load_run, Run               features -> a model that predicts, is scored and draws
+    predict, predict_clip              new videos -> what a run says of them
+    evaluate, plot                     predictions against labels
+    load_task, Task, Manifest          what is to be predicted, for which clips
+    FeatureStore, Feature, EncoderInfo features on disk
+    PerceiverFusion                    the model
+    Encoder                            what an encoder of your own is made of
+    UserError, ClipError               what is raised
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from viper.api import Run, crop_images, evaluate, extract, get_frame, load_run, plot, predict, train
     from viper.encoders.base import Encoder
+    from viper.errors import ClipError, NothingDoneError, UserError
     from viper.fusion.perceiver import PerceiverFusion
     from viper.inference.predictor import predict_clip
     from viper.manifest import Manifest
@@ -25,24 +31,31 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Encoder", "EncoderInfo", "Feature", "FeatureStore", "Manifest", "PerceiverFusion", "Task", "__version__",
-    "load_task", "predict_clip",
+    "ClipError", "Encoder", "EncoderInfo", "Feature", "FeatureStore", "Manifest", "NothingDoneError",
+    "PerceiverFusion", "Run", "Task", "UserError", "__version__", "crop_images", "evaluate", "extract", "get_frame",
+    "load_run", "load_task", "plot", "predict", "predict_clip", "train",
 ]  # fmt: skip
 
 _HOMES = {
-    "Encoder": "viper.encoders.base",
-    "EncoderInfo": "viper.store",
-    "Feature": "viper.store",
-    "FeatureStore": "viper.store",
-    "Manifest": "viper.manifest",
-    "PerceiverFusion": "viper.fusion.perceiver",
-    "Task": "viper.task",
-    "load_task": "viper.task",
-    "predict_clip": "viper.inference.predictor",
-}
+    "viper.api": (
+        "Run", "crop_images", "evaluate", "extract", "get_frame", "load_run", "plot", "predict", "train",
+    ),
+    "viper.encoders.base": ("Encoder",),
+    "viper.errors": ("ClipError", "NothingDoneError", "UserError"),
+    "viper.fusion.perceiver": ("PerceiverFusion",),
+    "viper.inference.predictor": ("predict_clip",),
+    "viper.manifest": ("Manifest",),
+    "viper.store": ("EncoderInfo", "Feature", "FeatureStore"),
+    "viper.task": ("Task", "load_task"),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
     raise AttributeError(f"module 'viper' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

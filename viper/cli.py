@@ -11,11 +11,11 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import viper
-from viper.errors import ClipError, NothingDoneError, UserError, one_line
+from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, one_line
 from viper.logs import start_logging
 
-PUBLISHED = "The published commands, in the order they are run"
-BEYOND = "And beyond them"
+PUBLISHED = "The steps of the ViPER paper, in order"
+BEYOND = "More commands"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Command:
     """Where a command lives; its modules are imported only when it is asked for, so that --help is quick."""
 
     module: str
-    config: str
+    options: str
     group: str
     summary: str
 
@@ -74,7 +74,7 @@ COMMANDS = {
 
 
 def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
-    """Runs a command as `viper NAME ...`, or as its script when `command` is given; exits with its code."""
+    """Run a command as `viper NAME ...`, or as its script when `command` is given; exit with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     program = "viper"
     if command is None:
@@ -93,10 +93,7 @@ def _pick(arguments: list[str]) -> tuple[str, list[str]]:
         print(f"viper {viper.__version__}")
         sys.exit(0)
     if arguments[0] not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; `viper --help` lists them"
+        hint = did_you_mean(arguments[0], COMMANDS) or "; `viper --help` lists them"
         _say_error(f"there is no command {arguments[0]!r}{hint}")
         sys.exit(2)
     return arguments[0], arguments[1:]
@@ -112,7 +109,7 @@ def _overview() -> str:
 
 
 def _run(name: str, arguments: list[str], program: str) -> int:
-    """Runs a command and answers its exit code; what a user can mend is said in one line."""
+    """Run a command and return its exit code; say in one line what a user can fix."""
     if "--version" in arguments:
         print(f"viper {viper.__version__}")
         return 0
@@ -141,26 +138,29 @@ def _run(name: str, arguments: list[str], program: str) -> int:
 
 
 def run_command(name: str, arguments: list[str], program: str | None = None) -> int:
-    """Parses a command's arguments and runs its stage; answers the exit code, raises what the stage raises."""
-    config = parse(name, arguments, program)
-    if hasattr(config, "check_arguments"):
-        config.check_arguments(arguments)
-    from viper.commands.common import running
+    """Parse a command's arguments and run it; return the exit code, raise what the command raises."""
+    options = parse(name, arguments, program)
+    _check_flags(options, arguments)
+    from viper.logs import running
 
     with running(name, arguments):
-        # Imported by `parse`, with its config: the stage's module.
-        return int(sys.modules[type(config).__module__].run(config))
+        # Imported by `parse`, with its options: the command's module.
+        return int(sys.modules[type(options).__module__].run(options))
 
 
 def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
-    """The config of a command from its arguments. Wrong ones: argparse's way, a message and exit code 2."""
+    """Return the options of a command from its arguments; wrong ones end in a message of tyro's and exit code 2."""
     import tyro
 
+    from viper.commands.convert import own_first
+
     command = COMMANDS[name]
-    config = getattr(import_module(f"viper.commands.{command.module}"), command.config)
-    _own_options_first(config)
+    options_class = getattr(import_module(f"viper.commands.{command.module}"), command.options)
+    # --help lists options in the order of the fields.
+    fields = options_class.__dataclass_fields__
+    options_class.__dataclass_fields__ = {name: fields[name] for name in own_first(options_class)}
     return tyro.cli(
-        config,
+        options_class,
         prog=program or f"viper {name}",
         args=arguments,
         use_underscores=True,
@@ -168,15 +168,12 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
     )
 
 
-def _own_options_first(config: Any) -> None:
-    """--help goes from what is special to a command to what it shares with others: the fields of its bases, last."""
-    depth = {
-        name: i
-        for i, base in reversed(list(enumerate(config.__mro__)))
-        for name in vars(base).get("__annotations__", ())
-    }
-    fields = config.__dataclass_fields__
-    config.__dataclass_fields__ = dict(sorted(fields.items(), key=lambda field: depth[field[0]]))
+def _check_flags(options: Any, arguments: list[str]) -> None:
+    """A modality asked for by its flag must have its folder: a UserError, not a model that silently lacks it."""
+    for argument in arguments:
+        folder = f"{argument.removeprefix('--')}_features_input_folder"
+        if argument.startswith("--") and getattr(options, folder, "none of its options") is None:
+            raise UserError(f"{argument} needs --{folder} FOLDER")
 
 
 def _say_error(message: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Sequence
+
 MAX_MESSAGE = 1000  # characters; some libraries' messages list a whole file
 
 
@@ -14,6 +17,17 @@ def one_line(text: str) -> str:
     line = " ".join(text[: 2 * MAX_MESSAGE].split())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
     return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]} ..."
+
+
+def either(names: Sequence[str]) -> str:
+    """Return names as a sentence lists what is allowed: "a", "a or b", "a, b or c"."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return "; did you mean ...?" with the known name that is nearest; empty where none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class UserError(Exception):

@@ -28,6 +28,8 @@ FOREIGN_SECONDS = 24 * 3600.0
 _OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]{12}(\..*)?")
 # What a folder of files cannot replace in one step: a folder with files in it, a file, a link.
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+# How a file system says that it has no hard links.
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV)
 
 
 @contextlib.contextmanager
@@ -189,8 +191,39 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically. NaN is refused, since other readers of JSON refuse it."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `value` as indented JSON, atomically. NaN is refused, since other readers of JSON refuse it."""
+    write_text(path, _json_text(value))
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """Write `value` as `write_json` does unless the file exists; return whether it was written.
+
+    Of several processes that create it at once, on any machine that shares the folder, one succeeds.
+    """
+    temporary = temporary_path(path.parent, path.suffix)
+    with _named(path):
+        try:
+            write_text(temporary, _json_text(value))
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # A file system without hard links: for a moment others may see the file half written.
+            try:
+                with path.open("x", encoding="utf-8", newline="") as file:
+                    file.write(_json_text(value))
+            except FileExistsError:
+                return False
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    return True
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from viper.errors import ClipError, UserError, one_line
-from viper.files import atomic_path, digest_of, natural_key, read_json, write_json
+from viper.files import atomic_path, create_json, digest_of, natural_key, read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIX = ".safetensors"
 ENCODER_FILE = "encoder.json"
 # In a file's metadata: fingerprint of the input and, after a blank, identity of the encoder. One key, because
 # safetensors writes several in any order, and the same feature should be the same file.
 SOURCE = "source"
+FLOAT32, BF16 = PRECISIONS = ("float32", "bf16")
 TENSORS = {"tokens": "F32", "mask": "BOOL", "time": "F32"}  # what a file holds, and as what
 
 
@@ -80,7 +84,7 @@ class EncoderInfo:
     model : how the user named the weights; another spelling of the same weights is the same encoder.
     source : the kind of input: "frames", "faces", "sound", "subtitles", "files".
     versions : of the packages that made the features, for the record.
-    precision : of the network's arithmetic, float32 or bf16, for the record; empty without a network.
+    precision : of the network's arithmetic, float32 or bf16; empty without a network, and in old records of float32.
     settings : for the record, what it takes beside the options to build the encoder again: prompts, names of weights.
     inputs : for the record, how the pictures that were read had been made: "sampling" as frames.json has it, "faces"
         the options of crop_images. What is not known is left out.
@@ -106,6 +110,8 @@ class EncoderInfo:
         for name in ("encoder", "modality", "width", "source"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name} {getattr(self, name)!r}, not {getattr(other, name)!r}"
+        if self.arithmetic != other.arithmetic:
+            return f"precision {self.arithmetic}, not {other.arithmetic}"
         # One of the two was read from JSON, where a tuple became a list.
         mine, others = (json.loads(json.dumps(info.options)) for info in (self, other))
         for key in sorted(mine.keys() | others.keys()):
@@ -113,13 +119,29 @@ class EncoderInfo:
                 return f"{key} {mine.get(key)!r}, not {others.get(key)!r}"
         return None
 
+    @property
+    def arithmetic(self) -> str:
+        """The precision that counts: float32 where none is recorded."""
+        return self.precision or FLOAT32
+
     @cached_property
     def identity(self) -> str:
         """A short digest of what decides the values; the same for two encoders when `difference` finds none."""
+        if self.arithmetic == FLOAT32:  # as before the precision counted, so that older files stay valid
+            return self._identity
+        return digest_of([self._identity, self.arithmetic])
+
+    @cached_property
+    def _identity(self) -> str:
+        """The identity but for the precision."""
         # As `difference` compares them: 2 is 2.0, a tuple is a list, and an option that is None may as well be missing.
         options = json.loads(json.dumps(self.options), parse_int=float)
         given = {key: value for key, value in options.items() if value is not None}
         return digest_of([self.encoder, self.modality, self.width, self.source, given])
+
+
+class PrecisionError(UserError):
+    """A store was begun by the same encoder in another precision."""
 
 
 class FeatureStore:
@@ -147,24 +169,69 @@ class FeatureStore:
 
     @classmethod
     def create(cls, folder: str | Path, info: EncoderInfo) -> FeatureStore:
-        """Opens a store for writing; one made by another encoder is a UserError that says what differs.
+        """Open a store for writing; one made by another encoder is a UserError that says what differs.
 
         What is only for the record stays as it is in encoder.json, but for inputs that were made in another way, or are
-        not recorded: features of the old ones are made again.
+        not recorded: features of the old ones are made again. Of several processes that begin a store at once, the
+        first decides.
+
+        Raises
+        ------
+        PrecisionError
+            Where only the precision differs: the caller may go on in the store's.
         """
         folder = Path(folder)
-        if (folder / ENCODER_FILE).is_file():
-            store = cls.open(folder)
-            difference = store.info.difference(info)
-            if difference:
-                raise UserError(
-                    f"{folder}: its features were made by another encoder ({difference}); give another output folder"
-                )
-            if not info.inputs or store.info.inputs == info.inputs:
-                return store
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / ENCODER_FILE, dataclasses.asdict(info))
+        card = dataclasses.asdict(info)
+        if not (folder / ENCODER_FILE).is_file() and create_json(folder / ENCODER_FILE, card):
+            return cls(folder, info)
+        store = cls.open(folder)
+        store._check_joins(info)
+        if not info.inputs or store.info.inputs == info.inputs:
+            return store
+        write_json(folder / ENCODER_FILE, card)
         return cls(folder, info)
+
+    def __repr__(self) -> str:
+        made = f"{self.info.modality} features by {self.info.encoder}, {self.width} wide"
+        return f"FeatureStore({str(self.folder)!r}: {len(self.clips())} clips, {made})"
+
+    def to_dataframe(self, clips: Iterable[str] | None = None) -> pd.DataFrame:
+        """Return the tokens of these clips (default: all) as a table.
+
+        One row per token, indexed by clip and token; columns "time" (seconds), "mask" and one per channel, 0 to D - 1.
+        """
+        # Not above: pandas takes half a second to import, and --help should not.
+        import pandas as pd
+
+        names = self.clips() if clips is None else list(clips)
+        features = [self.read(clip) for clip in names]
+        pairs = [(clip, k) for clip, feature in zip(names, features, strict=True) for k in range(len(feature.mask))]
+        tokens = [np.zeros((0, self.width), np.float32), *(feature.tokens for feature in features)]
+        table = pd.DataFrame(np.concatenate(tokens), index=pd.MultiIndex.from_tuples(pairs, names=["clip", "token"]))
+        for place, name in enumerate(("time", "mask")):
+            parts = [getattr(feature, name) for feature in features]
+            table.insert(place, name, np.concatenate(parts) if parts else [])
+        return table
+
+    @staticmethod
+    def begun_in(folder: str | Path) -> str | None:
+        """Return the precision of the features in a folder, float32 or bf16; None where there is no store yet."""
+        folder = Path(folder)
+        return FeatureStore.open(folder).info.arithmetic if (folder / ENCODER_FILE).is_file() else None
+
+    def _check_joins(self, info: EncoderInfo) -> None:
+        """Refuse features of another encoder, or in another precision, than this store's."""
+        difference = self.info.difference(dataclasses.replace(info, precision=self.info.precision))
+        if difference:
+            raise UserError(
+                f"{self.folder}: its features were made by another encoder ({difference}); give another output folder"
+            )
+        if self.info.arithmetic != info.arithmetic:
+            raise PrecisionError(
+                f"{self.folder}: its features are in {self.info.arithmetic}, not {info.arithmetic}; leave out "
+                f"--precision (auto goes on in {self.info.arithmetic}), or give another output folder"
+            )
 
     @property
     def width(self) -> int:
@@ -263,8 +330,10 @@ class FeatureStore:
             raise ClipError(f"tokens of shape {tokens} with a mask of {shapes['mask']} and times of {shapes['time']}")
         if tokens[1] != self.width:
             raise ClipError(f"width {tokens[1]} in a store of width {self.width}")
-        if _made_of(file)[1] not in ("", self.info.identity):
-            raise ClipError("made by another encoder")
+        encoder = _made_of(file)[1]
+        if encoder not in ("", self.info.identity):
+            others = (dataclasses.replace(self.info, precision=name).identity for name in PRECISIONS)
+            raise ClipError("made in another precision" if encoder in others else "made by another encoder")
 
 
 def _made_of(file: Any) -> tuple[str, str]:

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from planted import TARGETS, WIDTHS, Planted, plant, rows_of
+from planted import TARGETS, WIDTHS, Planted, plant, predict_all, rows_of
 
 from viper.cli import run_command
 from viper.errors import UserError
 from viper.evaluation.drawing import bar_figure, save_png
 from viper.evaluation.metrics import evaluate
 from viper.fusion.checkpoint import load_checkpoint, point_best, save_checkpoint
-from viper.inference.stored import predict
-from viper.inference.views import predict_views, subsets_of
+from viper.inference.stored import predict, predict_views, subsets_of
 from viper.store import FeatureStore
 from viper.training.linear import fit_linear
 
@@ -34,7 +33,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 def run_folder(planted: Planted) -> Path:
     folder = planted.root / "run"
     model = planted.model("linear")
-    fit_linear(model, planted.task, planted.data("Train"), planted.data("Val"))
+    fit_linear(model, planted.task, planted.data("Train"), planted.data("Val"), predict_all)
     save_checkpoint(folder, 1, model)
     point_best(folder, 1)
     return folder

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import pytest
 
 import viper
 from viper.cli import COMMANDS, parse, run_command
-from viper.commands.common import command_line
+from viper.commands.convert import arguments_of
 from viper.demo import write_video
+from viper.logs import command_line
 
 SCRIPTS = Path(viper.__file__).parents[1] / "scripts"
 
@@ -46,17 +48,17 @@ def test_version_everywhere() -> None:
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help_names_every_option_as_published(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = COMMANDS[name]
-    config = getattr(importlib.import_module(f"viper.commands.{command.module}"), command.config)
+    options = getattr(importlib.import_module(f"viper.commands.{command.module}"), command.options)
     with pytest.raises(SystemExit) as stop:
         parse(name, ["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for field in dataclasses.fields(config):
+    for field in dataclasses.fields(options):
         if "Positional" not in str(field.type):
             assert re.search(rf"--{field.name}\b", text), field.name
     # Every option says what it is: a line of help is more than its name and its default.
     assert text.count("(default") + text.count("(required)") + text.count("(repeatable)") >= len(
-        [field for field in dataclasses.fields(config) if field.name != "config"]
+        [field for field in dataclasses.fields(options) if field.name != "config"]
     )
 
 
@@ -83,8 +85,35 @@ def test_booleans_have_both_spellings_of_no() -> None:
     assert parse("get_frame", [*folders, "--no-incremental"]).incremental is False
     assert parse("get_frame", [*folders, "--no_incremental"]).incremental is False
     training = ["--csv_path", "m.csv", "--output_checkpoint_folder", "r", "--visual", "--no-FAU"]
-    config = parse("train_perceiver", [*training, "--features", "a=b", "--features", "c=d"])
-    assert (config.visual, config.FAU, config.features) == (True, False, ["a=b", "c=d"])
+    options = parse("train_perceiver", [*training, "--features", "a=b", "--features", "c=d"])
+    assert (options.visual, options.FAU, options.features) == (True, False, ["a=b", "c=d"])
+
+
+# What each command needs, and options of every type.
+TYPED = {
+    "get_frame": "--input_folder a --output_folder 'b c' --n_frames 3 --sampling events --plot --no-incremental",
+    "crop_images": "--input_folder a --output_folder b --margin 0.25 --no_face skip",
+    "extract_visual_features": "--input_folder a --output_folder b --layer -2 --columns x y",
+    "extract_audio_features": "--output_folder b --fragment_seconds 1.5 --from_files c",
+    "extract_textual_features": "--output_folder b --subtitles s --offline",
+    "extract_FAU_features": "--output_folder b --model_name landmarks",
+    "train_perceiver": "--csv_path m --output_checkpoint_folder r --no-visual --features a=b --features c=d "
+    "--preset tiny --learning_rate 0.0001 --report_to tensorboard wandb",
+    "submission_creation": "--csv_path m --model_path r",
+    "confusion_matrix": "--csv_path m --model_path r --output_path c --split Test",
+    "predict": "a.mp4 b.mp4 --model_path r --every 2.0",
+    "tasks": "mosi v2v",
+    "report": "--run r --output_path o --compare a b",
+    "status": "--csv_path m --features visual=a --verify",
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_options_can_be_written_as_they_are_typed(name: str) -> None:
+    options = parse(name, shlex.split(TYPED[name]))
+    again = arguments_of(options)
+    assert parse(name, again) == options
+    assert sorted(again) == sorted(shlex.split(TYPED[name]))
 
 
 def test_wrong_usage_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
@@ -154,7 +183,7 @@ def test_the_command_that_runs_is_on_record(monkeypatch: pytest.MonkeyPatch) -> 
     """Also of a command that another one runs, as the demo does."""
     recorded: list[str] = []
 
-    def run(config: object) -> int:
+    def run(options: object) -> int:
         recorded.append(command_line())
         return 0 if recorded[1:] else run_command("tasks", ["mosi"])
 

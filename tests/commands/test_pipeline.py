@@ -174,14 +174,14 @@ def test_each_picture_is_decoded_once_for_all_modalities(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video": "x"}, "unknown key 'video'"),
+        ({"video": "x"}, r"unknown key 'video'; did you mean videos\?"),
         ({"videos": None}, "the key 'videos' is missing"),
-        ({"frames": {"nframes": 3}}, "frames has no option 'nframes'; it takes"),
+        ({"frames": {"nframes": 3}}, r"frames has no option 'nframes'; did you mean n_frames\?"),
         ({"features": {"visual": {"model": "hog"}}}, "features.visual has no option 'model'"),
         ({"features": {"depth": {}}}, "features.depth: say which command makes it"),
         ({"features": {}}, "the key 'features' is missing"),
-        ({"train": {"n_epochs": "many"}}, "train.n_epochs: 'many' is no int"),
-        ({"train": {"preset": "huge"}}, "train.preset: 'huge'"),
+        ({"train": {"n_epochs": "many"}}, "data.yaml: train.n_epochs must be a whole number, not 'many'"),
+        ({"train": {"preset": "huge"}}, "data.yaml: train.preset must be tiny, small, base or paper, not 'huge'"),
         ({"frames": {"shard": "1/2"}}, "frames has no option 'shard'"),
         ({"features": {"visual": {"model_name": "hog", "shard": "1/2"}}}, "features.visual has no option 'shard'"),
         ({"train": {"csv_path": "x"}}, "train has no option 'csv_path'"),
@@ -201,7 +201,7 @@ def test_init_writes_a_file_that_parses_and_spares_one_that_is_there(tmp_path: P
     # It names every section, and running it complains of nothing but the missing videos.
     with pytest.raises(UserError, match="videos: no such folder"):
         run_command("pipeline", [str(path)])
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         run_command("pipeline", [str(path), "--init"])
     assert path.read_text() == text
     with pytest.raises(UserError, match="--init"):

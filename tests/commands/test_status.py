@@ -25,7 +25,7 @@ from viper import cli
 from viper.commands import status
 from viper.commands.status import NAMED_CLIPS, ModalityStatus, StatusOptions, look
 from viper.engine.failures import Failure, FailureLog
-from viper.engine.shards import Shard
+from viper.engine.job import Shard
 from viper.store import EncoderInfo, Feature, FeatureStore
 
 INFO = EncoderInfo("planted", "visual", 3, {"layer": 1}, source="faces")
@@ -255,11 +255,21 @@ def test_the_table_names_a_few_clips_of_each_kind(
     options = {"csv_path": write_manifest(tmp_path, rows), "features": [f"visual={store.folder}"]}
     assert status.run(StatusOptions(**options)) == 3
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["modality", "expected", "present", "missing", "invalid", "failed", "extra"]
-    assert lines[2].split() == ["visual", "20", "1", "18", "1", "0", "2"]
+    columns = ["modality", "expected", "present", "missing", "invalid", "failed", "extra", "precision"]
+    assert lines[1].split() == columns
+    assert lines[2].split() == ["visual", "20", "1", "18", "1", "0", "2", "-"]
     assert "  missing  0, 1, 2, 3, 4 ... and 13 more" in lines
     assert any(line.startswith("  invalid  9: ") for line in lines)
     assert any(line.startswith("  extra    ") and r"\x1b[31m\udce9" in line for line in lines)
+
+
+def test_the_precision_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    FeatureStore.create(tmp_path / "f", dataclasses.replace(INFO, precision="bf16"))
+    options: dict[str, Any] = {"csv_path": write_manifest(tmp_path), "features": [f"visual={tmp_path / 'f'}"]}
+    assert status.run(StatusOptions(**options)) == 1
+    assert capsys.readouterr().out.splitlines()[2].split()[-1] == "bf16"
+    assert status.run(StatusOptions(**options, json=True)) == 1
+    assert json.loads(capsys.readouterr().out)["modalities"]["visual"]["precision"] == "bf16"
 
 
 def test_a_split_expects_its_own_clips_and_the_others_are_not_extra(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from viper.commands.pipeline import PipelineOptions, _Pipeline
+from viper.commands.pipeline_plan import read_plan
 from viper.datasets import clip_files
 from viper.datasets.labels import Clip
 from viper.datasets.splits import SplitOptions, crossing_groups, make_splits
@@ -159,7 +159,7 @@ def test_an_own_card_links_and_yaml(prepare: Callable[..., Any], own: Path) -> N
     assert card["task"] == "mine.yaml"
     assert card["videos"] == "clips"
     assert card["features"] == {"visual": {"model_name": "hog"}, "audio": {"model_name": "logmel"}}
-    _Pipeline(PipelineOptions(config=own / "go.yaml").config)  # every section is checked when it is read
+    read_plan(own / "go.yaml")  # every section is checked when it is read
 
 
 def test_the_same_again_changes_nothing_and_another_result_is_not_written(

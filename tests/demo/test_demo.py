@@ -22,7 +22,7 @@ def test_the_demo_runs_and_resumes(
     monkeypatch.setattr(demo, "N_VAL", 3)
     monkeypatch.setattr(demo, "N_TEST", 3)
     monkeypatch.setattr(demo, "N_FRAMES", 2)
-    monkeypatch.setattr(demo, "TRAINING", "--preset tiny --n_epochs 1 --device cpu")
+    monkeypatch.setattr(demo, "TRAINING", {"preset": "tiny", "n_epochs": 1, "device": "cpu"})
     # Pictures of each target take most of the time; the overview is drawn by the same code.
     save_png = confusion.save_png
     monkeypatch.setattr(confusion, "matrix_figure", lambda matrix: None)

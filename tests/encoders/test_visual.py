@@ -15,7 +15,8 @@ from clips import in_memory, pictures, write_faces, write_frames
 from conftest import Run
 from transformers import AutoImageProcessor, AutoModel, ViTForImageClassification, ViTModel
 
-from viper.encoders.visual import HogEncoder, ImageEncoder
+from viper.encoders.hog import HogEncoder
+from viper.encoders.image import ImageEncoder
 from viper.engine.device import Runtime
 from viper.errors import UserError
 from viper.media.pictures import read_image
@@ -244,7 +245,7 @@ def test_the_command_writes_what_the_model_makes_of_the_pictures_on_disk(vit: Pa
         write_frames(tmp_path / "frames" / name, pictures(n, seed=n))
     outcome = run(
         "extract_visual_features", "--input_folder", tmp_path / "frames", "--output_folder", tmp_path / "out",
-        "--model_name", vit, "--layer", 1, "--pool", "mean", "--batch_size", 2,
+        "--model_name", vit, "--layer", 1, "--pool", "mean", "--batch_size", 2, "--precision", "float32",
     )  # fmt: skip
     assert outcome.code == 0, outcome.said
     store = FeatureStore.open(tmp_path / "out")

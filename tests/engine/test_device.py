@@ -15,13 +15,13 @@ import torch
 from clips import RATE, in_memory, pictures, voice
 from many import IS_LONG
 
-from viper.encoders.audio import SpeechEncoder
 from viper.encoders.base import Encoder
-from viper.encoders.fau import MultitaskEncoder
-from viper.encoders.prompts import Prompts
-from viper.encoders.textual import PromptEncoder, SubtitleEncoder
+from viper.encoders.clip_prompts import PromptEncoder, Prompts
+from viper.encoders.image import ImageEncoder
+from viper.encoders.multitask import MultitaskEncoder
+from viper.encoders.speech import SpeechEncoder
+from viper.encoders.subtitles import SubtitleEncoder
 from viper.encoders.video import VideoEncoder
-from viper.encoders.visual import ImageEncoder
 from viper.engine.device import DeviceBatches, Runtime, choose_runtime, has_bf16
 from viper.errors import UserError
 from viper.media.faces.detect import FaceDetector
@@ -93,14 +93,15 @@ def test_bf16_features_stay_close_to_float32(encoder: Encoder[Any, Any]) -> None
     assert tokens.dtype == np.float32
 
 
-def test_the_precision_is_recorded_and_does_not_make_another_encoder(vit: Path) -> None:
+def test_another_precision_is_another_encoder(vit: Path) -> None:
     infos = []
     for runtime in (FLOAT32, BF16):
         encoder = ImageEncoder(str(vit))
         encoder.prepare(runtime)
         infos.append(encoder.info())
     assert [info.precision for info in infos] == ["float32", "bf16"]
-    assert infos[0].difference(infos[1]) is None
+    assert infos[0].difference(infos[1]) == "precision float32, not bf16"
+    assert infos[0].identity != infos[1].identity
 
 
 @pytest.mark.parametrize("native", [False, True])

@@ -8,10 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from viper.evaluation import resampled
-from viper.evaluation.bootstrap import Bootstrap, interval
+from viper.evaluation import bootstrap
+from viper.evaluation.bootstrap import Bootstrap, interval, resampled_targets, resampled_together
 from viper.evaluation.metrics import METRICS, evaluate
-from viper.evaluation.resampled import resampled_targets, resampled_together
 from viper.logs import without_warnings
 from viper.task import DEFAULT_METRICS, LOSSES, Task
 from viper.task import METRICS as METRICS_OF_KIND
@@ -48,7 +47,7 @@ def _made(kind: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 
 @pytest.mark.parametrize("kind", list(METRICS_OF_KIND))
 def test_every_metric_of_every_resample_is_what_evaluate_gives(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resampled, "BLOCK_VALUES", 300)  # so that there are several blocks
+    monkeypatch.setattr(bootstrap, "BLOCK_VALUES", 300)  # so that there are several blocks
     rng, task = np.random.default_rng(0), _task(kind)
     predicted, true = _made(kind, 24, rng)
     if kind == "regression":

@@ -10,8 +10,9 @@ import pytest
 import scipy.stats
 
 from viper import task as task_cards
-from viper.evaluation import metrics, rankings
-from viper.evaluation.metrics import METRICS, Score, evaluate, mse, pearson
+from viper.evaluation import measures
+from viper.evaluation.measures import Score, mse, pearson
+from viper.evaluation.metrics import METRICS, evaluate
 
 TASK = task_cards.Task(name="two", kind="regression", targets=("Fear", "Surprise"), range=(0.0, 1.0))
 
@@ -146,7 +147,7 @@ def test_arrays_of_another_shape_are_refused(shapes: tuple[tuple[int, ...], tupl
     with pytest.raises(ValueError, match="2 targets"):
         evaluate(TASK, np.zeros(shapes[0]), np.zeros(shapes[1]))
     with pytest.raises(ValueError, match="vectors of one length"):
-        metrics.pearson(np.zeros(2), np.zeros(3))
+        measures.pearson(np.zeros(2), np.zeros(3))
 
 
 def measured(name: str, predicted: np.ndarray, true: np.ndarray) -> Score:
@@ -160,8 +161,8 @@ def test_the_two_top_threes_and_top_one_by_hand() -> None:
     predicted = np.array([[0.2, 0.1, 0.3, 0.4, 0.0], [0.1, 0.9, 0.5, 0.6, 0.2], [0.1, 0.2, 0.8, 0.3, 0.4]])
     # The strongest emotion is predicted 3rd, 4th, 1st; of those predicted strongest only the last is of the true three.
     assert measured("vce_top3", predicted, true) == Score(pytest.approx(2 / 3), 3)
-    assert rankings.prediction_in_true_top3(predicted, true) == Score(pytest.approx(1 / 3), 3)
-    assert rankings.top1(predicted, true) == Score(pytest.approx(1 / 3), 3)
+    assert measures.prediction_in_true_top3(predicted, true) == Score(pytest.approx(1 / 3), 3)
+    assert measures.top1(predicted, true) == Score(pytest.approx(1 / 3), 3)
 
 
 @pytest.mark.parametrize("name", ["vce_top3", "prediction_in_true_top3", "top1", "top3"])

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_score, recall_score
 
 from viper.errors import UserError
-from viper.evaluation.curves import N_BINS, edges_around_zero, utilities_figure
-from viper.evaluation.precision_recall import PrecisionRecallReport
-from viper.evaluation.split_report import build_report
+from viper.evaluation.drawing import N_BINS, edges_around_zero, utilities_figure
+from viper.evaluation.split_report import PrecisionRecallReport, build_report
 from viper.task import Task, load_task
 
 LABELS = Task(name="labels", kind="multi_label", targets=("calm", "Doubt/Confusion", "never"), range=(0.0, 1.0))

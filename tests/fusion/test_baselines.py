@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from planted import Planted, plant
+from planted import Planted, plant, predict_all
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from viper.errors import UserError
-from viper.evaluation.metrics import evaluate, pearson
+from viper.evaluation.measures import pearson
+from viper.evaluation.metrics import evaluate
 from viper.fusion.baselines import BODIES, mean_and_deviation
 from viper.fusion.checkpoint import load_checkpoint, save_checkpoint
 from viper.fusion.perceiver import PerceiverFusion
@@ -33,7 +34,7 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 def model(request: pytest.FixtureRequest, regression: Planted) -> PerceiverFusion:
     made = regression.model(request.param)
     if request.param != "gru":
-        set_pooling_statistics(made, regression.data("Train"))
+        set_pooling_statistics(made, regression.data("Train"), predict_all)
     with torch.no_grad():
         # An untrained head is nearly zero, which would hide what reaches it.
         made.body.head.weight.normal_(generator=torch.Generator().manual_seed(1))
@@ -112,7 +113,7 @@ def test_pooling_is_numpy_s_mean_and_deviation() -> None:
 def test_pooled_vectors_are_standardised_over_the_clips_that_have_the_modality(regression: Planted) -> None:
     made = regression.model("linear")
     data = regression.data("Train")
-    set_pooling_statistics(made, data)
+    set_pooling_statistics(made, data, predict_all)
     batch = data.collate([data[i] for i in range(len(data))])
     tokens = {name: made.standardize[name](x, batch["mask"][name]) for name, x in batch["tokens"].items()}
     visual, audio, _ = made.body.pool(tokens, batch["mask"]).split([11, 9, 7], dim=1)
@@ -130,7 +131,7 @@ def test_linear_is_ridge_and_survives_saving(regression: Planted, tmp_path: Path
     made, task = regression.model("linear"), regression.task
     training, validation = regression.data("Train"), regression.data("Val")
     training.labels[:4, 1] = np.nan  # and a target that four clips lack
-    strength = fit_linear(made, task, training, validation)
+    strength = fit_linear(made, task, training, validation, predict_all)
     assert strength in STRENGTHS
     predictions = predict(made, validation, 7, CPU)
     captured: list[torch.Tensor] = []
@@ -153,11 +154,11 @@ def test_strength_is_chosen_on_validation(regression: Planted) -> None:
     """Noise for labels is best met by predicting next to nothing; the planted labels are not."""
     made, task = regression.model("linear"), regression.task
     training, validation = regression.data("Train"), regression.data("Val")
-    chosen = fit_linear(made, task, training, validation)
+    chosen = fit_linear(made, task, training, validation, predict_all)
     rng = np.random.default_rng(1)  # not the seed of the planted ones
     training.labels[:], validation.labels[:] = rng.uniform(size=(60, 3)), rng.uniform(size=(24, 3))
     by_error = type(task)(**{**vars(task), "metrics": ("mse", "pearson")})
-    assert fit_linear(made, by_error, training, validation) > 10 * chosen
+    assert fit_linear(made, by_error, training, validation, predict_all) > 10 * chosen
 
 
 def test_linear_classifies(tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_linear_classifies(tmp_path: Path) -> None:
     made = planted_data.model("linear")
     training, validation = planted_data.data("Train"), planted_data.data("Val")
     training.labels[:5] = np.nan
-    fit_linear(made, planted_data.task, training, validation)
+    fit_linear(made, planted_data.task, training, validation, predict_all)
     predictions = predict(made, validation, 7, CPU)
     np.testing.assert_allclose(predictions.sum(axis=1), 1, atol=1e-5)
     # Which of three channels is largest is a linear question; chance is 1/3, and near ties cost something.
@@ -173,14 +174,14 @@ def test_linear_classifies(tmp_path: Path) -> None:
     # Two of the three classes in training: the third is possible and unlikely.
     seen = training.labels[:, 2] == 0
     training.labels[~seen] = np.nan
-    fit_linear(made, planted_data.task, training, validation)
+    fit_linear(made, planted_data.task, training, validation, predict_all)
     predictions = predict(made, validation, 7, CPU)
     assert 0 < predictions[:, 2].max() < 0.05
     in_two = validation.labels[:, 2] == 0
     assert (predictions[in_two].argmax(axis=1) == validation.labels[in_two].argmax(axis=1)).mean() > 0.8
     training.labels[:] = [1, 0, 0]
     with pytest.raises(UserError, match="all training clips are of one class"):
-        fit_linear(made, planted_data.task, training, validation)
+        fit_linear(made, planted_data.task, training, validation, predict_all)
 
 
 def test_two_classes_are_scikit_learn_s_probabilities(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_two_classes_are_scikit_learn_s_probabilities(tmp_path: Path) -> None:
     by_accuracy = type(task)(**{**vars(task), "metrics": ("accuracy",)})
     training, validation = planted_data.data("Train"), planted_data.data("Val")
     training.labels[training.labels[:, 2] == 1] = np.nan
-    strength = fit_linear(made, by_accuracy, training, validation)
+    strength = fit_linear(made, by_accuracy, training, validation, predict_all)
     captured: list[torch.Tensor] = []
     hook = made.body.pool.register_forward_hook(lambda m, i, output: captured.append(output))
     predict(made, training, 1000, CPU)
@@ -209,11 +210,11 @@ def test_linear_labels_each_target_by_itself(tmp_path: Path) -> None:
     made, task = planted_data.model("linear"), planted_data.task
     training, validation = planted_data.data("Train"), planted_data.data("Val")
     training.labels[:20, 0] = np.nan
-    fit_linear(made, task, training, validation)
+    fit_linear(made, task, training, validation, predict_all)
     predictions = predict(made, validation, 7, CPU)
     assert evaluate(task, predictions, validation.labels).mean("map").value > 0.95
     training.labels[:, 1] = 0  # never there in training
-    fit_linear(made, task, training, validation)
+    fit_linear(made, task, training, validation, predict_all)
     np.testing.assert_allclose(predict(made, validation, 7, CPU)[:, 1], 0.5 / (60 + 1), atol=1e-3)
 
 
@@ -222,7 +223,7 @@ def test_networks_learn_what_was_planted(regression: Planted, fusion: str, tmp_p
     made = regression.model(fusion)
     training, validation = regression.data("Train"), regression.data("Val")
     if fusion == "mlp":
-        set_pooling_statistics(made, training)
+        set_pooling_statistics(made, training, predict_all)
     batch = training.collate([training[i] for i in range(len(training))])
     optimizer = torch.optim.AdamW(made.parameters(), lr=3e-3)
     made.train()
@@ -241,9 +242,9 @@ def test_networks_learn_what_was_planted(regression: Planted, fusion: str, tmp_p
 def test_a_linear_member_gives_its_share_of_the_answer(tmp_path: Path) -> None:
     planted = plant(tmp_path, lacking={"audio": [3, 70]})
     model = planted.model("tokens", linear_share=0.25)
-    strength = fit_linear_member(model, planted.task, planted.data("Train"), planted.data("Val"))
+    strength = fit_linear_member(model, planted.task, planted.data("Train"), planted.data("Val"), predict_all)
     alone = planted.model("linear")
-    assert fit_linear(alone, planted.task, planted.data("Train"), planted.data("Val")) == strength
+    assert fit_linear(alone, planted.task, planted.data("Train"), planted.data("Val"), predict_all) == strength
     without = planted.model("tokens")
     without.body.load_state_dict(model.body.state_dict())
     data = planted.data("Val")
@@ -264,7 +265,7 @@ def test_a_linear_member_gives_its_share_of_the_answer(tmp_path: Path) -> None:
 def test_a_blend_depends_on_nothing_but_the_clip(tmp_path: Path, kind: str) -> None:
     planted = plant(tmp_path, kind, lacking={"audio": [62], "visual": [63, 64]})
     model = planted.model("tokens", linear_share=0.5)
-    fit_linear_member(model, planted.task, planted.data("Train"), planted.data("Val"))
+    fit_linear_member(model, planted.task, planted.data("Train"), planted.data("Val"), predict_all)
     alone, together = (predict(model, planted.data("Val"), size, CPU) for size in (1, 24))
     np.testing.assert_allclose(alone, together, atol=1e-5)
     assert (together >= 0).all()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from viper.errors import UserError
-from viper.evaluation import metrics
+from viper.evaluation import measures
 from viper.fusion import losses
 from viper.fusion.losses import PREFERENCE_TERMS, TERMS, compute_loss, compute_preference_loss
 from viper.task import LOSSES, Task, parse_loss
@@ -37,7 +37,7 @@ def test_every_term_of_a_task_card_is_there() -> None:
 def test_correlations_are_one_minus_the_metric(name: str) -> None:
     raw, predictions, labels = _batch()
     scores = [
-        getattr(metrics, name)(predictions[:, k].numpy(), labels[:, k].numpy().astype(np.float64)).value
+        getattr(measures, name)(predictions[:, k].numpy(), labels[:, k].numpy().astype(np.float64)).value
         for k in range(labels.shape[1])
     ]
     loss = compute_loss({name: 1.0}, raw, predictions, labels, RANGE)

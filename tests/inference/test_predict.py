@@ -314,7 +314,7 @@ def test_every_gives_a_row_a_piece(root: Path, checkpoint: Path, tmp_path: Path,
     assert np.ptp(np.array([row[3:] for row in rows], float), axis=0).max() > 1e-4
 
 
-def test_the_page_shows_faces_courses_and_what_failed(root: Path, checkpoint: Path, tmp_path: Path, run: Run) -> None:
+def test_the_page_shows_faces_timelines_and_what_failed(root: Path, checkpoint: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video at all")
     videos = [root / "videos" / f"{clip}.mp4" for clip in CLIPS]
     told = run("predict", *videos, tmp_path / "broken.mp4", "--model_path", checkpoint, "--device", "cpu",

@@ -13,7 +13,8 @@ from clips import pictures, write_frames, write_srt
 from conftest import Run
 from transformers import AutoTokenizer, RobertaModel
 
-from viper.encoders.textual import HashedWordsEncoder, SentenceModel
+from viper.encoders.hashed_words import HashedWordsEncoder
+from viper.encoders.words import SentenceModel
 from viper.engine.device import Runtime
 from viper.media.subtitles import Cue, read_cues
 from viper.store import FeatureStore
@@ -108,6 +109,7 @@ def test_the_command_on_subtitles(roberta: Path, tmp_path: Path, run: Run, model
     outcome = run(
         "extract_textual_features", "--input_folder", tmp_path / "frames", "--output_folder", tmp_path / "out",
         "--subtitles", tmp_path / "subs", "--model_name", roberta if model == "roberta" else model, "--batch_size", 1,
+        "--precision", "float32",
     )  # fmt: skip
     assert outcome.code == 0, outcome.said
     store = FeatureStore.open(tmp_path / "out")

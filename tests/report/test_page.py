@@ -17,16 +17,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from report_contents import HOSTILE, bare, make_content
 
+from viper.evaluation.bootstrap import Interval
 from viper.evaluation.confusion import normalise_rows
-from viper.evaluation.curves import Curve
-from viper.evaluation.drawing import COLOUR_MAP, INK, Matrix, matrix_figure
-from viper.report import figures, numbers
-from viper.report.bars import Scale, bars
+from viper.evaluation.drawing import COLOUR_MAP, INK, Curve, Matrix, matrix_figure
+from viper.report import figures, words
 from viper.report.cards import attention_density, cards
-from viper.report.content import Comparison, Interval, ModalityAttention
-from viper.report.html import picture_uri, render
+from viper.report.charts import Scale, bars
+from viper.report.content import Comparison, ModalityAttention
+from viper.report.html import figure_svg, level, picture_uri, render
 from viper.report.page import report_page, verdict, write_report
-from viper.report.svg import figure_svg, level
 from viper.report.words import run_names
 
 UNIT = Interval(0.5, 0.4, 0.6, 10, 10)
@@ -86,15 +85,15 @@ def test_what_a_template_lacks_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("said", "text"),
     [
-        (numbers.number(0.8424), "0.842"), (numbers.number(-1.5), "−1.500"), (numbers.number(0.00012), "0.00012"),
-        (numbers.number(math.nan), "–"), (numbers.number(0.0), "0.000"), (numbers.fixed(0.004), "0.00"),
-        (numbers.signed(0.2), "+0.200"), (numbers.signed(-0.2), "−0.200"),
-        (numbers.bounds(UNIT), "0.400 to 0.600"), (numbers.bounds(replace(UNIT, low=math.nan)), ""),
-        (numbers.percent(0.456), "46 %"), (numbers.percent(0.001), "<1 %"), (numbers.percent(0.0), "0 %"),
-        (numbers.seconds(3.24), "3.2 s"), (numbers.seconds(75), "1:15"), (numbers.seconds(3725), "1:02:05"),
-        (numbers.option(None), "–"), (numbers.option([1, "a"]), "1, a"), (numbers.option({"side": 64}), "side 64"),
-        (numbers.option(False), "no"), (numbers.heading("binary accuracy"), "Binary accuracy"),
-        (numbers.heading("mAP"), "mAP"),
+        (words.number(0.8424), "0.842"), (words.number(-1.5), "−1.500"), (words.number(0.00012), "0.00012"),
+        (words.number(math.nan), "–"), (words.number(0.0), "0.000"), (words.fixed(0.004), "0.00"),
+        (words.signed(0.2), "+0.200"), (words.signed(-0.2), "−0.200"),
+        (words.bounds(UNIT), "0.400 to 0.600"), (words.bounds(replace(UNIT, low=math.nan)), ""),
+        (words.percent(0.456), "46%"), (words.percent(0.001), "<1%"), (words.percent(0.0), "0%"),
+        (words.seconds(3.24), "3.2 s"), (words.seconds(75), "1:15"), (words.seconds(3725), "1:02:05"),
+        (words.option(None), "–"), (words.option([1, "a"]), "1, a"), (words.option({"side": 64}), "side 64"),
+        (words.option(False), "no"), (words.heading("binary accuracy"), "Binary accuracy"),
+        (words.heading("mAP"), "mAP"),
     ],
 )  # fmt: skip
 def test_numbers_as_text(said: str, text: str) -> None:
@@ -189,7 +188,7 @@ def test_the_page_says_the_numbers_of_the_content(tmp_path: Path) -> None:
     assert page == report_page(content)
     headline = content.headline
     assert f">{headline.value:.3f}</div>" in page
-    assert f"95 % interval {headline.low:.3f} to {headline.high:.3f}" in page
+    assert f"95% interval {headline.low:.3f} to {headline.high:.3f}" in page
     assert "1,000 resamples of 10 subjects (column Subject)" in page
     assert all(f"{row.metrics['uar'].value:.3f}" in page for row in content.targets)
     assert content.notes[0] in page

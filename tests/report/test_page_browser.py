@@ -55,7 +55,7 @@ def brightness(visit: Visit, selector: str = "") -> float:
         return float(np.asarray(shot.convert("L")).mean())
 
 
-@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("name", CONTENTS if IS_LONG else ["regression"])
 def test_a_report_of_every_kind_is_sound_on_every_screen(name: str, page_of: PageOf, browser: Browser) -> None:
     visit = browser.open(page_of(name), dark=name != "regression")
     assert visit.without_alternative() == []
@@ -141,7 +141,7 @@ def test_the_contents_lead_to_every_section(page_of: PageOf, browser: Browser) -
     assert len(links) == 12
 
 
-@pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)])
+@pytest.mark.parametrize(("size", "dark"), [(PHONE, True), *([(DESKTOP, False)] if IS_LONG else [])])
 def test_the_page_of_predictions(size: tuple[int, int], dark: bool, tmp_path: Path, browser: Browser) -> None:
     rng = np.random.default_rng(0)
     times = [0.5, 1.5, 2.5, 3.5]
@@ -157,11 +157,11 @@ def test_the_page_of_predictions(size: tuple[int, int], dark: bool, tmp_path: Pa
     )
     visit = browser.open(path, size, dark)
     assert visit.page.locator("h2").first.inner_text() == HOSTILE
-    (course,) = visit.page.locator(".course svg").evaluate_all(
+    (timeline,) = visit.page.locator(".timeline svg").evaluate_all(
         "all => all.map(each => each.getAttribute('aria-label'))"
     )
-    assert course == "Fear over time, from 0.10 to 0.90, highest around 2.5 s."
-    assert visit.page.locator(".course polyline").count() == 2  # a gap between them
+    assert timeline == "Fear over time, from 0.10 to 0.90, highest around 2.5 s."
+    assert visit.page.locator(".timeline polyline").count() == 2  # a gap between them
     assert visit.page.get_by_text("it has no sound").is_visible()
     assert visit.page.get_by_text("it is no video").is_visible()
     assert (visit.without_alternative(), visit.overflow(), visit.axe()) == ([], 0, [])

@@ -17,13 +17,12 @@ from planted import TARGETS, WIDTHS, Planted, plant
 
 from viper.cli import parse, run_command
 from viper.commands import report as stage
-from viper.commands.feature_options import FeatureOptions
-from viper.commands.run_source import open_run
 from viper.errors import UserError
 from viper.files import read_json
+from viper.inference.run import open_run
 from viper.report import collect as collecting
 from viper.report.collect import Wanted, collect
-from viper.report.pictures import find_pictures
+from viper.report.provenance import find_pictures
 from viper.store import Feature, FeatureStore
 
 VAL = range(60, 84)  # numbers of the validation clips
@@ -91,7 +90,7 @@ def test_a_run_is_all_that_has_to_be_named(planted: Planted, trained: Path, tmp_
     assert found["training"]["epochs"] == [1, 2]
     assert [group["column"] for group in found["groups"]] == ["Age"]
     said = " ".join(found["notes"])
-    for part in ("chose the epoch", "1 of the 24 clips of Val have no label", "1.4% of the labels", "440 has no feat",
+    for part in ("epoch was selected", "1 of the 24 clips of Val have no label", "1.4% of the labels", "440 has no",
                  "2 of the 23 clips of Val have no audio", "linear model gives 50%", "8 subjects"):  # fmt: skip
         assert part in said, part
     assert "3 targets (joy, awe, fear)" in found["summary"]
@@ -102,7 +101,7 @@ def _rounded(text: str) -> float:
 
 
 def test_cases_show_what_was_looked_at_and_what_hiding_changes(trained: Path, tmp_path: Path) -> None:
-    content = collect(open_run(trained, "--run", None, FeatureOptions()), [], Wanted(n_resamples=20, n_cases=11))
+    content = collect(open_run(trained, "--run", folders={}), [], Wanted(n_resamples=20, n_cases=11))
     errors = [case.error for case in content.best], [case.error for case in content.worst]
     assert errors[0] == sorted(errors[0])
     assert errors[1] == sorted(errors[1], reverse=True)
@@ -133,7 +132,7 @@ def test_cases_show_what_was_looked_at_and_what_hiding_changes(trained: Path, tm
 
 
 def test_pictures_are_those_the_features_were_made_from_or_lie_beside_them(planted: Planted, trained: Path) -> None:
-    source = open_run(trained, "--run", None, FeatureOptions())
+    source = open_run(trained, "--run", folders={})
     assert find_pictures(source, ["440"]) == planted.root.resolve() / "faces"
     assert find_pictures(source, ["500"]) is None  # no clip's pictures are there
     write_frames(planted.root / "pictures" / "[440]", pictures(1))
@@ -143,7 +142,7 @@ def test_pictures_are_those_the_features_were_made_from_or_lie_beside_them(plant
 
 
 def test_subsets_of_many_clips_are_scored_on_some(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = open_run(trained, "--run", None, FeatureOptions())
+    source = open_run(trained, "--run", folders={})
     content = collect(source, [], Wanted(n_resamples=20, subset_clips=15))
     assert {each.score.n for each in content.subsets} == {15}
     assert any("on 15 of the clips, drawn at random" in note for note in content.notes)
@@ -185,7 +184,7 @@ def test_every_kind_of_task(kind: str, tmp_path: Path) -> None:
     headline = found["metrics"][found["metric"]]
     assert headline["low"] <= headline["value"] <= headline["high"]
     assert found["unit"] == ("orders" if kind == "preference" else "clips")
-    assert not any("chose the epoch" in note for note in found["notes"])
+    assert not any("epoch was selected on this split" in note for note in found["notes"])
     assert [len(each["modalities"]) for each in found["subsets"]] == [1, 1, 1, 2, 2, 2, 3]
     names = [each["name"] for each in found["calibration"]]
     assert names == {"single_label": ["highest probability", *TARGETS], "multi_label": TARGETS,

@@ -13,12 +13,12 @@ from clips import pictures, write_frames
 
 from viper.errors import UserError
 from viper.evaluation.bootstrap import Bootstrap
+from viper.evaluation.calibration import calibrations
 from viper.evaluation.metrics import evaluate
 from viper.manifest import Manifest
-from viper.report.calibration import calibrations
 from viper.report.cases import best_and_worst, clip_errors
 from viper.report.groups import MAX_GROUPS, group_columns, grouped, has_too_many, scored_groups, subject_column
-from viper.report.pictures import HEIGHT, thumbnails
+from viper.report.provenance import HEIGHT, thumbnails
 from viper.task import Task, load_task
 
 NAN = math.nan

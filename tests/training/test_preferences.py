@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
-from planted import SIZES, Planted, plant, rows_of
+from planted import SIZES, Planted, plant, predict_all, rows_of
 
 from viper.errors import UserError
+from viper.evaluation.measures import kendall_tau, listwise_accuracy, pairwise_accuracy
 from viper.evaluation.metrics import evaluate
-from viper.evaluation.rankings import kendall_tau, listwise_accuracy, pairwise_accuracy
 from viper.fusion.checkpoint import load_checkpoint
 from viper.inference.stored import predict
 from viper.manifest import Manifest, all_pairs, order_rows, preferences_path
 from viper.task import load_task
+from viper.training.data import OrderData
 from viper.training.linear import fit_linear
-from viper.training.orders import OrderData
 
 QUICK = ["--preset", "tiny", "--n_epochs", "12", "--device", "cpu", "--keep", "best"]
 
@@ -147,7 +147,7 @@ def test_a_batch_holds_each_clip_once_and_gives_the_same_loss(planted: Planted) 
 def test_the_linear_member_is_bradley_and_terrys_model(planted: Planted) -> None:
     """Its utilities order pairs, and without an intercept a clip's utility does not depend on the rest."""
     model = planted.model("linear")
-    fit_linear(model, planted.task, planted.data("Train"), planted.data("Val"))
+    fit_linear(model, planted.task, planted.data("Train"), planted.data("Val"), predict_all)
     predicted = predict(model, planted.data("Test"), 16, torch.device("cpu"))
     assert pairwise_accuracy(predicted, planted.data("Test").truth).value > 0.85
     assert float(model.body.head.bias.detach()) == 0

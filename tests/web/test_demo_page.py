@@ -21,7 +21,7 @@ from viper.inference.reader import FaceTrack
 from viper.task import Task
 from viper.web import charts
 from viper.web.server import bind, is_local
-from viper.web.uploads import Uploads, check_length
+from viper.web.session import Uploads, check_length
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><script>alert(1)</script>'
@@ -29,7 +29,7 @@ HOSTILE = '"><script>alert(1)</script>'
 
 @pytest.fixture
 def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Uploads:
-    monkeypatch.setattr("viper.web.uploads.PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr("viper.web.session.PREVIEW_SECONDS", 0.0)
     folder = tmp_path / "uploads"
     folder.mkdir()
     return Uploads(folder, max_mb=1.0, max_seconds=4.0)
@@ -119,7 +119,8 @@ def task_of(targets: list[str], **changes: object) -> Task:
 
 def lanes(markup: str) -> list[tuple[float, float]]:
     """(left, width) of each bar, in per cent."""
-    return [(float(a), float(b)) for a, b in re.findall(r'<b style="left:([\d.]+)%;width:([\d.]+)%">', markup)]
+    found = re.findall(r'<b class="fill" style="left:([\d.]+)%;width:([\d.]+)%">', markup)
+    return [(float(a), float(b)) for a, b in found]
 
 
 def test_bars_begin_at_zero() -> None:
@@ -137,8 +138,8 @@ def test_bars_tell_the_change() -> None:
     drawn = charts.bars(task, np.array([0.2, 0.5]), np.array([0.6, 0.45]), {"joy": 0.9})
     assert "−0.40" in drawn
     assert "+0.05" in drawn
-    assert 'class="made" style="left:90.00%"' in drawn
-    assert 'class="full" style="left:60.00%"' in drawn
+    assert 'class="made" style="left:90%"' in drawn
+    assert 'class="full" style="left:60%"' in drawn
 
 
 def test_names_are_escaped() -> None:
@@ -146,19 +147,20 @@ def test_names_are_escaped() -> None:
     values = np.array([[0.1], [0.2]])
     for drawn in (
         charts.bars(task, values[0], values[1], {HOSTILE: 0.3}),
-        charts.course(task, 2.0, np.array([0.5, 1.5]), values, None),
+        charts.timeline(task, 2.0, np.array([0.5, 1.5]), values, None),
         charts.sources([HOSTILE], {HOSTILE: HOSTILE}, []),
     ):
         assert "<script" not in drawn
         assert "&lt;script&gt;" in drawn
 
 
-def test_the_course_has_no_line_where_there_was_nothing_to_look_at() -> None:
+def test_the_timeline_has_no_line_where_there_was_nothing_to_look_at() -> None:
     task = task_of(["joy"], range=[0, 2])
-    drawn = charts.course(task, 4.0, np.array([0.5, 1.5, 2.5]), np.array([[1.0], [np.nan], [2.0]]), None)
-    assert 'points="12.50,20.00 62.50,0.00"' in drawn
+    drawn = charts.timeline(task, 4.0, np.array([0.5, 1.5, 2.5]), np.array([[1.0], [np.nan], [2.0]]), None)
+    lines = re.findall(r'<polyline class="now" points="([^"]*)"', drawn)
+    assert lines == ["0.00,15.00 12.50,15.00", "62.50,1.00 100.00,1.00"]
     assert 'aria-label="joy over time: 1.00 at 0.5 s, 2.00 at 2.5 s"' in drawn
-    assert "too short" in charts.course(task, 0.4, np.zeros(0), np.zeros((0, 1)), None)
+    assert "too short" in charts.timeline(task, 0.4, np.zeros(0), np.zeros((0, 1)), None)
 
 
 def test_every_picture_says_what_it_is() -> None:

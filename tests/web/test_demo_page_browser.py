@@ -74,7 +74,7 @@ def served(checkpoint: Path, predictor: ClipPredictor) -> Iterator[tuple[str, Pa
 
     with bind("127.0.0.1", 0) as opened, upload_folder() as folder:
         from viper.web.app import Page as DemoPage
-        from viper.web.uploads import Uploads
+        from viper.web.session import Uploads
 
         uploads = Uploads(folder, MAX_MB, MAX_SECONDS)
         page = DemoPage(predictor, read_json(checkpoint / "best" / "config.json"), uploads)
@@ -136,11 +136,11 @@ def test_a_clip_is_read_and_modalities_are_switched(
     page.set_input_files("#subtitles input[type=file]", str(words))
     expect(page.locator("#subtitles")).to_contain_text("somebody")
     send(visit, clip)
-    expect(page.locator("#course svg")).to_have_count(7, timeout=PATIENCE)
+    expect(page.locator("#timeline svg")).to_have_count(7, timeout=PATIENCE)
     reading = predictor.read(clip, words)
     expect_values(visit, predictor.predict([reading])[0])
     expect(page.locator("#message .there")).to_have_count(3)
-    expect(page.locator("#course")).to_contain_text("3 windows", timeout=PATIENCE)
+    expect(page.locator("#timeline")).to_contain_text("3 windows", timeout=PATIENCE)
     expect_nothing_left(served[1])
 
     pictures = page.locator("#faces img")
@@ -170,7 +170,7 @@ def test_a_clip_is_read_and_modalities_are_switched(
 def test_a_made_up_clip_on_a_phone_in_the_dark(visit: Visit, served: tuple[str, Path], tmp_path: Path) -> None:
     page = visit.page
     page.get_by_role("button", name="Try a made-up clip").tap()
-    expect(page.locator("#course svg")).to_have_count(7, timeout=PATIENCE)
+    expect(page.locator("#timeline svg")).to_have_count(7, timeout=PATIENCE)
     expect(page.locator("#message .there")).to_have_count(3)
     expect(page.locator(".bars i.made")).to_have_count(7)
     page.screenshot(path=tmp_path / "phone.png", full_page=True)

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from viper.commands.common import EngineFlags, finish, log
+from viper.commands.common import finish
 from viper.engine import run as engine
-from viper.engine.job import Job
+from viper.engine.job import EngineOptions, Job
 from viper.files import atomic_folder, write_json
+from viper.logs import log
 from viper.media import pictures as frames
 from viper.media.faces.crop import BATCH_SIZE, CropOptions, Crops, FaceCropper, NumberedFrames
 from viper.media.pictures import FrameClip, list_frame_clips
 
 
 @dataclass(kw_only=True)
-class CropImagesOptions(EngineFlags):
+class CropImagesOptions(EngineOptions):
     """Cut the face of one person out of every frame (MTCNN), followed through the clip."""
 
     input_folder: Path
@@ -54,8 +55,8 @@ def run(options: CropImagesOptions) -> int:
         size=_size,
         batch_size=options.batch_size,
     )
-    engine_options = options.engine_options()
-    summary = engine.run(job, list_frame_clips(options.input_folder), options.output_folder, engine_options)
+    clips = list_frame_clips(options.input_folder)
+    summary = engine.run(job, clips, options.output_folder, options)
     return finish(summary, options.output_folder)
 
 

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
-from viper.commands.common import log, report_scores
-from viper.commands.feature_options import MODALITIES
+from viper.commands.common import report_scores
+from viper.commands.convert import arguments_of
+from viper.commands.feature_options import MODALITIES, feature_fields
 from viper.errors import NothingDoneError, UserError
 from viper.evaluation.metrics import evaluate
 from viper.evaluation.submission import read_submission
 from viper.files import read_json
+from viper.logs import log, running
 from viper.manifest import Manifest
 from viper.task import load_task
 
 N_TRAIN, N_VAL, N_TEST = 150, 50, 50
 N_FRAMES = 8
-EXTRACTS = {
-    "weight_free": {
-        "visual": "--input_folder {faces} --model_name hog",
-        "audio": "--input_folder {videos} --model_name logmel --n_fragments 6",
-        "textual": "--input_folder {faces} --subtitles {subtitles} --model_name hashed",
-        "FAU": "--input_folder {faces} --model_name landmarks",
-    },
+N_FRAGMENTS = 6
+MODELS = {
+    "weight_free": {"visual": "hog", "audio": "logmel", "textual": "hashed", "FAU": "landmarks"},
     "pretrained": {
-        "visual": "--input_folder {faces} --model_name vit-base",
-        "audio": "--input_folder {videos} --model_name wavlm-base-plus-sv --n_fragments 6",
-        "textual": "--input_folder {faces} --subtitles {subtitles} --model_name roberta-base",
-        "FAU": "--input_folder {faces} --model_name multitask",
+        "visual": "vit-base", "audio": "wavlm-base-plus-sv", "textual": "roberta-base", "FAU": "multitask",
     },
-}
-TRAINING = "--preset tiny --n_epochs 60 --keep best --device cpu --log_steps 100"
+}  # fmt: skip
+TRAINING: dict[str, Any] = {"preset": "tiny", "n_epochs": 60, "keep": "best", "device": "cpu", "log_steps": 100}
 
 
 @dataclass(kw_only=True)
@@ -47,71 +43,103 @@ class DemoOptions:
     models: Literal["weight_free", "pretrained"] = "weight_free"
     """Encoders that need no weights, or the pretrained ones (fetched on first use)."""
     seed: int = 0
-    """Of the clips and of the training."""
+    """Seed of the clips and of the training."""
 
 
-def run(config: DemoOptions) -> int:
-    """Runs the demo; answers the exit code."""
+def run(options: DemoOptions) -> int:
+    """Run the demo; return the exit code."""
     from viper.demo import make_dataset
 
     began = time.monotonic()
-    folder = config.output_folder
+    folder = options.output_folder
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_folder {folder}: is a file")
     log.info("making %d videos with sound and subtitles in %s ...", N_TRAIN + N_VAL + N_TEST, folder / "videos")
-    manifest = make_dataset(folder, N_TRAIN, N_VAL, N_TEST, seed=config.seed)
-    paths = {name: folder / name for name in ("videos", "subtitles", "frames", "faces")}
-    _type(f"get_frame --input_folder {paths['videos']} --output_folder {paths['frames']} --n_frames {N_FRAMES}")
-    _type(f"crop_images --input_folder {paths['frames']} --output_folder {paths['faces']}")
-    for name, options in EXTRACTS[config.models].items():
-        features = folder / f"features_{config.models}" / name
-        _type(f"extract_{name}_features {options.format(**paths)} --output_folder {features}")
+    manifest = make_dataset(folder, N_TRAIN, N_VAL, N_TEST, seed=options.seed)
+    _extract(options)
     runs = {"all": list(MODALITIES), **{name: [name] for name in MODALITIES}}
     for name, modalities in runs.items():
-        _train(config, manifest, modalities, folder / f"runs_{config.models}" / name)
-    best = folder / f"runs_{config.models}" / "all"
-    inputs = f"--csv_path {manifest} --model_path {best} {_features(config, list(MODALITIES))}"
-    submission = folder / "submission.csv"
-    _type(f"submission_creation {inputs} --output_path {submission}")
-    _type(f"confusion_matrix {inputs} --output_path {folder / 'confusion'}")
-    others = " ".join(str(best.with_name(name)) for name in MODALITIES)
-    _type(f"report --run {best} --output_path {folder / 'report'} --compare {others}")
-    _say_scores(config, list(runs), submission)
+        _train(options, manifest, modalities, folder / f"runs_{options.models}" / name)
+    _look_at(options, manifest)
+    _say_scores(options, list(runs), folder / "submission.csv")
     log.info("\nThe whole demo took %.0f s.", time.monotonic() - began)
     return 0
 
 
-def _train(config: DemoOptions, manifest: Path, modalities: list[str], run_folder: Path) -> None:
+def _extract(options: DemoOptions) -> None:
+    # The commands are imported when they run, so that --help is quick.
+    from viper.commands import crop_images, extract_features, get_frame
+
+    folder, names = options.output_folder, MODELS[options.models]
+    videos, frames, faces = folder / "videos", folder / "frames", folder / "faces"
+    _do("get_frame", get_frame.run,
+        get_frame.GetFrameOptions(input_folder=videos, output_folder=frames, n_frames=N_FRAMES))  # fmt: skip
+    _do("crop_images", crop_images.run, crop_images.CropImagesOptions(input_folder=frames, output_folder=faces))
+    stores = folder / f"features_{options.models}"
+    for each in (
+        extract_features.VisualOptions(
+            input_folder=faces, model_name=names["visual"], output_folder=stores / "visual"
+        ),
+        extract_features.AudioOptions(
+            input_folder=videos, model_name=names["audio"], n_fragments=N_FRAGMENTS, output_folder=stores / "audio"
+        ),
+        extract_features.TextualOptions(
+            input_folder=faces, subtitles=folder / "subtitles", model_name=names["textual"],
+            output_folder=stores / "textual",
+        ),
+        extract_features.FAUOptions(input_folder=faces, model_name=names["FAU"], output_folder=stores / "FAU"),
+    ):  # fmt: skip
+        _do(f"extract_{each.modality}_features", extract_features.run, each)
+
+
+def _train(options: DemoOptions, manifest: Path, modalities: Sequence[str], run_folder: Path) -> None:
+    from viper.commands import train_perceiver
+
     if (run_folder / "summary.json").is_file():
         log.info("\n%s: trained already", run_folder)
         return
-    _type(
-        f"train_perceiver --csv_path {manifest} {_features(config, modalities)} "
-        f"--output_checkpoint_folder {run_folder} {TRAINING} --seed {config.seed} --resume"
-    )
+    training = train_perceiver.TrainOptions(
+        csv_path=manifest, output_checkpoint_folder=run_folder, seed=options.seed, resume=True, **TRAINING,
+        **_features(options, modalities),
+    )  # fmt: skip
+    _do("train_perceiver", train_perceiver.run, training)
 
 
-def _features(config: DemoOptions, modalities: list[str]) -> str:
-    root = config.output_folder / f"features_{config.models}"
-    return " ".join(f"--{name} --{name}_features_input_folder {root / name}" for name in modalities)
+def _look_at(options: DemoOptions, manifest: Path) -> None:
+    """The submission, the matrices and the report of the model that reads all modalities."""
+    from viper.commands import confusion_matrix, report, submission_creation
+
+    folder = options.output_folder
+    best = folder / f"runs_{options.models}" / "all"
+    inputs = {"csv_path": manifest, "model_path": best, **_features(options, MODALITIES)}
+    _do("submission_creation", submission_creation.run,
+        submission_creation.SubmissionOptions(output_path=folder / "submission.csv", **inputs))  # fmt: skip
+    _do("confusion_matrix", confusion_matrix.run,
+        confusion_matrix.ConfusionOptions(output_path=folder / "confusion", **inputs))  # fmt: skip
+    others = [best.with_name(name) for name in MODALITIES]
+    _do("report", report.run, report.ReportOptions(run=best, output_path=folder / "report", compare=others))
 
 
-def _type(line: str) -> None:
-    """Shows a command and runs it in this process, which spares it the seconds of importing torch again."""
-    from viper.cli import run_command
+def _features(options: DemoOptions, modalities: Sequence[str]) -> Mapping[str, Any]:
+    root = options.output_folder / f"features_{options.models}"
+    return feature_fields({name: root / name for name in modalities})
 
-    log.info("\n$ viper %s", line)
-    name, *arguments = shlex.split(line)
-    code = run_command(name, arguments)
+
+def _do(name: str, run_command: Callable[[Any], int], options: Any) -> None:
+    """Show a command as it is typed, and run it here, which spares it the seconds of importing torch again."""
+    arguments = arguments_of(options)
+    log.info("\n$ %s", shlex.join(["viper", name, *arguments]))
+    with running(name, arguments):
+        code = run_command(options)
     if code not in (0, 3):
-        raise NothingDoneError(f"the demo ends here: `viper {name}` answered {code}")
+        raise NothingDoneError(f"the demo ends here: `viper {name}` returned {code}")
 
 
-def _say_scores(config: DemoOptions, runs: list[str], submission: Path) -> None:
-    folder, task = config.output_folder, load_task("hume_reaction")
+def _say_scores(options: DemoOptions, runs: list[str], submission: Path) -> None:
+    folder, task = options.output_folder, load_task("hume_reaction")
     table = pd.DataFrame(columns=["Val, mean", *task.targets], dtype=float)
     for name in runs:
-        summary = read_json(folder / f"runs_{config.models}" / name / "summary.json")
+        summary = read_json(folder / f"runs_{options.models}" / name / "summary.json")
         per_target = [summary["targets"][target]["pearson"]["value"] for target in task.targets]
         table.loc[name] = [summary["mean"]["pearson"]["value"], *per_target]
     truth = Manifest.load(folder / "test_labels.csv", task)
@@ -127,6 +155,6 @@ Look at: {folder}/report/report.html   how good it is, on whom, and where it loo
          {folder}/videos          the clips, {folder}/faces the crops
          {folder}/submission.csv  what you would send in
          {folder}/confusion       confusion_overview.png and the numbers
-         {folder}/runs_{config.models}/all    config.yaml, metrics.csv, train.log, best/""",
+         {folder}/runs_{options.models}/all    config.yaml, metrics.csv, train.log, best/""",
         flush=True,
     )

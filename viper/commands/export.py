@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from viper.commands.common import log
 from viper.errors import ClipError, NothingDoneError, UserError
 from viper.files import atomic_path, prepare_outputs
+from viper.logs import log
 from viper.media.imports.files import COMPANIONS
 from viper.store import SUFFIX, Feature, FeatureStore
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -39,12 +40,6 @@ class FeatureOptions:
     )
     """A further modality of any name; may be given again for another."""
 
-    def check_arguments(self, arguments: list[str]) -> None:
-        """A modality asked for by its flag must have its folder: a UserError, not a model that silently lacks it."""
-        for name in MODALITIES:
-            if f"--{name}" in arguments and getattr(self, f"{name}_features_input_folder") is None:
-                raise UserError(f"--{name} needs --{name}_features_input_folder FOLDER")
-
     def folders(self) -> dict[str, Path]:
         """Modality -> folder, of those to be used. None at all is a UserError."""
         folders: dict[str, Path] = {}
@@ -68,3 +63,11 @@ class FeatureOptions:
     def stores(self) -> dict[str, FeatureStore]:
         """Modality -> opened store."""
         return {name: FeatureStore.open(folder) for name, folder in self.folders().items()}
+
+
+def feature_fields(folders: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the options that name these folders (modality -> folder), for a dataclass that has FeatureOptions'."""
+    fields: dict[str, Any] = {
+        f"{name}_features_input_folder": path for name, path in folders.items() if name in MODALITIES
+    }
+    return {**fields, "features": [f"{name}={path}" for name, path in folders.items() if name not in MODALITIES]}

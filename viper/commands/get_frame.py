@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from viper.commands.common import EngineFlags, finish
+from viper.commands.common import finish
 from viper.engine import run as engine
-from viper.engine.job import Job
+from viper.engine.job import EngineOptions, Job
 from viper.errors import UserError
 from viper.files import atomic_folder, write_json
 from viper.media import pictures as frames
@@ -32,7 +32,7 @@ _TITLE_LENGTH = 100
 
 
 @dataclass(kw_only=True)
-class GetFrameOptions(EngineFlags):
+class GetFrameOptions(EngineOptions):
     """Take frames out of every video of a folder: evenly spread, so many a second, or more where most is moving."""
 
     input_folder: Path
@@ -63,8 +63,8 @@ def run(options: GetFrameOptions) -> int:
         save=_Save(options.output_folder, rule, options.plot),
         is_done=_IsDone(options.output_folder, rule, options.plot),
     )
-    engine_options = options.engine_options()
-    summary = engine.run(job, list_videos(options.input_folder), options.output_folder, engine_options)
+    videos = list_videos(options.input_folder)
+    summary = engine.run(job, videos, options.output_folder, options)
     return finish(summary, options.output_folder)
 
 

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from viper.commands.common import log
 from viper.datasets import Columns, FormatName, Labels, ReadOptions, read_labels
 from viper.datasets.clip_files import find_media, link_clips
 from viper.datasets.pipeline_file import choose_features, default_faces, pipeline_text
@@ -19,6 +18,7 @@ from viper.datasets.splits import SplitOptions, SplitReport, crossing_groups, ma
 from viper.datasets.v2v import components, drop_crossing
 from viper.errors import UserError
 from viper.files import csv_text, write_text
+from viper.logs import log
 from viper.manifest import SPLITS, Manifest, clip_id, preferences_path
 from viper.media.pictures import IMAGE_SUFFIXES
 from viper.task import Task, load_task

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viper.commands.common import log
-from viper.commands.feature_options import FeatureOptions
+from viper.commands.feature_options import MODALITIES, FeatureOptions
 from viper.errors import UserError
 from viper.files import prepare_outputs, write_json
+from viper.logs import log
 
 if TYPE_CHECKING:
     from viper.report.content import ReportContent
@@ -17,46 +17,46 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class ReportOptions(FeatureOptions):
-    """One page about a run: scores with intervals, where it errs and on whom, what it looked at, where it came from.
+    """One page about a run: scores with intervals, errors, subgroups, attention, provenance.
 
-    The run's config.yaml says which manifest and which features; what is given here counts for more."""
+    The manifest and the features are those in the run's config.yaml, unless given here."""
 
     run: Path
     """The run (then its best), or one of its checkpoint folders."""
     output_path: Path
-    """Folder that gets report.html, one file with all in it, and report.json with every number."""
+    """Folder for report.html, a self-contained page, and report.json with every number."""
     compare: list[Path] = field(default_factory=list)
-    """Further runs of the same task, to be compared with on the clips that both have labels for."""
+    """Other runs of the same task, compared on the clips that both have labels for."""
     split: str = "Val"
-    """Which split is reported on: Train, Val or Test. Rows without labels are left out."""
+    """Split to report on: Train, Val or Test. Rows without labels are left out."""
     csv_path: Path | None = None
-    """The manifest. By default the one the run was trained on."""
+    """The manifest (default: the one the run was trained on)."""
     frames_folder: Path | None = None
-    """Frames or face crops, for pictures of clips. By default those the features were made from, if they are found."""
+    """Frames or face crops for pictures of clips (default: those the features were made from, if found)."""
     subject_column: str | None = None
-    """Whose clips belong together: intervals are over subjects. By default the task's, or a column of a usual name."""
+    """Column of subjects, which are resampled for intervals (default: the task's, or one of a usual name)."""
     group_columns: list[str] = field(default_factory=list)
-    """Columns by which clips are grouped. By default those of age, country, gender and the like."""
+    """Columns to group clips by (default: those of age, country, gender and the like)."""
     n_resamples: int = 1000
-    """Of the bootstrap."""
+    """Bootstrap resamples."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
     n_cases: int = 10
-    """How many of the best and of the worst clips are shown."""
+    """Best and worst clips to show, of each."""
     subset_clips: int = 200
-    """Clips, drawn at random, on which subsets of the modalities are scored; 0: all."""
+    """Clips, drawn at random, for scores of modality subsets; 0: all."""
     batch_size: int = 64
-    """Clips at once. It does not change the predictions."""
+    """Clips per batch. It does not change the predictions."""
     device: str = "auto"
-    """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
+    """Device of the model: auto, cpu, cuda, cuda:1, mps ..."""
 
 
-def run(config: ReportOptions) -> int:
-    """Runs the stage; answers the exit code."""
-    content = content_of(config)
+def run(options: ReportOptions) -> int:
+    """Write the report and return the exit code."""
+    content = content_of(options)
     from viper.report.page import write_report
 
-    folder = config.output_path
+    folder = options.output_path
     prepare_outputs(folder)
     write_json(folder / "report.json", content.to_dict())
     write_report(content, folder)
@@ -65,30 +65,37 @@ def run(config: ReportOptions) -> int:
     return 0
 
 
-def content_of(config: ReportOptions) -> ReportContent:
-    """All that the report says; nothing is written."""
-    _check(config)
+def content_of(options: ReportOptions) -> ReportContent:
+    """Return all that the report says; nothing is written."""
+    _check(options)
     # Not above: importing torch takes seconds, and --help should not.
-    from viper.commands.run_source import open_run
     from viper.engine.device import choose_device
+    from viper.inference.run import open_run
     from viper.report.collect import Wanted, collect
 
-    source = open_run(config.run, "--run", config.csv_path, config)
-    others = [open_run(path, "--compare") for path in config.compare]
+    source = open_run(options.run, "--run", options.csv_path, *_given_features(options))
+    others = [open_run(path, "--compare") for path in options.compare]
     wanted = Wanted(
-        config.split, config.frames_folder, config.subject_column, config.group_columns, config.n_resamples,
-        config.seed, config.n_cases, config.subset_clips, config.batch_size, choose_device(config.device),
+        options.split, options.frames_folder, options.subject_column, options.group_columns, options.n_resamples,
+        options.seed, options.n_cases, options.subset_clips, options.batch_size, choose_device(options.device),
     )  # fmt: skip
     return collect(source, others, wanted)
 
 
-def _check(config: ReportOptions) -> None:
-    if config.output_path.exists() and not config.output_path.is_dir():
-        raise UserError(f"--output_path {config.output_path}: is a file; the report needs a folder")
+def _given_features(options: FeatureOptions) -> tuple[dict[str, Path], list[str]]:
+    """Return the folders given by options, and the modalities that are switched off."""
+    without = [name for name in MODALITIES if getattr(options, name) is False]
+    named = [getattr(options, f"{name}_features_input_folder") for name in MODALITIES if name not in without]
+    return (options.folders() if options.features or any(named) else {}), without
+
+
+def _check(options: ReportOptions) -> None:
+    if options.output_path.exists() and not options.output_path.is_dir():
+        raise UserError(f"--output_path {options.output_path}: is a file; the report needs a folder")
     for name in ("n_resamples", "n_cases", "batch_size"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
-    if config.subset_clips < 0:
-        raise UserError(f"--subset_clips {config.subset_clips}: must be at least 0")
-    if config.frames_folder is not None and not config.frames_folder.is_dir():
-        raise UserError(f"--frames_folder {config.frames_folder}: no such folder")
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
+    if options.subset_clips < 0:
+        raise UserError(f"--subset_clips {options.subset_clips}: must be at least 0")
+    if options.frames_folder is not None and not options.frames_folder.is_dir():
+        raise UserError(f"--frames_folder {options.frames_folder}: no such folder")

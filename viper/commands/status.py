@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from viper.commands.feature_options import FeatureOptions
 from viper.engine.failures import read_failures
 from viper.engine.run import LOOKING_THREADS
 from viper.errors import UserError, one_line
+from viper.logs import progress_bar
 from viper.manifest import Manifest, canonical_split
 from viper.store import FeatureStore
 from viper.task import Task, load_task
@@ -52,6 +50,7 @@ class ModalityStatus:
     ----------
     folder : the store.
     encoder : what made its features; empty where the folder is no store.
+    precision : of the encoder's arithmetic, float32 or bf16; empty without a network.
     expected : clips of the manifest.
     present : how many of them have a valid feature.
     missing : those without a file.
@@ -70,6 +69,7 @@ class ModalityStatus:
     failed: dict[str, str] = field(default_factory=dict)
     extra: list[str] = field(default_factory=list)
     problem: str | None = None
+    precision: str = ""
 
     @property
     def complete(self) -> bool:
@@ -77,23 +77,23 @@ class ModalityStatus:
         return self.present == self.expected
 
 
-def run(config: StatusOptions) -> int:
-    """Prints the state of every modality; answers the exit code."""
-    manifest = _read_manifest(config)
-    expected = (manifest.split(config.split) if config.split else manifest).clips
-    folders = config.folders()
-    states = {name: look(folder, expected, manifest.clips, config.verify) for name, folder in folders.items()}
-    if config.json:
-        print(json.dumps(_as_json(config, states), indent=2))
+def run(options: StatusOptions) -> int:
+    """Print the state of every modality; return the exit code."""
+    manifest = _read_manifest(options)
+    expected = (manifest.split(options.split) if options.split else manifest).clips
+    folders = options.folders()
+    states = {name: look(folder, expected, manifest.clips, options.verify) for name, folder in folders.items()}
+    if options.json:
+        print(json.dumps(_as_json(options, states), indent=2))
     else:
-        _print_tables(config, states, len(expected))
+        _print_tables(options, states, len(expected))
     if all(state.complete for state in states.values()):
         return 0
     return 3 if any(state.present for state in states.values()) else 1
 
 
 def look(folder: Path, expected: Sequence[str], known: Collection[str], verify: bool = False) -> ModalityStatus:
-    """The state of a folder of features. Nothing in it is changed, and no run that writes to it is disturbed.
+    """Return the state of a folder of features. Nothing in it is changed, and no run that writes to it is disturbed.
 
     Parameters
     ----------
@@ -115,20 +115,20 @@ def look(folder: Path, expected: Sequence[str], known: Collection[str], verify: 
     # On its way from a Mac a file may have got a name that looks the same and is another.
     alike = {unicodedata.normalize("NFC", clip) for clip in extra}
     reasons |= {clip: OTHER_SPELLING for clip in expected if clip not in there and clip in alike}
-    return _state(ModalityStatus(folder, store.info.encoder, extra=extra, problem=problem), expected, reasons, failures)
+    state = ModalityStatus(folder, store.info.encoder, extra=extra, problem=problem, precision=store.info.precision)
+    return _state(state, expected, reasons, failures)
 
 
 def _problems(store: FeatureStore, clips: Sequence[str], verify: bool) -> list[str | None]:
     with ThreadPoolExecutor(LOOKING_THREADS) as pool:
         found = pool.map(lambda clip: store.problem(clip, verify), clips)
-        bar = tqdm(found, store.folder.name, len(clips), leave=False, unit="clip", disable=not sys.stderr.isatty())
-        return list(bar)
+        return list(progress_bar(found, desc=store.folder.name, total=len(clips), leave=False, unit="clip"))
 
 
 def _state(
     state: ModalityStatus, expected: Sequence[str], reasons: Mapping[str, str | None], failures: Mapping[str, str]
 ) -> ModalityStatus:
-    """Sorts the clips; `reasons` has those with a file, and None for a valid one."""
+    """Sort the clips; `reasons` has those with a file, and None for a valid one."""
     lacking = [clip for clip in expected if reasons.get(clip, "no file") is not None]
     failed = {clip: failures[clip] for clip in lacking if clip in failures}
     others = [clip for clip in lacking if clip not in failed]
@@ -145,39 +145,39 @@ def _failures_of(folder: Path) -> tuple[dict[str, str], str | None]:
         return {}, str(error)
 
 
-def _read_manifest(config: StatusOptions) -> Manifest:
+def _read_manifest(options: StatusOptions) -> Manifest:
     """The manifest without its labels and preferences, which may be wrong or not there yet."""
-    task = load_task(config.task) if config.task else Task("any", "regression", ())
-    return Manifest.load(config.csv_path, replace(task, kind="regression", targets=(), label_column=None))
+    task = load_task(options.task) if options.task else Task("any", "regression", ())
+    return Manifest.load(options.csv_path, replace(task, kind="regression", targets=(), label_column=None))
 
 
-def _as_json(config: StatusOptions, states: Mapping[str, ModalityStatus]) -> dict[str, Any]:
+def _as_json(options: StatusOptions, states: Mapping[str, ModalityStatus]) -> dict[str, Any]:
     modalities = {
         name: {**asdict(state), "folder": str(state.folder), "complete": state.complete}
         for name, state in states.items()
     }
     return {
-        "csv_path": str(config.csv_path),
-        "split": canonical_split(config.split) if config.split else None,
-        "verified": config.verify,
+        "csv_path": str(options.csv_path),
+        "split": canonical_split(options.split) if options.split else None,
+        "verified": options.verify,
         "complete": all(state.complete for state in states.values()),
         "modalities": modalities,
     }
 
 
-def _print_tables(config: StatusOptions, states: Mapping[str, ModalityStatus], n_clips: int) -> None:
+def _print_tables(options: StatusOptions, states: Mapping[str, ModalityStatus], n_clips: int) -> None:
     width = max(10, *(len(name) for name in states)) + 2
     columns = ("expected", "present", "missing", "invalid", "failed", "extra")
-    print(f"{config.csv_path}: {n_clips} clips{f' of {config.split}' if config.split else ''}")
-    print(f"{'modality':<{width}}" + "".join(f"{column:>10}" for column in columns))
+    print(f"{options.csv_path}: {n_clips} clips{f' of {options.split}' if options.split else ''}")
+    print(f"{'modality':<{width}}" + "".join(f"{column:>10}" for column in (*columns, "precision")))
     for name, state in states.items():
         numbers = (state.expected, state.present, *(len(getattr(state, column)) for column in columns[2:]))
-        print(f"{name:<{width}}" + "".join(f"{number:>10}" for number in numbers))
+        print(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in (*numbers, state.precision or "-")))
     for name, state in states.items():
         if state.problem or not state.complete or state.extra:
             print(f"\n{name}: {state.folder}" + (f", made by {state.encoder}" if state.encoder else ""))
             _print_clips(state)
-    if not config.verify and all(state.complete for state in states.values()):
+    if not options.verify and all(state.complete for state in states.values()):
         print("complete, by the files' headers and lengths; --verify reads all of them")
 
 

@@ -78,10 +78,20 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def choose_runtime(device: str = "auto", precision: str = "auto", compiled: bool = False) -> Runtime:
-    """The runtime the options --device, --precision (auto, float32, bf16) and --compile name.
+def choose_runtime(
+    device: str = "auto", precision: str = "auto", compiled: bool = False, recorded: str | None = None
+) -> Runtime:
+    """Return the runtime that the options --device, --precision (auto, float32, bf16) and --compile name.
 
-    auto is bf16 where the device has that arithmetic. A device or a compiler that is not there is a UserError.
+    Parameters
+    ----------
+    recorded : the precision of the features that those made here will join, or be compared with; None: there are none.
+        auto is this precision. Without it auto is bf16 where the device has that arithmetic.
+
+    Raises
+    ------
+    UserError
+        For a device or a compiler that is not there.
     """
     chosen = choose_device(device)
     if chosen.type == "cuda":
@@ -89,9 +99,14 @@ def choose_runtime(device: str = "auto", precision: str = "auto", compiled: bool
         torch.backends.cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
     is_native = has_bf16(chosen)
-    if precision == "bf16" and not is_native:
-        log.warning("--precision bf16: %s has no bf16 arithmetic; it works, but float32 is faster there", chosen)
-    is_bf16 = precision == "bf16" or (precision == "auto" and is_native)
+    if precision == "auto":
+        precision = recorded or ("bf16" if is_native else "float32")
+        why = "features begun in bf16"
+    else:
+        why = f"--precision {precision}"
+    is_bf16 = precision == "bf16"
+    if is_bf16 and not is_native:
+        log.warning("%s: %s has no bf16 arithmetic; it works, but float32 is faster there", why, chosen)
     if compiled:
         _check_compiler(chosen)
     return Runtime(chosen, torch.bfloat16 if is_bf16 else torch.float32, compiled)
@@ -156,7 +171,7 @@ class DeviceBatches:
             with self._runtime.arithmetic():
                 return [function(batch)]
         except (RuntimeError, MemoryError) as error:
-            if len(batch) == 1 or not _is_out_of_memory(error):
+            if len(batch) == 1 or not is_out_of_memory(error):
                 raise
         return []
 
@@ -168,5 +183,6 @@ class DeviceBatches:
         log.warning("%s: no memory for %d items at once; going on with %d", self._runtime.device, n_items, self._most)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an allocator ran out of memory, on the device or the host."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in _NO_ROOM)

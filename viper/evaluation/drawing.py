@@ -1,4 +1,7 @@
-"""Pictures of numbers: a colour map, heat maps, bars, a way to save a PNG. Nothing here touches pyplot's state."""
+"""Pictures of numbers in matplotlib: a colour map, heat maps, bars, curves, histograms, a way to save a PNG.
+
+Nothing here touches pyplot's state.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ COLOUR_MAP = LinearSegmentedColormap.from_list(
 )
 INK, FAINT_INK = "#1c1c1e", "#6b6b70"
 EMPTY_FACE, EMPTY_HATCH = "#efefef", "#cfcfcf"
+DARK, LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.4)
 _DPI = 150
+N_BINS = 30  # of a histogram
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Matrix:
 
 
 def matrix_figure(matrix: Matrix) -> Figure:
-    """One heat map with share and count in every cell that has clips, the clips of each row, and the colour scale."""
+    """Return one heat map with share and count in each cell, the clips of each row, and the colour scale."""
     size = len(matrix.counts)
     side = max(4.5, 1.6 + 0.56 * size)
     figure = new_figure(side + 1.9, side + 0.9)
@@ -65,7 +70,7 @@ def matrix_figure(matrix: Matrix) -> Figure:
 
 
 def overview_figure(matrices: Sequence[Matrix], title: str) -> Figure:
-    """Small heat maps side by side, colours only, on one colour scale."""
+    """Return small heat maps side by side, colours only, on one colour scale."""
     n_columns = min(len(matrices), max(2, math.ceil(math.sqrt(1.5 * len(matrices)))))
     n_rows = math.ceil(len(matrices) / n_columns)
     figure = new_figure(2.9 * n_columns + 1.2, 3.3 * n_rows + 0.6)
@@ -81,7 +86,7 @@ def overview_figure(matrices: Sequence[Matrix], title: str) -> Figure:
 
 
 def heat_map(axes: Axes, matrix: Matrix, annotate: bool, bare: bool = False) -> QuadMesh:
-    """Draws `matrix` on `axes`, first row on top; a row without clips is hatched and says so.
+    """Draw `matrix` on `axes`, first row on top; a row without clips is hatched and says so.
 
     Parameters
     ----------
@@ -126,7 +131,7 @@ def heat_map(axes: Axes, matrix: Matrix, annotate: bool, bare: bool = False) -> 
 def bar_figure(
     labels: Sequence[str], values: Sequence[float], title: str, caption: str, emphasised: int | None = None
 ) -> Figure:
-    """Horizontal bars, the first on top, each with its value beside it; one may be set off by its colour.
+    """Return horizontal bars, the first on top, each with its value beside it; one may be set off by its colour.
 
     A value that is not finite has no bar and says "none".
     """
@@ -155,14 +160,14 @@ def bar_figure(
 
 
 def hide_frame(axes: Axes, *sides: str) -> None:
-    """Takes these sides of the frame away and makes the others faint."""
+    """Remove these sides of the frame and make the others faint."""
     for side, spine in axes.spines.items():
         spine.set_visible(side not in sides)
         spine.set_color(FAINT_INK)
 
 
 def text_colour(background: Sequence[float]) -> str:
-    """Black or white, whichever has the higher contrast (WCAG 2) on an RGB background with channels in [0, 1]."""
+    """Return black or white, whichever has more contrast (WCAG 2) on an RGB colour with channels in [0, 1]."""
     channels = np.asarray(background[:3], float)
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ (0.2126, 0.7152, 0.0722))
@@ -170,14 +175,14 @@ def text_colour(background: Sequence[float]) -> str:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Writes the figure at 150 dots an inch, atomically."""
+    """Write the figure at 150 dots an inch, atomically."""
     with atomic_path(path) as temporary:
         # Without the program's version in it, the same picture is the same file.
         figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, laid out so that nothing overlaps."""
+    """Return an empty figure of so many inches, laid out so that nothing overlaps."""
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
@@ -206,7 +211,7 @@ def _annotate(axes: Axes, matrix: Matrix) -> None:
 
 
 def _write(axes: Axes, text: str, cell: tuple[float, float], offset: tuple[float, float], **style: Any) -> Annotation:
-    """Text `offset` points away from a place given in cells."""
+    """Write text `offset` points away from a place given in cells."""
     # Text inside the axes needs no room of its own; measuring it takes nearly as long as drawing it.
     style = {"ha": "center", "va": "center", "in_layout": False, **style}
     return axes.annotate(text, cell, offset, textcoords="offset points", annotation_clip=False, **style)
@@ -247,3 +252,107 @@ def _draw_ticks(axes: Axes, ticks: Sequence[str], font_size: float, step: int) -
         style |= {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(positions, ticks, **style)
     axes.tick_params(length=3 if at_edges else 0, color=FAINT_INK)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A label's precision against recall.
+
+    Attributes
+    ----------
+    precision, recall : (n,) in [0, 1], in the order scikit-learn gives them.
+    prevalence : share of clips with the label: the precision of guessing.
+    title, subtitle : which label, and how well.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    prevalence: float
+    title: str
+    subtitle: str
+
+
+def curve_figure(curve: Curve) -> Figure:
+    """Return one precision-recall curve."""
+    figure = new_figure(5.2, 5.0)
+    draw_curve(figure.add_subplot(), curve, font_size=12.0)
+    figure.supxlabel("Dashed: the share of clips with the label, which is what guessing gives.", fontsize=8,
+                     color=FAINT_INK)  # fmt: skip
+    return figure
+
+
+def curves_figure(curves: Sequence[Curve], title: str) -> Figure:
+    """Return small precision-recall curves side by side."""
+    n_columns = min(len(curves), max(2, math.ceil(math.sqrt(1.5 * len(curves)))))
+    n_rows = math.ceil(len(curves) / n_columns)
+    figure = new_figure(2.2 * n_columns + 0.6, 2.4 * n_rows + 0.6)
+    panels = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
+    for axes, curve in zip(panels, curves, strict=False):
+        draw_curve(axes, curve, font_size=8.0)
+    for axes in panels[len(curves) :]:
+        axes.set_axis_off()
+    figure.suptitle(title, fontsize=12, color=INK, parse_math=False)
+    return figure
+
+
+def draw_curve(axes: Axes, curve: Curve, font_size: float, bare: bool = False) -> None:
+    """Draw a precision-recall curve, as steps: between two thresholds nothing lies on a straight line.
+
+    `bare`: without a title, for a page that has its own.
+    """
+    axes.fill_between(curve.recall, curve.precision, step="post", color=LIGHT, alpha=0.35, linewidth=0)
+    axes.step(curve.recall, curve.precision, where="post", color=DARK, linewidth=1.6)
+    axes.axhline(curve.prevalence, color=FAINT_INK, linewidth=1, linestyle="--")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    axes.set_box_aspect(1)
+    axes.tick_params(labelsize=0.8 * font_size, color=FAINT_INK, labelcolor=INK)
+    axes.set_xlabel("recall", fontsize=0.9 * font_size, color=INK)
+    axes.set_ylabel("precision", fontsize=0.9 * font_size, color=INK)
+    if not bare:
+        axes.set_title(f"{curve.title}\n{curve.subtitle}", fontsize=font_size, color=INK, parse_math=False)
+    hide_frame(axes, "top", "right")
+
+
+def utilities_figure(less: np.ndarray, more: np.ndarray, title: str) -> Figure:
+    """Return histograms of the pairs of a split: the utilities of both clips, and their difference.
+
+    Parameters
+    ----------
+    less, more : (pairs,) utilities of the less and of the more preferred clip of each pair.
+    """
+    figure = new_figure(9.0, 4.2)
+    left, right = figure.subplots(1, 2)
+    edges = np.histogram_bin_edges(np.concatenate([less, more]), N_BINS)
+    left.hist(less, edges, color=LIGHT, label="the other clip")
+    left.hist(more, edges, histtype="step", color=DARK, linewidth=1.8, label="the preferred clip")
+    left.set_xlabel("utility", fontsize=9, color=INK)
+    left.legend(fontsize=8, frameon=False, labelcolor=INK)
+    difference = more - less
+    edges = edges_around_zero(difference)
+    # A tie is wrong: its place is in the last bar below zero, not in the first of those that are right.
+    wrong = np.minimum(difference[difference <= 0], np.nextafter(0.0, -1.0))
+    right.hist(wrong, edges, color=LIGHT, label="wrong")
+    right.hist(difference[difference > 0], edges, color=DARK, label="right")
+    right.axvline(0, color=INK, linewidth=1)
+    right.set_xlabel("utility of the preferred clip less that of the other", fontsize=9, color=INK)
+    right.legend(fontsize=8, frameon=False, labelcolor=INK)
+    for axes in (left, right):
+        axes.set_ylabel("pairs, those of lists included", fontsize=9, color=INK)
+        axes.tick_params(labelsize=8, color=FAINT_INK, labelcolor=INK)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        hide_frame(axes, "top", "right")
+    figure.suptitle(title, fontsize=12, color=INK, parse_math=False)
+    return figure
+
+
+def edges_around_zero(values: np.ndarray) -> np.ndarray:
+    """Return (n,) edges of about `N_BINS` equal bins over all values; zero is an edge, with a bin on both sides.
+
+    Parameters
+    ----------
+    values : (k,) finite.
+    """
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    width = (high - low) / N_BINS or 1.0
+    # A value on an edge must not fall out by the rounding of the division.
+    return width * np.arange(np.floor(low / width - 1e-9), np.ceil(high / width + 1e-9) + 1)

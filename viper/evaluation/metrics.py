@@ -10,14 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from viper.evaluation import rankings
-from viper.evaluation.score import Score
+from viper.evaluation import measures
+from viper.evaluation.measures import Score
 from viper.task import DEFAULT_METRICS, Task
 
 logger = logging.getLogger("viper")
-
-# Predictions come out of float32 arithmetic: a spread of a few units in the last place is a constant with rounding.
-ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Metric:
     per_target : (predicted, true), both (n, targets) with NaN in `true` where there is no label -> a Score a target;
         None for a metric that is defined over the targets together only.
     together : the same arrays -> the Score of them all; None: the mean over targets. Of a preference task the
-        arrays are utilities and orders, see `viper.evaluation.rankings.pairwise_accuracy`.
+        arrays are utilities and orders, see `viper.evaluation.measures.pairwise_accuracy`.
     skips_undefined : whether targets without a value are left out of that mean, or make it undefined.
     """
 
@@ -64,11 +61,11 @@ class Scores:
     n_clips: int
 
     def mean(self, metric: str) -> Score:
-        """A metric over all targets."""
+        """Return a metric over all targets."""
         return self.together[metric]
 
     def selection_value(self, metric: str) -> float:
-        """The value by which epochs are compared, never nan.
+        """Return the value by which epochs are compared, never nan.
 
         A target whose Pearson (or CCC) is nan counts 0. An error that is nan because a prediction is not finite makes
         the value infinite, the worst there is; a target without any label is left out of an error.
@@ -84,11 +81,11 @@ class Scores:
         return worst if math.isnan(value) else value
 
     def reported_value(self, metric: str) -> float:
-        """`selection_value` for people to read, but nan for a metric that nothing was computed on (lists, on Val)."""
+        """Return `selection_value`, but nan for a metric without clips (such as lists on Val)."""
         return self.selection_value(metric) if self.together[metric].n else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: {"n_clips", "mean": {metric: score}, "targets": {target: {metric: score}}}."""
+        """Return, JSON-ready, {"n_clips", "mean": {metric: score}, "targets": {target: {metric: score}}}."""
         names = next((list(scores) for scores in self.targets.values()), [])
         return {
             "n_clips": self.n_clips,
@@ -100,7 +97,7 @@ class Scores:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Scores:
-        """The inverse of `to_dict`."""
+        """Return the inverse of `to_dict`."""
         metrics = next((list(scores) for scores in record["targets"].values()), [])
         return cls(
             targets={
@@ -113,115 +110,8 @@ class Scores:
 
 
 def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether a metric's value beats another."""
+    """Return whether a metric's value beats another."""
     return value > than if METRICS[metric].direction == "maximise" else value < than
-
-
-def pearson(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Pearson's correlation coefficient of two vectors, in float64.
-
-    Parameters
-    ----------
-    predicted, true : (n,). Clips whose label is NaN are left out and not counted.
-
-    Returns
-    -------
-    Score, whose value is nan where r is undefined: fewer than two labelled clips, a prediction or label that is the
-    same for all of them (up to the rounding of float32), or a prediction that is not finite.
-    """
-    predicted, true = _labelled(predicted, true)
-    if _why_undefined(predicted, true):
-        return Score(math.nan, len(true))
-    # Each vector is brought to unit length before the product, which therefore cannot over- or underflow.
-    deviation_predicted, deviation_true = _unit_deviation(predicted), _unit_deviation(true)
-    return Score(float(np.clip(deviation_predicted @ deviation_true, -1.0, 1.0)), len(true))
-
-
-def ccc(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Concordance correlation coefficient of two vectors (n,), in float64 (Lin, 1989).
-
-    2 cov(p, t) / (var p + var t + (mean p - mean t)^2) with variances over n. A constant prediction has a CCC, 0; nan
-    without two labelled clips, with a prediction that is not finite, or where both are the same constant.
-    """
-    predicted, true = _labelled(predicted, true)
-    if len(true) < 2 or not np.isfinite(predicted).all():
-        return Score(math.nan, len(true))
-    covariance = np.mean((predicted - predicted.mean()) * (true - true.mean()))
-    spread = predicted.var() + true.var() + (predicted.mean() - true.mean()) ** 2
-    return Score(float(2 * covariance / spread) if spread > 0 else math.nan, len(true))
-
-
-def mse(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Mean squared error of two vectors (n,), in float64; clips whose label is NaN are left out and not counted."""
-    predicted, true = _labelled(predicted, true)
-    return Score(float(np.mean((predicted - true) ** 2)) if len(true) else math.nan, len(true))
-
-
-def mae(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Mean absolute error of two vectors (n,), in float64; clips whose label is NaN are left out and not counted."""
-    predicted, true = _labelled(predicted, true)
-    return Score(float(np.mean(np.abs(predicted - true))) if len(true) else math.nan, len(true))
-
-
-def binary_accuracy(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Share of clips predicted on the right side of zero, zero itself counting as positive (CMU-MOSI's two classes).
-
-    Parameters
-    ----------
-    predicted, true : (n,). A prediction that is NaN is wrong; a label that is NaN is left out.
-    """
-    predicted, true = _labelled(predicted, true)
-    right = np.isfinite(predicted) & ((predicted >= 0) == (true >= 0))
-    return Score(float(right.mean()) if len(true) else math.nan, len(true))
-
-
-def recalls(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
-    """Of each class, the share of its clips that were predicted to be of it; n is the number of its clips.
-
-    Parameters
-    ----------
-    predicted : (n, classes) scores, of which the highest is the answer. A row with a NaN answers no class.
-    true : (n, classes), 1 for the clip's class and 0 for the others; rows of NaN are left out.
-    """
-    answer, truth, n_classes = _answers(predicted, true)
-    return [
-        Score(float(np.mean(answer[truth == k] == k)) if (truth == k).any() else math.nan, int((truth == k).sum()))
-        for k in range(n_classes)
-    ]
-
-
-def accuracy(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Share of clips whose class has the highest score; arrays as in `recalls`."""
-    answer, truth, _ = _answers(predicted, true)
-    return Score(float(np.mean(answer == truth)) if len(truth) else math.nan, len(truth))
-
-
-def f1_scores(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
-    """F1 of each class, 2 TP / (2 TP + FP + FN); nan for one neither there nor predicted; arrays as in `recalls`."""
-    answer, truth, n_classes = _answers(predicted, true)
-    scores = []
-    for k in range(n_classes):
-        hits = int(((answer == k) & (truth == k)).sum())
-        total = int((answer == k).sum() + (truth == k).sum())
-        scores.append(Score(2 * hits / total if total else math.nan, int((truth == k).sum())))
-    return scores
-
-
-def average_precisions(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
-    """Each label's average precision, as scikit-learn defines it; nan for a label without a positive clip.
-
-    Parameters
-    ----------
-    predicted, true : (n, labels); in `true` 1, 0, or NaN where it is not known. n counts the known ones.
-    """
-    from sklearn.metrics import average_precision_score
-
-    scores = []
-    for column, truth in zip(np.asarray(predicted, np.float64).T, np.asarray(true, np.float64).T, strict=True):
-        column, truth = _labelled(column, truth)
-        usable = bool((truth == 1).any()) and bool(np.isfinite(column).all())
-        scores.append(Score(float(average_precision_score(truth, column)) if usable else math.nan, len(truth)))
-    return scores
 
 
 def _each(metric: Callable[[np.ndarray, np.ndarray], Score]) -> Callable[[np.ndarray, np.ndarray], list[Score]]:
@@ -229,30 +119,30 @@ def _each(metric: Callable[[np.ndarray, np.ndarray], Score]) -> Callable[[np.nda
 
 
 METRICS: dict[str, Metric] = {
-    "pearson": Metric("Pearson", "maximise", _each(pearson)),
-    "ccc": Metric("CCC", "maximise", _each(ccc)),
-    "mse": Metric("MSE", "minimise", _each(mse)),
-    "mae": Metric("MAE", "minimise", _each(mae)),
-    "binary_accuracy": Metric("binary accuracy", "maximise", _each(binary_accuracy)),
-    "uar": Metric("UAR", "maximise", recalls, skips_undefined=True),
-    "accuracy": Metric("accuracy", "maximise", together=accuracy),
-    "macro_f1": Metric("macro F1", "maximise", f1_scores, skips_undefined=True),
-    "top3": Metric("top-3 accuracy", "maximise", together=rankings.top3),
-    "top1": Metric("top-1 accuracy", "maximise", together=rankings.top1),
-    "vce_top3": Metric("VCE top-3 accuracy", "maximise", together=rankings.top3),
+    "pearson": Metric("Pearson", "maximise", _each(measures.pearson)),
+    "ccc": Metric("CCC", "maximise", _each(measures.ccc)),
+    "mse": Metric("MSE", "minimise", _each(measures.mse)),
+    "mae": Metric("MAE", "minimise", _each(measures.mae)),
+    "binary_accuracy": Metric("binary accuracy", "maximise", _each(measures.binary_accuracy)),
+    "uar": Metric("UAR", "maximise", measures.recalls, skips_undefined=True),
+    "accuracy": Metric("accuracy", "maximise", together=measures.accuracy),
+    "macro_f1": Metric("macro F1", "maximise", measures.f1_scores, skips_undefined=True),
+    "top3": Metric("top-3 accuracy", "maximise", together=measures.top3),
+    "top1": Metric("top-1 accuracy", "maximise", together=measures.top1),
+    "vce_top3": Metric("VCE top-3 accuracy", "maximise", together=measures.top3),
     "prediction_in_true_top3": Metric(
-        "prediction in true top 3", "maximise", together=rankings.prediction_in_true_top3
+        "prediction in true top 3", "maximise", together=measures.prediction_in_true_top3
     ),
-    "map": Metric("mAP", "maximise", average_precisions, skips_undefined=True),
-    "pairwise_accuracy": Metric("pairwise accuracy", "maximise", together=rankings.pairwise_accuracy),
-    "listwise_accuracy": Metric("listwise accuracy", "maximise", together=rankings.listwise_accuracy),
-    "kendall_tau": Metric("Kendall's tau", "maximise", together=rankings.kendall_tau),
+    "map": Metric("mAP", "maximise", measures.average_precisions, skips_undefined=True),
+    "pairwise_accuracy": Metric("pairwise accuracy", "maximise", together=measures.pairwise_accuracy),
+    "listwise_accuracy": Metric("listwise accuracy", "maximise", together=measures.listwise_accuracy),
+    "kendall_tau": Metric("Kendall's tau", "maximise", together=measures.kendall_tau),
 }
 """Every metric a task card may name."""
 
 
 def evaluate(task: Task, predicted: np.ndarray, true: np.ndarray) -> Scores:
-    """The metrics of a task: those its card names and those all tasks of its kind have.
+    """Return the metrics of a task: those its card names and those all tasks of its kind have.
 
     Targets whose Pearson is undefined are named, with the reason, in a warning of the logger "viper", and so are labels
     that mAP leaves out.
@@ -260,7 +150,7 @@ def evaluate(task: Task, predicted: np.ndarray, true: np.ndarray) -> Scores:
     Parameters
     ----------
     predicted, true : (n, targets), rows for the same clips; NaN in `true` where there is no label. Of a preference task
-        `true` holds the orders instead, see `viper.evaluation.rankings.pairwise_accuracy`.
+        `true` holds the orders instead, see `viper.evaluation.measures.pairwise_accuracy`.
 
     Raises
     ------
@@ -303,14 +193,14 @@ def _mean(scores: dict[str, Score], skips_undefined: bool) -> float:
 def _warn_of_undefined(task: Task, predicted: np.ndarray, true: np.ndarray) -> None:
     undefined: dict[str, list[str]] = {}
     for target, *column in zip(task.targets, predicted.T, true.T, strict=True):
-        if reason := _why_undefined(*_labelled(*column)):
+        if reason := measures.why_undefined(*measures.labelled(*column)):
             undefined.setdefault(reason, []).append(target)
     for reason, names in undefined.items():
         logger.warning("no Pearson for %s: %s", ", ".join(names), reason)
 
 
 def check_shapes(task: Task, predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 (n, targets), but orders as they are. Raises ValueError when one has another shape."""
+    """Return both as float64 (n, targets), but orders as they are. Raises ValueError when one has another shape."""
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true)
     if task.kind == "preference":
         if predicted.ndim != 2 or predicted.shape[1] != 1 or true.ndim != 2 or true.max(initial=0) >= len(predicted):
@@ -322,43 +212,3 @@ def check_shapes(task: Task, predicted: np.ndarray, true: np.ndarray) -> tuple[n
             f"predicted {predicted.shape} and true {true.shape} must both be (clips, {len(task.targets)} targets)"
         )
     return predicted, true
-
-
-def _labelled(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
-    if predicted.shape != true.shape or true.ndim != 1:
-        raise ValueError(f"predicted {predicted.shape} and true {true.shape} must be vectors of one length")
-    labelled = ~np.isnan(true)
-    return predicted[labelled], true[labelled]
-
-
-def _answers(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """(n,) predicted and true class of the labelled clips, -1 where a score is not finite, and how many classes."""
-    labelled = ~np.isnan(true).any(axis=1)
-    scores, truth = np.asarray(predicted)[labelled], np.argmax(true[labelled], axis=1)
-    answer = np.where(np.isfinite(scores).all(axis=1), np.argmax(scores, axis=1), -1)
-    return answer, truth, true.shape[1]
-
-
-def _why_undefined(predicted: np.ndarray, true: np.ndarray) -> str:
-    """Why two labelled vectors have no Pearson; empty where they have one."""
-    if len(true) < 2:
-        return f"{len(true)} labelled clip{'s' * (len(true) != 1)}, two are needed"
-    if not np.isfinite(predicted).all():
-        return "a prediction is not finite"
-    if _is_constant(predicted):
-        return f"the prediction is constant over {len(true)} clips"
-    if _is_constant(true):
-        return f"the label is constant over {len(true)} clips"
-    return ""
-
-
-def _is_constant(values: np.ndarray) -> bool:
-    lowest, highest = values.min(), values.max()
-    return bool(highest - lowest <= ROUNDING * max(abs(lowest), abs(highest)))
-
-
-def _unit_deviation(values: np.ndarray) -> np.ndarray:
-    deviation = values - values.mean()
-    deviation /= np.abs(deviation).max()
-    return deviation / np.linalg.norm(deviation)

@@ -9,12 +9,10 @@ from pathlib import Path
 
 from viper.errors import UserError
 from viper.files import atomic_folder, remove, temporary_path
-from viper.fusion.perceiver import PerceiverFusion
+from viper.fusion.perceiver import BEST, PerceiverFusion
 from viper.logs import quiet_transformers
 from viper.store import EncoderInfo, FeatureStore
 from viper.task import Task
-
-BEST = "best"
 
 
 def checkpoint_folder(run: Path, epoch: int) -> Path:

@@ -104,7 +104,7 @@ class PerceiverFusionConfig(PretrainedConfig):
         What these weights were scored with: ``{"split", "epoch", **Scores.to_dict()}``. For the model card.
     training_data : mapping, optional
         Clips of each split of the manifest: ``{"splits": {split: {"clips", "labelled", ...}}, "group_column"}``, see
-        `viper.training.training_data.TrainingData.counts`. For the model card.
+        `viper.training.data.TrainingData.counts`. For the model card.
     **kwargs
         The fields of `Preset`, each overriding the preset's; and what transformers keeps in a config.json.
 

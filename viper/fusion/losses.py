@@ -6,7 +6,8 @@ on the clips of all processes together, so that training in several processes is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,18 @@ from torch import Tensor
 
 # Of a variance, so that a target that is constant in a batch has a gradient of zero instead of NaN.
 _EPSILON = 1e-8
+_is_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While inside, losses are computed on the clips of this process, and ask nothing of the others."""
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before
 
 
 def compute_loss(
@@ -87,21 +100,28 @@ class _Context:
 
 
 def _of_all_processes(x: Tensor) -> Tensor:
-    """The rows of all processes, in order of rank; gradients flow back to where a row came from.
+    """Return the rows of all processes, in order of rank; gradients reach those of this process.
 
-    DistributedDataParallel takes the mean of the processes' gradients. Each of the W processes has the gradient of the
-    same loss here, and all-gather's backward adds them up, so that this mean is the gradient of one process.
+    DistributedDataParallel takes the mean of the W processes' gradients. Each process knows the part of the loss's
+    gradient that comes through its own rows; times W, the mean is the gradient of one process with all the rows.
     """
     if not _is_one_of_several():
         return x
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(x.contiguous()))
+    n = torch.distributed.get_world_size()
+    rows = [torch.empty_like(x) for _ in range(n)]
+    torch.distributed.all_gather(rows, x.detach().contiguous())
+    rows[torch.distributed.get_rank()] = x.detach() + n * (x - x.detach())  # the value of x, its gradient n-fold
+    return torch.cat(rows)
 
 
 def _is_one_of_several() -> bool:
     distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return (
+        not _is_alone
+        and distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
 
 
 def _mean_over_labels(error: Tensor, labels: Tensor) -> Tensor:

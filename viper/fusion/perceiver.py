@@ -12,6 +12,7 @@ With a `linear_share`, a linear model of pooled features, fitted by a solver, gi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,7 @@ class TokensPerceiver(nn.Module):
 
 BODIES: dict[str, type[nn.Module]] = {"tokens": TokensPerceiver, "channels": ChannelsPerceiver, **BASELINES}
 # Whose regressions are not squashed into the task's range: the published layout, and what is fitted in closed form.
+BEST = "best"  # in a run's folder: the checkpoint of its best epoch
 UNBOUNDED = ("channels", "linear")
 
 
@@ -119,6 +121,13 @@ class PerceiverFusion(PreTrainedModel):
         # Fitted by a solver, so no gradient reaches it: see `viper.training.linear.fit_linear_member`.
         self.linear = PooledLinear(config).requires_grad_(False) if config.linear_share else None
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **options: Any) -> PerceiverFusion:
+        """Return the model of a hub id, of a checkpoint's folder, or of a run's (then its best)."""
+        best = Path(name) / BEST
+        model: PerceiverFusion = super().from_pretrained(best if best.is_dir() else name, *args, **options)
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from viper.encoders.base import Encoder
 from viper.encoders.pretrained import go_offline
-from viper.encoders.recorded import in_words_of, recorded_encoder
+from viper.encoders.registry import in_words_of, recorded_encoder
 from viper.engine.device import Runtime, choose_runtime
 from viper.errors import ClipError, UserError
 from viper.fusion.checkpoint import load_checkpoint, task_of
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, source_of
+from viper.inference.stored import answers, on_device, ready
 from viper.media.windows import check_windows
 from viper.store import EncoderInfo, Feature
 from viper.task import Task
@@ -55,7 +55,7 @@ class ClipReading:
 
 @dataclass(frozen=True)
 class _Stream:
-    """A modality that can be had here: its encoder, ready, and what that reads."""
+    """A modality whose encoder can run here: the encoder, and what it reads."""
 
     encoder: Encoder[Any, Any]
     source: Source
@@ -79,8 +79,7 @@ class ClipPredictor:
         self.unavailable: dict[str, str] = dict(unavailable)
         self._streams, self._device = dict(streams), runtime.device
         self._reader = ClipReader((stream.source for stream in streams.values()), str(runtime.device))
-        network: torch.nn.Module = model
-        self._network: Any = network.to(self._device).eval()
+        self._network = ready(model, self._device)
 
     @classmethod
     def load(
@@ -91,7 +90,7 @@ class ClipPredictor:
         device: str = "auto",
         offline: bool = False,
     ) -> ClipPredictor:
-        """A checkpoint, or a run's best, and its encoders; one that cannot run here is left out, and a line says so.
+        """Load a checkpoint, or a run's best, and its encoders; one that cannot run here is left out, with a line.
 
         Parameters
         ----------
@@ -127,7 +126,7 @@ class ClipPredictor:
             streams[name] = _Stream(encoder, source)
             assumed += [] if is_recorded else [name]
         if not streams:
-            raise UserError(f"{model_path}: none of its modalities can be had here ({in_words(unavailable)})")
+            raise UserError(f"{model_path}: no encoder of this checkpoint can run here ({in_words(unavailable)})")
         for name, reason in unavailable.items():
             log.warning("%s is left out: %s", name, reason)
         if assumed:
@@ -144,7 +143,7 @@ class ClipPredictor:
         return column
 
     def read(self, path: Path, subtitles: Path | None = None) -> ClipReading:
-        """Reads and encodes a whole clip.
+        """Read and encode a whole clip.
 
         Parameters
         ----------
@@ -164,7 +163,7 @@ class ClipPredictor:
     def read_windows(
         self, path: Path, every: float, window: float | None = None, subtitles: Path | None = None
     ) -> Iterator[ClipReading]:
-        """Reads and encodes a video piece by piece, each as if it were a clip of its own, cut out of the file.
+        """Read and encode a video piece by piece, each as if it were a clip of its own, cut out of the file.
 
         Time begins at 0 in each, frames are chosen among its own, and a sentence belongs to the piece that has its
         middle. However long the video is, no more than a piece of it is in memory (and its sound, 4 bytes for each of
@@ -190,9 +189,8 @@ class ClipPredictor:
         for piece in self._reader.windows(Path(path), every, window, subtitles):
             yield self._encoded(Path(path), piece)
 
-    @torch.inference_mode()
     def predict(self, readings: Sequence[ClipReading], hidden: Collection[str] = ()) -> np.ndarray:
-        """(readings, targets) float32: what the checkpoint answers, within the task's range.
+        """Return (readings, targets) float32: what the checkpoint answers, within the task's range.
 
         One whose modalities are all hidden or absent gets the answer of the learned queries alone. A checkpoint with a
         `group_column` standardises the features of all `readings` together, as one group.
@@ -210,8 +208,7 @@ class ClipPredictor:
         rows = [np.zeros((0, len(self.task.targets)), np.float32)]
         for start in range(0, len(clips), CLIPS_AT_ONCE):
             batch = collate_features(clips[start : start + CLIPS_AT_ONCE], widths)
-            inputs = {kind: {name: x.to(self._device) for name, x in each.items()} for kind, each in batch.items()}
-            rows.append(self._network(**inputs).logits.float().cpu().numpy())
+            rows.append(answers(self._network, on_device(batch, self._device)))
         predicted = np.concatenate(rows)
         return predicted if self.task.range is None else predicted.clip(*self.task.range)
 
@@ -240,12 +237,12 @@ class ClipPredictor:
 
 
 def nothing_to_read(path: Path, reasons: Mapping[str, str]) -> str:
-    """What is said of a video that has none of the modalities."""
+    """Return what is said of a video that has none of the modalities."""
     return f"{path.name}: holds nothing that the checkpoint can read ({in_words(reasons)})"
 
 
 def in_words(reasons: Mapping[str, str]) -> str:
-    """Modality -> reason on one line; modalities with the same reason share it."""
+    """Return modality -> reason on one line; modalities with the same reason share it."""
     names: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         names.setdefault(reason, []).append(name)
@@ -262,8 +259,8 @@ def _record(record: Mapping[str, Any] | None) -> EncoderInfo:
 
 
 def _runtime(info: EncoderInfo, device: str) -> Runtime:
-    """As the features were made: bf16 only for those that were, and where there is such arithmetic."""
-    return choose_runtime(device, "auto" if info.precision == "bf16" else "float32")
+    """Return the runtime in the precision that the features were made in."""
+    return choose_runtime(device, recorded=info.arithmetic)
 
 
 def predict_clip(
@@ -276,7 +273,7 @@ def predict_clip(
     device: str = "auto",
     offline: bool = False,
 ) -> dict[str, float]:
-    """Predicts one video: its frames, faces, sound and words go through the encoders the checkpoint was trained with.
+    """Predict one video: its frames, faces, sound and words go through the encoders the checkpoint was trained with.
 
     Parameters
     ----------

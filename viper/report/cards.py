@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from viper.report.bars import Scale
+from viper.report.charts import Mark, Scale, lane, zero_line
 from viper.report.content import Case, ModalityAttention, ReportContent, Thumbnail
-from viper.report.html import picture_uri
-from viper.report.numbers import percent, seconds
-from viper.report.svg import level
+from viper.report.html import level, picture_uri
+from viper.report.words import percent, seconds
 
 THUMBNAIL_HEIGHT = 112  # pixels: sharp at the size it has on a card
 _MOST_TARGETS = 8  # that a card shows unfolded
@@ -30,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pair:
-    """Truth and prediction of one target; bars as left end and width in percent, none for what is no number."""
+    """Truth and prediction of one target; bars as left end and width in percent, none for NaN."""
 
     name: str
     true: float
@@ -38,6 +37,12 @@ class Pair:
     true_bar: tuple[float, float] | None
     predicted_bar: tuple[float, float]
     zero: float
+
+    def lane(self, has_truth: bool) -> Markup:
+        """Return both bars, drawn; `has_truth`: leave room for the truth, as other pairs of the card have one."""
+        truth = [] if self.true_bar is None else [Mark("is-true", *self.true_bar)]
+        predicted = Mark("is-predicted" if has_truth else "is-only", *self.predicted_bar)
+        return lane("twin", [*truth, predicted, *zero_line(self.zero)])
 
 
 @dataclass(frozen=True)
@@ -75,20 +80,20 @@ class Card:
 
 
 def cards(content: ReportContent, cases: Sequence[Case]) -> list[Card]:
-    """The cards of some clips, their bars all on the scale of the task, or of what was predicted."""
-    bounds = content.task.range or (0.0, 0.0)
+    """Return the cards of some clips, their bars all on the scale of the task, or of what was predicted."""
     values = content.predicted.ravel().tolist() if content.task.range is None else []
-    scale = Scale.over([*values, *(value for case in cases for value in case.predicted.values())], *_with_zero(bounds))
+    shown = [value for case in cases for value in case.predicted.values()]
+    scale = Scale.of(content.task.range, [*values, *shown])
     return [_card(case, scale) for case in cases]
 
 
 def pictures(thumbnails: Sequence[Thumbnail]) -> list[Picture]:
-    """Thumbnails, small enough for a page that holds many."""
+    """Return thumbnails small enough for a page of many."""
     return [Picture(picture_uri(each.image, THUMBNAIL_HEIGHT), each.time) for each in thumbnails]
 
 
 def strip(name: str, attention: ModalityAttention, duration: float, most: float) -> Strip:
-    """A strip of cells, the darker the more attention a second of it got.
+    """Return a strip of cells, the darker the more attention a second of it got.
 
     Parameters
     ----------
@@ -110,7 +115,7 @@ def strip(name: str, attention: ModalityAttention, duration: float, most: float)
 
 
 def attention_density(attention: ModalityAttention, duration: float) -> tuple[np.ndarray, np.ndarray]:
-    """Attention a second, averaged over the targets, in cells that fill the clip.
+    """Return attention per second, averaged over the targets, in cells that fill the clip.
 
     Each token has the time that is nearer to it than to any other; with many of them, neighbours share a cell.
 
@@ -165,7 +170,7 @@ def _pair(target: str, case: Case, scale: Scale) -> Pair:
 
 
 def _weight(pair: Pair) -> float:
-    """How much a target has to say: the larger of truth and prediction."""
+    """Return how much a target has to say: the larger of truth and prediction."""
     return max(abs(value) for value in (pair.true, pair.predicted, 0.0) if math.isfinite(value))
 
 
@@ -173,7 +178,3 @@ def _change(modality: str, before: dict[str, float], after: dict[str, float]) ->
     changes = {target: abs(value - before[target]) for target, value in after.items()}
     target = max(changes, key=lambda name: changes[name])
     return Change(modality, target, before[target], after[target], float(np.mean(list(changes.values()))))
-
-
-def _with_zero(bounds: tuple[float, float]) -> tuple[float, float]:
-    return min(bounds[0], 0.0), max(bounds[1], 0.0)

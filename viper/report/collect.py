@@ -11,19 +11,18 @@ import torch
 
 from viper.errors import UserError
 from viper.evaluation.bootstrap import CONFIDENCE, Bootstrap, Measured
+from viper.evaluation.calibration import calibrations
 from viper.evaluation.split_report import SplitReport, build_report, check_predictions
-from viper.inference.views import Subset, predict_views, subsets_of, views_of
+from viper.inference.run import OpenedRun
+from viper.inference.stored import Subset, predict_views, subsets_of, views_of
 from viper.logs import without_warnings
 from viper.manifest import canonical_split
-from viper.report.calibration import calibrations
 from viper.report.cases import ERROR_NAMES, Predictions, attention_of, best_and_worst, describe
 from viper.report.comparison import compared
 from viper.report.content import Case, Comparison, GroupColumn, ReportContent, SubsetScore, TargetRow
 from viper.report.groups import MAX_GROUPS, group_columns, has_too_many, scored_groups, subject_column
 from viper.report.notes import notes_on, summary_of
-from viper.report.pictures import find_pictures, thumbnails
-from viper.report.provenance import provenance, training_curves
-from viper.report.source import RunSource
+from viper.report.provenance import find_pictures, provenance, thumbnails, training_curves
 from viper.task import Task
 
 
@@ -43,8 +42,8 @@ class Wanted:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
-def collect(source: RunSource, others: Sequence[RunSource], wanted: Wanted) -> ReportContent:
-    """Predicts a split and measures everything of a report.
+def collect(source: OpenedRun, others: Sequence[OpenedRun], wanted: Wanted) -> ReportContent:
+    """Predict a split and measure everything for a report.
 
     Raises
     ------
@@ -57,7 +56,7 @@ def collect(source: RunSource, others: Sequence[RunSource], wanted: Wanted) -> R
 class _Collector:
     """What the parts of a report are made of: a split's features, labels, predictions and resamples."""
 
-    def __init__(self, source: RunSource, wanted: Wanted) -> None:
+    def __init__(self, source: OpenedRun, wanted: Wanted) -> None:
         self.source, self.wanted, self.task = source, wanted, source.task
         self.split = canonical_split(wanted.split)
         self.metric = source.task.metrics[0]
@@ -71,7 +70,7 @@ class _Collector:
         check_predictions(self.task, self.data.clips, self.predicted, self.true)
 
     def _predict(self, subsets: Sequence[Subset], rows: Sequence[int]) -> dict[Subset, np.ndarray]:
-        """Subset of the modalities -> (clips, targets) predicted from it; NaN for clips not in `rows`."""
+        """Return subset of the modalities -> (clips, targets) predicted from it; NaN for clips not in `rows`."""
         wanted, views = self.wanted, views_of(subsets, self.data, len(rows))
         found = predict_views(self.source.model, self.data, views, wanted.batch_size, wanted.device, rows)
         result = {}
@@ -80,8 +79,8 @@ class _Collector:
             result[subset][rows] = values
         return result
 
-    def content(self, others: Sequence[RunSource]) -> ReportContent:
-        """All of it."""
+    def content(self, others: Sequence[OpenedRun]) -> ReportContent:
+        """Return the whole content."""
         source, task, data = self.source, self.task, self.data
         measured = self.bootstrap.measure_all(task, self.predicted, self.true)
         headline = measured[self.metric].together
@@ -115,7 +114,7 @@ class _Collector:
         )
 
     def _subjects(self) -> tuple[str, list[str] | None]:
-        """What is drawn, in words, and of each row its subject; None where rows are drawn by themselves."""
+        """Return what is resampled, in words, and the subject of each row; None: rows by themselves."""
         if self.task.kind == "preference":
             return "orders", None
         column = subject_column(self.source.manifest, self.wanted.subject_column)
@@ -126,19 +125,19 @@ class _Collector:
             return f"subjects (column {column})", list(subjects)
         if self.wanted.subject_column is not None:
             raise UserError(f"--subject_column {column}: the clips of {self.split} are all of one subject")
-        self.notes.append(f"By the column {column}, these clips are all of one subject: how results would differ "
-                          "with others cannot be told, and clips are drawn as if they were independent.")  # fmt: skip
+        self.notes.append(f"By the column {column}, these clips are all of one subject: intervals treat the clips as "
+                          "independent and say nothing about other subjects.")  # fmt: skip
         return "clips", None
 
     def _split_report(self) -> SplitReport | None:
         if self.task.kind == "regression" and self.task.range is None:
-            self.notes.append("The task's card gives no range, so that there are no bins for confusion matrices.")
+            self.notes.append("The task's card gives no range, so there are no confusion matrices.")
             return None
         with without_warnings():
             return build_report(self.task, self.data.clips, self.predicted, self.true)
 
     def _subsets(self) -> list[SubsetScore]:
-        """Scores of all subsets; of many clips on some of them, since every subset is a prediction of its own."""
+        """Return the scores of all subsets, on a sample of the clips, since each subset is predicted anew."""
         if len(self.data.stores) < 2:
             return []
         is_preference, most = self.task.kind == "preference", self.wanted.subset_clips
@@ -168,15 +167,15 @@ class _Collector:
         clips = [data.clips[row] for row in rows]
         folder = wanted.frames_folder or find_pictures(self.source, clips)
         if folder is None:
-            self.notes.append("No folder of frames or faces was found, so clips come without pictures; --frames_folder "
-                              "names one.")  # fmt: skip
+            self.notes.append("No folder of frames or faces was found, so clips have no pictures; name one with "
+                              "--frames_folder.")  # fmt: skip
         pictures = thumbnails(folder, clips) if folder else {}
         predictions = Predictions(self.task, data.clips, self.predicted, self.true, self._without_each(rows))
         first, last = (describe(rows, predictions, attention, pictures) for rows in (best, worst))
         return first, last
 
     def _without_each(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Modality -> predictions of these rows by all others; of a single modality there are none."""
+        """Return modality -> predictions of these rows without it; empty with a single modality."""
         names = tuple(self.data.stores)
         others = {name: tuple(n for n in names if n != name) for name in names if len(names) > 1}
         found = self._predict(list(others.values()), rows) if others else {}
@@ -189,14 +188,14 @@ class _Collector:
                 text = f"the column {name} has more than {MAX_GROUPS} values: too many to be groups"
                 if self.wanted.group_columns:
                     raise UserError(f"--group_columns {name}: {text}")
-                self.notes.append(f"Not looked at by group: {text}.")
+                self.notes.append(f"Not scored by group: {text}.")
                 continue
             found = scored_groups(self.task, self.metric, self.table[name], self.predicted, self.true, self.bootstrap)
             if found is not None:
                 result.append(found)
         return result
 
-    def _comparisons(self, others: Sequence[RunSource]) -> list[Comparison]:
+    def _comparisons(self, others: Sequence[OpenedRun]) -> list[Comparison]:
         result = []
         for other in others:
             comparison, n = compared(self.source, other, self.split, self.data, self.predicted, self.bootstrap,

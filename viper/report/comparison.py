@@ -9,18 +9,18 @@ import torch
 
 from viper.errors import UserError
 from viper.evaluation.bootstrap import Bootstrap, interval
-from viper.evaluation.metrics import Score
+from viper.evaluation.measures import Score
+from viper.inference.run import OpenedRun
 from viper.inference.stored import predict
 from viper.logs import without_warnings
 from viper.report.content import Comparison
 from viper.report.provenance import settings_that_differ
-from viper.report.source import RunSource
 from viper.training.data import FusionData
 
 
 def compared(
-    source: RunSource,
-    other: RunSource,
+    source: OpenedRun,
+    other: OpenedRun,
     split: str,
     data: FusionData,
     predicted: np.ndarray,
@@ -28,7 +28,7 @@ def compared(
     batch_size: int,
     device: torch.device,
 ) -> tuple[Comparison, int]:
-    """How another run does on the clips that both have labels for, or the orders that both know.
+    """Return how another run does on the clips that both have labels for, or the orders that both know.
 
     Both are scored by this run's labels and on the same resamples, so that what makes clips hard for both cancels.
 
@@ -69,13 +69,13 @@ def compared(
 
 
 def _common_clips(data: FusionData, theirs: FusionData) -> np.ndarray:
-    """Rows of `data` whose clips the other run has labels for too."""
+    """Return rows of `data` whose clips the other run has labels for too."""
     known = set(theirs.clips)
     return np.array([row for row, clip in enumerate(data.clips) if clip in known], np.int64)
 
 
 def _common_orders(data: FusionData, theirs: FusionData) -> np.ndarray:
-    """Rows of the orders that both runs have."""
+    """Return rows of the orders that both runs have."""
     known = set(_orders(theirs))
     return np.array([row for row, order in enumerate(_orders(data)) if order in known], np.int64)
 

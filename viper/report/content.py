@@ -9,29 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from viper.evaluation.bootstrap import Interval
+from viper.evaluation.calibration import Calibration
 from viper.evaluation.split_report import SplitReport
 from viper.task import Task
 
 DIGITS = 7  # of a number in report.json: predictions are float32, which has no more
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A metric's value with a percentile interval of the bootstrap.
-
-    Attributes
-    ----------
-    value : on the clips as they are; nan where it is undefined.
-    low, high : bounds of the interval; nan where too few resamples had a value.
-    n : clips (of a preference task: orders) the value was computed on.
-    n_units : what was drawn with replacement: clips, subjects or orders.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    n_units: int
 
 
 @dataclass(frozen=True)
@@ -63,30 +46,6 @@ class SubsetScore:
 
     modalities: tuple[str, ...]
     score: Interval
-
-
-@dataclass(frozen=True)
-class CalibrationBin:
-    """Clips whose prediction lies in [low, high): how many, their mean prediction and their mean label."""
-
-    low: float
-    high: float
-    n: int
-    mean_predicted: float
-    mean_true: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Of one target (or, of a preference task, of the pairs): do predictions of .7 come true at .7?
-
-    `error` is the mean distance of a bin's prediction from its label, weighted by clips (the expected calibration error
-    of probabilities); in the units of the labels.
-    """
-
-    name: str
-    bins: list[CalibrationBin]
-    error: float
 
 
 @dataclass(frozen=True)
@@ -255,14 +214,14 @@ class ReportContent:
         return self.metrics[self.metric]
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number, JSON-ready: report.json. What is undefined is None; pictures are left out."""
+        """Return every number, JSON-ready: report.json. What is undefined is None; pictures are left out."""
         record = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         split_report = None if self.split_report is None else self.split_report.to_dict()
         return _plain({**record, "task": self.task.to_dict(), "split_report": split_report})
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as dicts, arrays as lists, numbers that JSON has not as None."""
+    """Return dataclasses as dicts, arrays as lists, and numbers that JSON lacks as None."""
     if isinstance(value, Thumbnail):
         return {"time": value.time}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

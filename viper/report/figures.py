@@ -14,17 +14,28 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from viper.evaluation.calibration import Calibration, CalibrationBin
 from viper.evaluation.confusion import ConfusionReport
-from viper.evaluation.curves import Curve, draw_curve, utilities_figure
-from viper.evaluation.drawing import COLOUR_MAP, FAINT_INK, INK, Matrix, heat_map, hide_frame, new_figure
+from viper.evaluation.drawing import (
+    COLOUR_MAP,
+    DARK,
+    FAINT_INK,
+    INK,
+    LIGHT,
+    Curve,
+    Matrix,
+    draw_curve,
+    heat_map,
+    hide_frame,
+    new_figure,
+    utilities_figure,
+)
 from viper.evaluation.metrics import METRICS
-from viper.evaluation.precision_recall import PrecisionRecallReport
-from viper.report.content import Calibration, CalibrationBin, ReportContent, TargetRow
+from viper.evaluation.split_report import PrecisionRecallReport
+from viper.report.content import ReportContent, TargetRow
 from viper.report.html import figure_svg
-from viper.report.numbers import count, heading, number, percent
-from viper.report.words import noun
+from viper.report.words import count, heading, noun, number, percent
 
-_DARK, _LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.4)
 _SIDE = 2.25  # inches of a small panel
 _MOST_DOTS = 400  # clips that are drawn one by one; more are counted in hexagons
 _MOST_NUMBERS = 12  # classes whose matrix has numbers in its cells
@@ -43,7 +54,7 @@ class Panel:
 
 
 def training_panels(content: ReportContent) -> list[Panel]:
-    """Loss and headline metric over the epochs, each target's behind it; the epoch that is reported is marked."""
+    """Return loss and headline metric over the epochs, each target's behind it; the reported epoch is marked."""
     curves = content.training
     if curves is None or not curves.epochs:
         return []
@@ -51,7 +62,7 @@ def training_panels(content: ReportContent) -> list[Panel]:
     loss = np.array(curves.training_loss, float)
     if np.isfinite(loss).any():
         figure, axes = _wide_axes()
-        axes.plot(curves.epochs, loss, color=_DARK, linewidth=1.8)
+        axes.plot(curves.epochs, loss, color=DARK, linewidth=1.8)
         _finish_training(axes, curves.best_epoch)
         known = loss[np.isfinite(loss)]
         description = f"Training loss over {len(loss)} epochs, from {number(known[0])} to {number(known[-1])}."
@@ -63,7 +74,7 @@ def training_panels(content: ReportContent) -> list[Panel]:
 
 
 def agreement_panels(content: ReportContent) -> list[Panel]:
-    """Truth against prediction: heat maps, or precision-recall curves, or utilities, by the task's kind."""
+    """Return truth against prediction: heat maps, or precision-recall curves, or utilities, by the task's kind."""
     report = content.split_report
     if report is None:
         return []
@@ -81,14 +92,14 @@ def agreement_panels(content: ReportContent) -> list[Panel]:
 
 
 def scatter_panels(content: ReportContent) -> list[Panel]:
-    """Predicted against true, for each target; of classes and labels, the probabilities of those that have them."""
+    """Return predicted against true for each target; for classes and labels, histograms of their probabilities."""
     if content.task.kind == "preference":
         return []
     return list(_class_panels(content) if content.task.kind != "regression" else _scatter_panels(content))
 
 
 def calibration_panels(content: ReportContent) -> list[Panel]:
-    """Mean label of the clips of each bin of predictions."""
+    """Return the mean label of the clips of each bin of predictions."""
     known = [each for each in content.calibration if any(_has_mean(each_bin) for each_bin in each.bins)]
     return [_calibration_panel(content, each) for each in known]
 
@@ -101,14 +112,14 @@ def _metric_panel(content: ReportContent, metric: str) -> Panel:
     names = [f"{metric}_{target}" for target in content.task.targets]
     of_targets = [curves.metrics[name] for name in names if name in curves.metrics]
     for each in of_targets if len(of_targets) > 1 else []:
-        axes.plot(curves.epochs, each, color=_LIGHT, linewidth=0.8, alpha=0.6)
-    axes.plot(curves.epochs, values, color=_DARK, linewidth=1.8)
+        axes.plot(curves.epochs, each, color=LIGHT, linewidth=0.8, alpha=0.6)
+    axes.plot(curves.epochs, values, color=DARK, linewidth=1.8)
     title = heading(METRICS[metric].title)
     description = f"{title} on the validation clips over {len(values)} epochs."
     if curves.best_epoch in curves.epochs:
         best = values[curves.epochs.index(curves.best_epoch)]
         if math.isfinite(best):
-            axes.plot([curves.best_epoch], [best], "o", color=_DARK, markersize=6, markeredgecolor="white")
+            axes.plot([curves.best_epoch], [best], "o", color=DARK, markersize=6, markeredgecolor="white")
         description += f" Epoch {curves.best_epoch} is the one reported, with {number(best)}."
     _finish_training(axes, curves.best_epoch)
     text = "on the validation clips" + (f"; thin: each {noun(content.task)}" if len(of_targets) > 1 else "")
@@ -141,7 +152,7 @@ def _small_matrix(matrix: Matrix) -> Panel:
 def _large_matrix(matrix: Matrix) -> Panel:
     size = len(matrix.counts)
     annotate = size <= _MOST_NUMBERS
-    # Long names take their place beside and below, of which the cells shall not be robbed.
+    # Long names need room beside and below that the cells must not lose.
     longest = min(max(len(tick) for tick in matrix.ticks), _MOST_LETTERS)
     side = 0.9 + 0.12 * longest + (0.56 if annotate else 0.27) * size
     figure = new_figure(side + 0.5, side)
@@ -173,7 +184,7 @@ def _curve_panel(target: str, curve: Curve) -> Panel:
 
 
 def _thinned(curve: Curve) -> Curve:
-    """The curve without points that fall on the same dot as the one before: 5,000 clips take no megabyte a label."""
+    """Return the curve without points on the same dot as the one before, to keep the page small."""
     places = np.round(np.stack([curve.recall, curve.precision]) * _CURVE_STEPS)
     keep = np.ones(places.shape[1], bool)
     keep[1:-1] = (places[:, 1:-1] != places[:, :-2]).any(axis=0)
@@ -206,10 +217,10 @@ def _first_metric(row: TargetRow | None) -> str:
 
 
 def _draw_points(axes: Axes, true: np.ndarray, predicted: np.ndarray, limits: tuple[float, float]) -> None:
-    """Dots, or, where they would cover each other, hexagons by the number of clips (logarithmic)."""
+    """Draw dots, or hexagons by the number of clips (logarithmic) where dots would cover each other."""
     if len(true) <= _MOST_DOTS:
         # One path for all dots: a page has thousands of them.
-        axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=_DARK, alpha=0.5,
+        axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=DARK, alpha=0.5,
                   markeredgewidth=0)  # fmt: skip
         return
     cells = axes.hexbin(true, predicted, gridsize=26, extent=(*limits, *limits), mincnt=1, linewidths=0.2)
@@ -231,14 +242,14 @@ def _class_panels(content: ReportContent) -> Iterator[Panel]:
             continue
         figure, axes = _small_axes()
         shares = [np.histogram(values, edges)[0] / max(len(values), 1) for values in (lacks, has)]
-        axes.stairs(shares[0], edges, fill=True, color=_LIGHT, alpha=0.55)
-        axes.stairs(shares[1], edges, color=_DARK, linewidth=1.5)
+        axes.stairs(shares[0], edges, fill=True, color=LIGHT, alpha=0.55)
+        axes.stairs(shares[1], edges, color=DARK, linewidth=1.5)
         axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
         axes.set_yticks([])
         axes.set_xlabel("predicted probability", fontsize=8.5, color=INK)
         _finish(axes, "left")
         median, other = float(np.median(has)), float(np.median(lacks)) if len(lacks) else math.nan
-        text = f"{count(len(has))} clips, median {number(median, 2)}; of the others {number(other, 2)}"
+        text = f"{count(len(has))} clips, median {number(median, 2)}; other clips {number(other, 2)}"
         description = f"Predicted probability of {target} of the clips that have it and of the others: {text}."
         yield Panel(figure_svg(figure, description), target, text)
 
@@ -249,8 +260,8 @@ def _calibration_panel(content: ReportContent, calibration: Calibration) -> Pane
     low, high = _limits(content, x, y)
     figure, axes = _small_axes()
     axes.plot([low, high], [low, high], color=FAINT_INK, linewidth=0.9, linestyle=(0, (3, 3)))
-    axes.plot(x, y, color=_LIGHT, linewidth=1.2)
-    axes.scatter(x, y, s=8 + 60 * n / n.max(), color=_DARK, edgecolors="white", linewidths=0.5, zorder=3)
+    axes.plot(x, y, color=LIGHT, linewidth=1.2)
+    axes.scatter(x, y, s=8 + 60 * n / n.max(), color=DARK, edgecolors="white", linewidths=0.5, zorder=3)
     _square(axes, low, high, "predicted", "true")
     text = f"error {number(calibration.error)}"
     description = f"Calibration of {calibration.name}: mean label against mean prediction in {len(bins)} bins, {text}."
@@ -262,7 +273,7 @@ def _has_mean(each: CalibrationBin) -> bool:
 
 
 def _limits(content: ReportContent, *values: np.ndarray) -> tuple[float, float]:
-    """The task's range, or what the values span; wider where values lie outside it."""
+    """Return the task's range, or what the values span; wider where values lie outside it."""
     all_values = np.concatenate(values)
     low, high = float(all_values.min()), float(all_values.max())
     # Of a pair, the order that is predicted has a probability of a half at least.

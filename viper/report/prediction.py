@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from viper.files import write_text
-from viper.report.bars import Scale
 from viper.report.cards import Pair, Picture, pictures
+from viper.report.charts import Scale, curve
 from viper.report.content import Thumbnail
 from viper.report.html import render
-from viper.report.numbers import fixed, seconds
+from viper.report.words import fixed, seconds
 
 _MOST_PICTURES = 8  # along a line of time
 _PICTURES_WIDTH = 88.0  # percent of the line that they fill
@@ -35,7 +34,7 @@ class VideoPrediction:
     absent : modality -> why it was left out.
     faces : pictures of it, in order of time.
     times : (windows,) seconds, the middles of the windows; none without them.
-    course : target -> (windows,) intensities; nan where nothing could be read.
+    timeline : target -> (windows,) intensities; nan where nothing could be read.
     error : why there is no answer.
     """
 
@@ -47,7 +46,7 @@ class VideoPrediction:
     absent: dict[str, str]
     faces: list[Thumbnail] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    course: dict[str, list[float]] = field(default_factory=dict)
+    timeline: dict[str, list[float]] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -74,7 +73,7 @@ class PredictionPage:
 
 @dataclass(frozen=True)
 class Line:
-    """One target's course as a drawing, and its lowest and highest value."""
+    """The timeline of one target as a drawing, and its lowest and highest value."""
 
     name: str
     svg: Markup
@@ -101,12 +100,12 @@ class View:
 
 
 def write_prediction(page: PredictionPage, path: Path) -> None:
-    """Writes the page, atomically."""
+    """Write the page, atomically."""
     write_text(path, prediction_page(page))
 
 
 def prediction_page(page: PredictionPage) -> str:
-    """The page's text."""
+    """Return the page's text."""
     scale = _scale(page)
     views = [_view(page, video, scale) for video in page.videos]
     return render("prediction.html", page=page, views=views, scale=scale)
@@ -114,14 +113,15 @@ def prediction_page(page: PredictionPage) -> str:
 
 def _scale(page: PredictionPage) -> Scale:
     answers = [value for video in page.videos for value in video.values.values()]
-    answers += [value for video in page.videos for values in video.course.values() for value in values]
-    low, high = page.range or (0.0, 0.0)
-    return Scale.over(answers, min(low, 0.0), max(high, 0.0))
+    answers += [value for video in page.videos for values in video.timeline.values() for value in values]
+    return Scale.of(page.range, answers)
 
 
 def _view(page: PredictionPage, video: VideoPrediction, scale: Scale) -> View:
     values = {target: video.values[target] for target in page.targets if target in video.values}
-    lines = [_line(target, video, scale) for target in page.targets if np.isfinite(video.course.get(target, [])).any()]
+    lines = [
+        _line(target, video, scale) for target in page.targets if np.isfinite(video.timeline.get(target, [])).any()
+    ]
     shown = pictures(video.faces)
     along = _along(shown, video.seconds) if lines else []
     return View(
@@ -135,7 +135,7 @@ def _view(page: PredictionPage, video: VideoPrediction, scale: Scale) -> View:
 
 
 def _along(shown: Sequence[Picture], length: float) -> list[tuple[float, Picture]]:
-    """In each of some equal parts of the video, the picture that is nearest to its middle, if there is one."""
+    """Return, for equal parts of the video, the picture nearest to the middle of each, if any."""
     part = length / _MOST_PICTURES
     along = []
     for number in range(_MOST_PICTURES):
@@ -146,32 +146,8 @@ def _along(shown: Sequence[Picture], length: float) -> list[tuple[float, Picture
     return along
 
 
-def _percent(video: VideoPrediction, time: float) -> float:
-    return 100 * min(max(time / video.seconds, 0.0), 1.0) if video.seconds > 0 else 0.0
-
-
 def _line(target: str, video: VideoPrediction, scale: Scale) -> Line:
-    """A curve over the whole video, 100 wide and 30 high, stretched to its place; nothing where a window has no value.
-
-    A window's value stands at its middle; the first and the last window stand for the ends of the video too.
-    """
-    values = np.asarray(video.course[target], float)
-    x = [_percent(video, time) for time in video.times]
-    y = [29 - 0.28 * scale.at(value) if math.isfinite(value) else math.nan for value in values.tolist()]
-    points = list(zip([0.0, *x, 100.0], [y[0], *y, y[-1]], strict=True))
-    ground = 29 - 0.28 * scale.zero
-    drawn = []
-    for known, piece in itertools.groupby(points, key=lambda point: math.isfinite(point[1])):
-        if known:
-            places = list(piece)
-            outline = " ".join(f"{across:.2f},{up:.2f}" for across, up in places)
-            left, right = places[0][0], places[-1][0]
-            drawn.append(
-                f'<polygon points="{left:.2f},{ground:.2f} {outline} {right:.2f},{ground:.2f}" style="fill:var(--m7)"/>'
-                f'<polyline points="{outline}" vector-effect="non-scaling-stroke" '
-                'style="fill:none;stroke:var(--m27);stroke-width:1.6px"/>'
-            )
+    values = np.asarray(video.timeline[target], float)
     low, high, peak = float(np.nanmin(values)), float(np.nanmax(values)), int(np.nanargmax(values))
     said = f"{target} over time, from {fixed(low)} to {fixed(high)}, highest around {seconds(video.times[peak])}."
-    head = f'<svg viewBox="0 0 100 30" preserveAspectRatio="none" role="img" aria-label="{escape(said)}">'
-    return Line(target, Markup(head + "".join(drawn) + "</svg>"), low, high)
+    return Line(target, curve(video.seconds, video.times, values.tolist(), scale, said), low, high)

@@ -1,4 +1,4 @@
-"""From feature stores and a manifest to batches for the fusion model."""
+"""What a fusion learns from: the clips of a manifest with their features, the orders of a preference task, batches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from viper.errors import NothingDoneError
-from viper.manifest import Manifest
+from viper.errors import NothingDoneError, UserError
+from viper.manifest import SPLITS, Manifest
 from viper.store import Feature, FeatureStore
 from viper.training.group_standardization import GroupNormalization
 from viper.training.packing import Features, StoredFeatures, find_pack, open_features, scan
@@ -38,7 +38,7 @@ class FusionData(Dataset[Example]):
     ----------
     stores : modality -> store. A clip that has no file in one of them lacks that modality.
     manifest : the rows; their order is the order of the examples.
-    groups : standardises features within groups of clips; None: they are left as they are.
+    groups : standardizes features within groups of clips; None: they are left as they are.
     pack : keep the features in memory-mapped packs (`viper.training.packing`), made when the first of them is needed.
         False writes nothing and, where a training has left no pack of these clips, reads the files: for a single pass.
     """
@@ -76,8 +76,8 @@ class FusionData(Dataset[Example]):
 
     @property
     def truth(self) -> np.ndarray:
-        """What predictions for the clips are scored against: labels (clips, targets), or orders (n, L) of a preference
-        task, see `viper.manifest.order_rows`.
+        """Return what predictions are scored against: labels (clips, targets), or orders (n, L) of a preference task,
+        see `viper.manifest.order_rows`.
         """
         return self.labels if self.orders is None else self.orders
 
@@ -93,11 +93,11 @@ class FusionData(Dataset[Example]):
         return Example(present, self.labels[index])
 
     def without_any(self) -> list[str]:
-        """Clips that have a file in none of the stores."""
+        """Return the clips that have a file in none of the stores."""
         return [clip for clip in self.clips if not any(clip in present for present in self._present.values())]
 
     def report_missing(self, split: str) -> None:
-        """Says, a line a modality, how many clips lack it. No clip with any feature at all is a NothingDoneError."""
+        """Log, one line per modality, how many clips lack it; if no clip has any feature at all: NothingDoneError."""
         for name, present in self._present.items():
             missing = [clip for clip in self.clips if clip not in present]
             if missing:
@@ -110,7 +110,7 @@ class FusionData(Dataset[Example]):
             )
 
     def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Modality -> mean and standard deviation (D,) over the unmasked tokens of all clips, computed in float64."""
+        """Return modality -> mean and standard deviation (D,) over all unmasked tokens, computed in float64."""
         found = {name: features.statistics() for name, features in self._features.items()}
         return {
             name: (torch.from_numpy(both[0]).float(), torch.from_numpy(both[1]).float())
@@ -119,11 +119,11 @@ class FusionData(Dataset[Example]):
         }
 
     def max_tokens(self) -> int:
-        """The longest feature of any clip, in tokens."""
+        """Return the length of the longest feature, in tokens."""
         return max([1, *(features.longest() for features in self._features.values())])
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """A batch for PerceiverFusion.forward: every modality padded to its longest clip, absent ones masked."""
+        """Return a batch for PerceiverFusion.forward: every modality padded to its longest clip, absent ones masked."""
         widths = {name: store.width for name, store in self.stores.items()}
         batch: dict[str, Any] = collate_features([example.features for example in examples], widths)
         batch["labels"] = torch.from_numpy(np.stack([example.labels for example in examples]))
@@ -133,7 +133,7 @@ class FusionData(Dataset[Example]):
 def collate_features(
     clips: Sequence[Mapping[str, Feature]], widths: Mapping[str, int]
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """A batch of clips' features by modality: "tokens", "mask" and "time", each modality -> tensor.
+    """Return a batch of clips' features by modality: "tokens", "mask" and "time", each modality -> tensor.
 
     Every modality of `widths` (modality -> channels) is there, padded to its longest clip; what a clip lacks is masked.
     """
@@ -152,3 +152,93 @@ def collate_features(
         batch["mask"][name] = torch.from_numpy(mask)
         batch["time"][name] = torch.from_numpy(time)
     return batch
+
+
+class OrderData(Dataset[np.ndarray]):
+    """The orders of a preference task as examples; several of them share the clips of a batch.
+
+    Parameters
+    ----------
+    data : the clips, with at least one order.
+    """
+
+    def __init__(self, data: FusionData) -> None:
+        assert data.orders is not None
+        self._data, self._orders = data, data.orders
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._orders[index]
+
+    def collate(self, orders: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Return a batch for PerceiverFusion.forward: the clips of B orders, once each, and `orders` (B, L)."""
+        stacked = np.stack(orders)
+        rows, positions = np.unique(stacked, return_inverse=True)
+        n_padding = int(rows[0] < 0)  # -1, where some order is shorter, comes first
+        batch = self._data.collate([self._data[int(row)] for row in rows[n_padding:]])
+        del batch["labels"]  # a clip by itself has none
+        return batch | {"orders": torch.from_numpy(positions.reshape(stacked.shape) - n_padding)}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The splits of a manifest, with features; every seed is trained on the same."""
+
+    manifest: Manifest
+    training: FusionData
+    validation: FusionData
+
+    @classmethod
+    def load(cls, manifest: Manifest, stores: dict[str, FeatureStore], group_column: str | None) -> TrainingData:
+        """Return the labelled clips of Train and Val.
+
+        Parameters
+        ----------
+        group_column : the manifest's column within whose groups features are standardized; None: they are not.
+
+        Raises
+        ------
+        UserError : a split without labels or preferences, or whose preferences do not tell one epoch from another.
+        NothingDoneError : no clip of a split has any feature.
+        """
+        groups = GroupNormalization(stores, manifest, group_column) if group_column is not None else None
+        splits = []
+        for split in ("Train", "Val"):
+            splits.append(FusionData(stores, manifest.split(split).labelled(), groups))
+            splits[-1].report_missing(split)
+        _check_orders(splits[1], manifest)
+        return cls(manifest, *splits)
+
+    def counts(self) -> dict[str, Any]:
+        """Return the rows of each split, JSON-ready: {"splits": {split: {"clips", "labelled", ...}}, "group_column"}.
+
+        With "groups", how many of them there are, where the manifest has the task's group column; a preference task has
+        "orders" (pairs and lists) and no labels.
+        """
+        task, table = self.manifest.task, self.manifest.table
+        column = task.group_column if task.group_column in table.columns else None
+        splits: dict[str, dict[str, int]] = {}
+        for split in (name for name in SPLITS if (table[task.split_column] == name).any()):
+            rows = self.manifest.split(split)
+            splits[split] = {"clips": len(rows.clips)}
+            if task.kind == "preference":
+                splits[split]["orders"] = len(rows.orders)
+            else:
+                splits[split]["labelled"] = int((~np.isnan(rows.labels)).any(axis=1).sum())
+            if column is not None:
+                splits[split]["groups"] = int(rows.table[column].nunique())
+        return {"splits": splits, "group_column": column}
+
+
+def _check_orders(validation: FusionData, manifest: Manifest) -> None:
+    if validation.orders is None:
+        return
+    metric, lengths = manifest.task.metrics[0], (validation.orders >= 0).sum(axis=1)
+    what, n = ("pairs", sum(lengths == 2)) if metric == "pairwise_accuracy" else ("lists", sum(lengths > 2))
+    if not n:
+        raise UserError(
+            f"{manifest.path}: the preferences of the split Val hold no {what}, and {metric} chooses the best epoch; "
+            "add some, or put another metric first in a card of your own"
+        )

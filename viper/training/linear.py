@@ -1,4 +1,4 @@
-"""Fits the linear baseline by a solver: ridge or logistic regression, its strength chosen on the validation split."""
+"""Fit the linear baseline by a solver: ridge or logistic regression, its strength chosen on the validation split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from viper.evaluation.metrics import evaluate, is_better
 from viper.fusion.baselines import PooledLinear, PooledMLP, Pooling
 from viper.fusion.config import PerceiverFusionConfig
 from viper.fusion.perceiver import PerceiverFusion
-from viper.inference.stored import predict
 from viper.logs import without_warnings
 from viper.manifest import all_pairs
 from viper.task import Task
@@ -25,7 +24,6 @@ from viper.training.data import FusionData
 # Strongest first, so that of equally good strengths the strongest is taken. The penalty is strength * |w|^2, beside the
 # sum over the training clips of squared errors or log losses; the features of a modality vary by 1, all in all.
 STRENGTHS = tuple(float(strength) for strength in np.logspace(4, -6, 21))
-BATCH_SIZE = 64
 MAX_ITERATIONS = 1000
 
 
@@ -43,20 +41,24 @@ class LinearMap:
 
 Fit = Callable[[float], LinearMap]
 """Strength of the penalty -> the map with the least loss."""
+Predict = Callable[[PerceiverFusion, FusionData], np.ndarray]
+"""Runs a model over all clips of a split; what comes in here is the one inference loop over stored features."""
 
 
-def set_pooling_statistics(model: PerceiverFusion, training: FusionData) -> None:
-    """Standardises the pooled vectors of a linear or mlp fusion with the statistics of the training clips.
+def set_pooling_statistics(model: PerceiverFusion, training: FusionData, predict: Predict) -> None:
+    """Standardize the pooled vectors of a linear or mlp fusion with the statistics of the training clips.
 
     To be called after `set_normalization`, on which they depend. The statistics are buffers: a checkpoint keeps them.
     """
     pool = cast(PooledLinear | PooledMLP, model.body).pool
     pool.reset()
-    pool.set(torch.from_numpy(_pooled(model, pool, training)))
+    pool.set(torch.from_numpy(_pooled(model, pool, training, predict)))
 
 
-def fit_linear_member(model: PerceiverFusion, task: Task, training: FusionData, validation: FusionData) -> float:
-    """Fits the linear member of a model with a `linear_share`; arguments and answer as of `fit_linear`."""
+def fit_linear_member(
+    model: PerceiverFusion, task: Task, training: FusionData, validation: FusionData, predict: Predict
+) -> float:
+    """Fit the linear branch of a model with a `linear_share`; parameters and result as in `fit_linear`."""
     assert model.linear is not None
     config = PerceiverFusionConfig(
         fusion="linear", modalities=model.config.modalities, modality_order=model.config.modality_order,
@@ -64,13 +66,15 @@ def fit_linear_member(model: PerceiverFusion, task: Task, training: FusionData, 
     )  # fmt: skip
     alone = PerceiverFusion(config)
     alone.standardize.load_state_dict(model.standardize.state_dict())
-    strength = fit_linear(alone, task, training, validation)
+    strength = fit_linear(alone, task, training, validation, predict)
     model.linear.load_state_dict(alone.body.state_dict())
     return strength
 
 
-def fit_linear(model: PerceiverFusion, task: Task, training: FusionData, validation: FusionData) -> float:
-    """Fits a model of the linear fusion and leaves the result in its weights.
+def fit_linear(
+    model: PerceiverFusion, task: Task, training: FusionData, validation: FusionData, predict: Predict
+) -> float:
+    """Fit a model of the linear fusion and leave the result in its weights.
 
     Ridge regression, multinomial logistic regression (single_label), one logistic regression a target (multi_label), or
     one of the differences between the clips of all pairs (preference: Bradley and Terry's model). Where the card
@@ -79,7 +83,7 @@ def fit_linear(model: PerceiverFusion, task: Task, training: FusionData, validat
 
     Parameters
     ----------
-    model : of ``fusion="linear"``, with its features' normalisation set.
+    model : of ``fusion="linear"``, with its features' normalization set.
     training, validation : examples with at least one label each.
 
     Returns
@@ -90,10 +94,10 @@ def fit_linear(model: PerceiverFusion, task: Task, training: FusionData, validat
     ------
     UserError : all training clips of a single_label task are of one class.
     """
-    set_pooling_statistics(model, training)
+    set_pooling_statistics(model, training, predict)
     body = cast(PooledLinear, model.body)
-    x = _pooled(model, body.pool, training)
-    x_validation = _pooled(model, body.pool, validation)
+    x = _pooled(model, body.pool, training, predict)
+    x_validation = _pooled(model, body.pool, validation, predict)
     fit, answer = _solver(task, x, training.truth)
     best: tuple[float, float, LinearMap] | None = None
     for strength in STRENGTHS:
@@ -111,13 +115,13 @@ def fit_linear(model: PerceiverFusion, task: Task, training: FusionData, validat
     return strength
 
 
-def _pooled(model: PerceiverFusion, pool: Pooling, data: FusionData) -> np.ndarray:
-    """(clips, P) float64: what the pooling hands on when the model predicts, so that both see the same."""
+def _pooled(model: PerceiverFusion, pool: Pooling, data: FusionData, predict: Predict) -> np.ndarray:
+    """Return (clips, P) float64: the pooled vectors when the model predicts, so that both see the same."""
     rows: list[np.ndarray] = []
     hook = pool.register_forward_hook(lambda module, inputs, output: rows.append(output.double().cpu().numpy()))
     try:
         with without_warnings():  # training has said which clips lack features
-            predict(model, data, BATCH_SIZE, torch.device("cpu"))
+            predict(model, data)
     finally:
         hook.remove()
     return np.concatenate(rows)

@@ -1,349 +1,202 @@
-"""Training on transformers' Trainer: the optimiser, the averaged weights, and resuming without pickles."""
+"""The training loop: epochs of AdamW steps for any model with ``forward(**batch) -> loss``.
+
+It knows no task and no fusion. What a step learns from comes in as examples and a function that collates them; how an
+epoch is validated, and what is kept of it, as two callables.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration, set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
-from viper.errors import NothingDoneError, UserError
-from viper.fusion.perceiver import PerceiverFusion
-from viper.task import Task
-from viper.training.data import Example, FusionData
-from viper.training.orders import OrderData
-from viper.training.recorder import Epoch, Recorder
-from viper.training.state import (
-    TrainingState,
-    optimizer_groups,
-    optimizer_tensors,
-    random_tensors,
-    restore_optimizer,
-    restore_random,
-)
+from viper.engine.device import choose_device, has_bf16
+from viper.errors import UserError
+from viper.training.accumulation import Accumulation, Alone, Collate
+from viper.training.optimizer import averaged_weights, learning_rate_factor, make_average, make_optimizer
+from viper.training.options import LoopOptions
+from viper.training.state import TrainingState, gather_state, restore_state
 
 log = logging.getLogger("viper")
 
-WARM_UP_SHARE = 0.1
 
+class Recorder(Protocol):
+    """What is kept of a training."""
 
-@dataclass(frozen=True)
-class LoopOptions:
-    """How a model is trained; everything resolved.
+    @property
+    def is_done(self) -> bool:
+        """Whether training may stop before the last epoch."""
 
-    Attributes
-    ----------
-    batch_size : clips a step, of all processes together.
-    step_size : epochs after which the learning rate is halved, over and over (the published StepLR); None: a linear
-        warm-up over the first tenth of the steps, then half a cosine down to zero.
-    weight_decay : of matrices only; biases, norms and learned queries are left free.
-    ema : decay of the running average of the weights that is validated and saved; 0: the weights themselves are.
-    max_grad_norm : gradients are scaled down to this norm; 0: never.
-    bf16 : whether matrix products are done in bfloat16.
-    keep, patience : as in `viper.training.recorder.Recorder`.
-    report_to : the Trainer's loggers, e.g. "tensorboard", "wandb".
-    """
+    def record(self, epoch: int, loss: float, validation: Any) -> dict[str, float]:
+        """Keep an epoch (counted from 1); return numbers for the trackers. The model has the weights to be kept."""
 
-    n_epochs: int
-    batch_size: int
-    learning_rate: float
-    step_size: int | None
-    weight_decay: float
-    log_steps: int
-    seed: int
-    device: str
-    keep: str
-    ema: float = 0.0
-    max_grad_norm: float = 1.0
-    patience: int | None = None
-    bf16: bool = False
-    compile: bool = False
-    report_to: tuple[str, ...] = ()
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it, JSON-ready."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
 
 
 def train(
-    model: PerceiverFusion,
-    task: Task,
-    training: FusionData,
-    validation: FusionData,
-    run: Path,
+    network: nn.Module,
+    examples: Dataset[Any],
+    collate: Collate,
     options: LoopOptions,
+    validate: Callable[[nn.Module], Any],
+    recorder: Recorder,
+    folder: Path,
     resumed: TrainingState | None = None,
-) -> tuple[Epoch, dict[str, Epoch]]:
-    """Trains a model, writes the run's checkpoints, metrics.csv and, after every epoch, its training state.
+    alone: Alone = nullcontext,
+) -> None:
+    """Train a network; after every epoch validate it, have it recorded, and write the state of the training.
 
     Parameters
     ----------
-    resumed : the state after the last epoch that was finished; training goes on from there.
-
-    Returns
-    -------
-    The best epoch by the task's first metric, and the best by each metric.
+    network : ``network(**batch)`` returns a loss, or an output with one as `loss`.
+    options : with a learning rate.
+    validate : what it returns for the network is handed to the recorder. It is called in every process.
+    folder : gets the state, and what trackers write.
+    resumed : the state after the last epoch that was finished; training goes on from there, exact to the bit.
+    alone : see `viper.training.accumulation`.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = _training_arguments(options, run, Path(scratch))
-        truth = validation.truth
-        recorder = Recorder(model, task, truth, run, options.keep, options.patience, arguments.should_save)
-        examples = training if training.orders is None else OrderData(training)
-        optimizer = make_optimizer(model, options.learning_rate, options.weight_decay)
-        steps_per_epoch = math.ceil(len(examples) / options.batch_size)
-        try:
-            trainer = _Trainer(
-                recorder,
-                run,
-                options.ema,
-                resumed,
-                model=model,
-                args=arguments,
-                data_collator=_collator(training, examples),
-                train_dataset=examples,
-                eval_dataset=validation,
-                compute_metrics=recorder.compute_metrics,
-                optimizers=(optimizer, make_schedule(optimizer, options, steps_per_epoch)),
-                callbacks=[recorder, *([_Bar()] if sys.stderr.isatty() else [])],
-            )
-        except (RuntimeError, ValueError) as error:
-            if options.report_to:
-                raise UserError(f"--report_to {' '.join(options.report_to)}: {error}") from None
-            raise
-        # The Trainer's default prints raw dictionaries; the recorder says the same better.
-        trainer.pop_callback(PrinterCallback)
-        if resumed is None:
-            trainer.train()
-        else:
-            recorder.epochs = [Epoch.from_dict(record) for record in resumed.record["epochs"]]
-            (Path(scratch) / "trainer_state.json").write_text(resumed.record["trainer"], encoding="utf-8")
-            trainer.train(resume_from_checkpoint=scratch)
-    if not recorder.epochs:
-        raise NothingDoneError("training ended without a single epoch")
-    return recorder.best(task.metrics[0]), {metric: recorder.best(metric) for metric in recorder.metrics}
+    accelerator = make_accelerator(options, folder)
+    device = accelerator.device if accelerator.num_processes > 1 else choose_device(options.device)
+    is_bf16 = options.precision == "bf16" or (
+        options.precision == "auto" and device.type == "cuda" and has_bf16(device)
+    )
+
+    def arithmetic() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
+
+    set_seed(options.seed, device_specific=True)
+    network.to(device)
+    assert options.learning_rate is not None
+    optimizer = make_optimizer(network, options.learning_rate, options.weight_decay)
+    average = make_average(network, options.ema) if options.ema else None
+    model: nn.Module = accelerator.prepare(network, device_placement=[False])
+    if options.compile:
+        model = cast(nn.Module, torch.compile(model))
+    part = options.batch_size // accelerator.num_processes
+    accumulation = Accumulation(accelerator, model, network, collate, arithmetic, part, alone)
+    n_examples, start = len(examples), 0  # type: ignore[arg-type]
+    if resumed is not None:
+        restore_state(resumed, folder, accelerator, network, average, optimizer)
+        recorder.load_state_dict(resumed.record["recorder"])
+        start, accumulation.size = resumed.record["epoch"], resumed.record["part"]
+    steps_per_epoch = math.ceil(n_examples / (options.batch_size * options.accumulate_steps))
+    factor = learning_rate_factor(options, steps_per_epoch)
+    step = start * steps_per_epoch
+    bar = tqdm(total=options.n_epochs * steps_per_epoch, initial=step, leave=False,
+               disable=None if accelerator.is_main_process else True)  # fmt: skip
+    for epoch in range(start, options.n_epochs):
+        if recorder.is_done:
+            break
+        model.train()
+        losses: list[Tensor] = []
+        for items in DataLoader(
+            examples, batch_sampler=Steps(n_examples, options, epoch, accelerator), collate_fn=list
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * factor(step)
+            losses.append(accumulation.backward(items))
+            if options.max_grad_norm:
+                accelerator.clip_grad_norm_(network.parameters(), options.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            if average is not None:
+                average.update_parameters(network)
+            step += 1
+            bar.update()
+            if step % options.log_steps == 0:
+                _say(accelerator, losses[-options.log_steps :], step, step / steps_per_epoch, optimizer)
+        loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+        with averaged_weights(network, average):
+            with arithmetic():
+                validation = validate(network)
+            accelerator.log(recorder.record(epoch + 1, loss, validation), step)
+        state = gather_state(accelerator, network, average, optimizer)
+        state.record |= {"epoch": epoch + 1, "part": accumulation.size, "recorder": recorder.state_dict()}
+        if accelerator.is_main_process:
+            state.save(folder)
+    bar.close()
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
-def _collator(clips: FusionData, examples: FusionData | OrderData) -> Callable[[Sequence[Any]], dict[str, Any]]:
-    """The Trainer has one collator for both splits: orders are trained on, but single clips are validated."""
+class Steps:
+    """The examples of each optimizer step of an epoch that this process computes: lists of indices.
 
-    def collate(items: Sequence[Any]) -> dict[str, Any]:
-        return clips.collate(items) if isinstance(items[0], Example) else examples.collate(items)
+    All processes draw one order. Each batch is shared among them evenly; a last, smaller one is filled up from the
+    start of the order until it can be.
+    """
 
-    return collate
+    def __init__(self, n_examples: int, options: LoopOptions, epoch: int, accelerator: Accelerator) -> None:
+        generator = torch.Generator().manual_seed(options.seed + epoch)
+        self._order = torch.randperm(n_examples, generator=generator).tolist()
+        self._batch_size, self._n_batches = options.batch_size, options.accumulate_steps
+        self._n_processes, self._rank = accelerator.num_processes, accelerator.process_index
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = [self._share(start) for start in range(0, len(self._order), self._batch_size)]
+        for first in range(0, len(batches), self._n_batches):
+            yield [index for batch in batches[first : first + self._n_batches] for index in batch]
+
+    def _share(self, start: int) -> list[int]:
+        batch = self._order[start : start + self._batch_size]
+        batch += (self._order * self._n_processes)[: -len(batch) % self._n_processes]
+        n = len(batch) // self._n_processes
+        return batch[self._rank * n : (self._rank + 1) * n]
 
 
-def _training_arguments(options: LoopOptions, run: Path, scratch: Path) -> TrainingArguments:
-    if "tensorboard" in options.report_to:
-        # The Trainer knows no other way to be told where TensorBoard's files go.
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(run / "tensorboard")
-    on_cpu = options.device == "cpu"
+def make_accelerator(options: LoopOptions, folder: Path) -> Accelerator:
+    """Return accelerate's handle on the processes (torchrun, accelerate launch) and the trackers.
+
+    Raises
+    ------
+    UserError : a batch that the processes cannot share, or a tracker that is not there.
+    """
     n_processes = int(os.environ.get("WORLD_SIZE", 1))
     if options.batch_size % n_processes:
         raise UserError(f"--batch_size {options.batch_size}: must be a multiple of the {n_processes} processes")
-    arguments = TrainingArguments(
-        output_dir=str(scratch),
-        num_train_epochs=options.n_epochs,
-        per_device_train_batch_size=options.batch_size // n_processes,
-        per_device_eval_batch_size=options.batch_size // n_processes,
-        learning_rate=options.learning_rate,
-        max_grad_norm=options.max_grad_norm,
-        bf16=options.bf16,
-        torch_compile=options.compile,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        logging_strategy="steps",
-        logging_steps=options.log_steps,
-        report_to=list(options.report_to) or "none",
-        seed=options.seed,
-        data_seed=options.seed,
-        use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and n_processes > 1 else None,
-        ddp_find_unused_parameters=False if n_processes > 1 else None,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    # Several visible GPUs would be used by copying the model to each; one process drives one.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
+    project = ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard"))
+    names = list(options.report_to)
+    try:
+        # In one process accelerate keeps its first device for good, so the loop places the model itself. Precision is
+        # the loop's, too: accelerate keeps the first one as well.
+        accelerator = Accelerator(
+            cpu=n_processes > 1 and options.device == "cpu",
+            mixed_precision="no",
+            log_with=names or None,
+            project_config=project,
+        )
+        accelerator.init_trackers("viper")
+    except (RuntimeError, ValueError, ImportError) as error:
+        if names:
+            raise UserError(f"--report_to {' '.join(names)}: {error}") from None
+        raise
+    missing = {name for name in names if name != "all"} - {str(tracker.name) for tracker in accelerator.trackers}
+    if missing and accelerator.is_main_process:
+        raise UserError(
+            f"--report_to {' '.join(sorted(missing))}: not installed; pip install {' '.join(sorted(missing))}"
+        )
+    return accelerator
 
 
-def make_optimizer(model: torch.nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices only: the weights of linear and recurrent maps."""
-    matrices = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear | torch.nn.RNNBase)
-        for parameter in module.parameters()
-        if parameter.ndim > 1
-    }
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if id(p) in matrices], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) not in matrices], "weight_decay": 0.0},
-    ]
-    # Fused: one pass over the parameters instead of ten. It takes 5 % off a step of the small preset on a CPU.
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-
-
-def make_schedule(
-    optimizer: torch.optim.Optimizer, options: LoopOptions, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """The learning rate by optimiser step: StepLR x 0.5 in epochs, or warm-up and cosine."""
-    n_steps = options.n_epochs * steps_per_epoch
-    n_warm_up = max(1, round(WARM_UP_SHARE * n_steps))
-
-    def factor(step: int) -> float:
-        if options.step_size is not None:
-            return 0.5 ** (step // steps_per_epoch // options.step_size)
-        if step < n_warm_up:
-            return (step + 1) / n_warm_up
-        return 0.5 * (1 + math.cos(math.pi * (step - n_warm_up) / max(1, n_steps - n_warm_up)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
-    """A running average of a model's parameters.
-
-    The decay grows to its full value as (1 + n) / (10 + n) with the number of updates n, so that a short training's
-    average does not remember the initial weights.
-    """
-
-    def average(averaged: Tensor, current: Tensor, n: Tensor | int) -> Tensor:
-        share = min(decay, (1 + int(n)) / (10 + int(n)))
-        return torch.lerp(current, averaged, share)
-
-    return AveragedModel(model, avg_fn=average)
-
-
-class _Trainer(Trainer):
-    """The Trainer with averaged weights, every step's loss for the recorder, and a state of its own.
-
-    The Trainer's own checkpoints hold pickles; the methods with which it writes and reads them are replaced.
-    """
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        run: Path,
-        ema: float,
-        resumed: TrainingState | None,
-        model: PerceiverFusion,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(model=model, **kwargs)
-        self._recorder, self._run, self._network = recorder, run, model
-        self._average = make_average(model, ema) if ema else None
-        if self._average is not None:
-            self.add_callback(_Averaging(self._average, model))
-        self._resumed = resumed
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One step. Its loss is kept: the Trainer's own average does not end with the epoch."""
-        loss = super().training_step(*args, **kwargs)
-        self._recorder.losses.append(loss.detach())
-        return loss
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Scores, and the recorder's checkpoint, of the averaged weights where there are such."""
-        if self._average is None:
-            return super().evaluate(*args, **kwargs)
-        with self._averaged_weights():
-            return super().evaluate(*args, **kwargs)
-
-    @contextlib.contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        assert self._average is not None
-        own = [parameter.detach().clone() for parameter in self._network.parameters()]
-        _copy(self._average.module.parameters(), self._network.parameters())
-        try:
-            yield
-        finally:
-            _copy(own, self._network.parameters())
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """After an epoch: the state, by the first process, with every process's generators."""
-        generators = {
-            name: self.accelerator.gather(state.to(self.args.device).unsqueeze(0))
-            for name, state in random_tensors().items()
-        }
-        if not self.args.should_save:
-            return
-        assert self.optimizer is not None
-        assert self.lr_scheduler is not None
-        tensors = {f"model.{name}": tensor for name, tensor in self._network.state_dict().items()}
-        if self._average is not None:
-            tensors |= {f"average.{name}": tensor for name, tensor in self._average.state_dict().items()}
-        schedule = {name: v for name, v in self.lr_scheduler.state_dict().items() if name != "lr_lambdas"}
-        record = {
-            "trainer": _json_of(self.state),
-            "schedule": schedule,
-            "optimizer": optimizer_groups(self.optimizer),
-            "epochs": [epoch.to_dict() for epoch in self._recorder.epochs],
-            "n_processes": self.args.world_size,
-        }
-        TrainingState({**tensors, **optimizer_tensors(self.optimizer), **generators}, record).save(self._run)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        assert self._resumed is not None
-        if self._resumed.record["n_processes"] != self.args.world_size:
-            raise UserError(
-                f"{self._run}: was trained by {self._resumed.record['n_processes']} processes, and can only be resumed "
-                f"by as many, not by {self.args.world_size}"
-            )
-        self._network.load_state_dict(self._resumed.part("model"))
-        if self._average is not None:
-            self._average.load_state_dict(self._resumed.part("average"))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        assert self._resumed is not None
-        assert self.optimizer is not None
-        assert self.lr_scheduler is not None
-        restore_optimizer(self.optimizer, self._resumed)
-        self.lr_scheduler.load_state_dict({**self._resumed.record["schedule"], "lr_lambdas": [None, None]})
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        assert self._resumed is not None
-        restore_random(self._resumed, self.args.process_index)
-
-
-@torch.no_grad()
-def _copy(source: Any, target: Any) -> None:
-    for parameter, value in zip(target, source, strict=True):
-        parameter.copy_(value)
-
-
-def _json_of(state: Any) -> str:
-    """The Trainer's counters as it writes them itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trainer_state.json"
-        state.save_to_json(str(path))
-        return path.read_text(encoding="utf-8")
-
-
-class _Averaging(TrainerCallback):
-    """Updates the running average after every step."""
-
-    def __init__(self, average: AveragedModel, model: PerceiverFusion) -> None:
-        self._average, self._model = average, model
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """One step."""
-        self._average.update_parameters(self._model)
-
-
-class _Bar(ProgressCallback):
-    """The Trainer's bars, without its lines between them."""
-
-    def on_log(self, *args: Any, **kwargs: Any) -> None:
-        """The recorder's."""
+def _say(
+    accelerator: Accelerator, losses: Sequence[Tensor], step: int, epochs: float, optimizer: torch.optim.Optimizer
+) -> None:
+    """Log the mean of the last losses."""
+    loss, rate = torch.stack(list(losses)).mean().item(), optimizer.param_groups[0]["lr"]
+    log.info("epoch %5.2f  training loss %.5f  learning rate %.2e", epochs, loss, rate)
+    accelerator.log({"training_loss": loss, "learning_rate": rate, "epoch": epochs}, step)

@@ -14,16 +14,18 @@ from typing import Any
 import yaml
 
 import viper
-from viper.commands.common import command_line, log, package_versions
 from viper.errors import UserError
 from viper.files import digest_of, remove, write_text
+from viper.logs import log
 from viper.manifest import Manifest
 from viper.store import EncoderInfo, FeatureStore
 
 CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.csv"
 SUMMARY_FILE = "summary.json"
 SEEDS_FILE = "seeds.json"
 LOG_FILE = "train.log"
+STATE_FILE = "training_state.safetensors"
 RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "numpy", "safetensors", "scikit-learn")
 # Options that may differ between a run and its resumption: they do not change what comes out.
 FREE_OPTIONS = frozenset(
@@ -31,17 +33,24 @@ FREE_OPTIONS = frozenset(
 )
 
 
-def describe(config: Any, stores: Mapping[str, FeatureStore], manifest: Manifest) -> dict[str, Any]:
-    """All that is needed to make a run again: config.yaml's content."""
-    options = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
-    versions = {
-        "viper": viper.__version__, "python": platform.python_version(), **package_versions(RECORDED_PACKAGES),
-    }  # fmt: skip
+def describe(
+    options: Any, stores: Mapping[str, FeatureStore], manifest: Manifest, command: str, packages: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the content of config.yaml: all that is needed to make a run again.
+
+    Parameters
+    ----------
+    options : of the training, a dataclass.
+    command : as it was typed; empty if it was called from Python.
+    packages : the installed versions of `RECORDED_PACKAGES`.
+    """
+    values = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(options).items()}
+    versions = {"viper": viper.__version__, "python": platform.python_version(), **packages}
     encoders = {name: dataclasses.asdict(store.info) for name, store in stores.items()}
     data = digest_of([manifest.clips, manifest.truth.astype(float).round(7).astype(str).tolist()])
     return {
-        "command": command_line(),
-        "options": options,
+        "command": command,
+        "options": values,
         "encoders": encoders,
         "data": data,
         "versions": versions,
@@ -50,7 +59,7 @@ def describe(config: Any, stores: Mapping[str, FeatureStore], manifest: Manifest
 
 
 def start(folder: Path, description: Mapping[str, Any], overwrite: bool) -> None:
-    """Makes a run's folder with its config.yaml. One that holds a run is a UserError, or is emptied of it."""
+    """Make a run's folder with its config.yaml. A folder that holds a run is a UserError, or is emptied of it."""
     if any((folder / name).exists() for name in (CONFIG_FILE, SEEDS_FILE)):
         if not overwrite:
             raise UserError(
@@ -62,18 +71,19 @@ def start(folder: Path, description: Mapping[str, Any], overwrite: bool) -> None
 
 
 def clear(folder: Path) -> None:
-    """Removes a run from its folder. Whatever else somebody keeps there stays."""
+    """Remove a run from its folder; other files in there stay."""
     from viper.fusion.checkpoint import BEST, remove_other_checkpoints
-    from viper.training.recorder import METRICS_FILE
-    from viper.training.state import STATE_FILE
 
     remove_other_checkpoints(folder, keep=set())
     for name in (CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, SEEDS_FILE, LOG_FILE, STATE_FILE, BEST):
         remove(folder / name)
 
 
-def check_same(folder: Path, description: Mapping[str, Any]) -> None:
-    """Refuses to resume a run with other options or data than it was started with: a UserError that says which."""
+def check_same(folder: Path, description: Mapping[str, Any], options_class: type) -> None:
+    """Refuse to resume a run with other options or data than it was started with: a UserError that names them.
+
+    An option that an older version did not know had its default, as in `options_class`, then.
+    """
     path = folder / CONFIG_FILE
     try:
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -81,6 +91,7 @@ def check_same(folder: Path, description: Mapping[str, Any]) -> None:
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({error}); --overwrite starts the run over") from error
     now = description["options"]
+    options = {field.name: field.default for field in dataclasses.fields(options_class)} | options
     for name in sorted((now.keys() | options.keys()) - FREE_OPTIONS):
         if now.get(name) != options.get(name):
             raise UserError(
@@ -94,12 +105,12 @@ def check_same(folder: Path, description: Mapping[str, Any]) -> None:
 
 
 def _identities(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Modality -> what decides its features; the rest of an encoder.json is a record, and may have become longer."""
+    """Return modality -> what decides its features; the rest of an encoder.json is a record, and may have grown."""
     return {name: EncoderInfo(**record).identity for name, record in encoders.items()}
 
 
 def _git_revision() -> str | None:
-    """The revision of viper's checkout; None where it was installed without one."""
+    """Return the revision of viper's checkout; None if it was installed without one."""
     try:
         answer = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(viper.__file__).parent, capture_output=True, text=True, timeout=10
@@ -111,7 +122,7 @@ def _git_revision() -> str | None:
 
 @contextmanager
 def log_file(path: Path, append: bool) -> Iterator[None]:
-    """While inside, what is said goes into a file too."""
+    """While inside, the log goes into a file too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from viper.errors import UserError
 from viper.files import atomic_path
+from viper.training.run_folder import STATE_FILE
 
-STATE_FILE = "training_state.safetensors"
 _RECORD = "record"
 
 
@@ -31,52 +32,76 @@ class TrainingState:
     ----------
     tensors : by name: "model.*" the weights, "average.*" their running average, "optimizer.<parameter>.*" the moments,
         "rng.*" the generators of every process, stacked.
-    record : JSON: the Trainer's counters, the scheduler, the optimiser's groups, the scores of the epochs so far.
+    record : JSON: "epoch" (how many are finished), "recorder" (its state), "part" (examples in the model at
+        once), "optimizer" (its settings), "n_processes".
     """
 
     tensors: dict[str, Tensor]
     record: dict[str, Any]
 
     def save(self, run: Path) -> None:
-        """Writes the state into a run's folder."""
+        """Write the state into a run's folder."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         with atomic_path(run / STATE_FILE) as temporary:
             save_file(tensors, temporary, metadata={_RECORD: json.dumps(self.record)})
 
     @classmethod
     def load(cls, run: Path) -> TrainingState:
-        """Reads the state of a run; a file that is none is a UserError."""
+        """Return the state of a run; a file that does not hold one is a UserError."""
         path = run / STATE_FILE
         try:
             with safe_open(path, framework="pt") as file:
                 record = json.loads((file.metadata() or {})[_RECORD])
+                if "epoch" not in record:
+                    raise KeyError("epoch")
                 return cls({name: file.get_tensor(name) for name in file.keys()}, record)  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise UserError(f"{path}: not a training's state ({error}); --overwrite starts the run over") from error
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors under a prefix, by the rest of their names."""
+        """Return the tensors under a prefix, by the rest of their names."""
         start = f"{prefix}."
         return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The moments of every parameter, by "optimizer.<number of the parameter>.<name>"."""
-    return {
-        f"optimizer.{index}.{name}": tensor
-        for index, moments in optimizer.state_dict()["state"].items()
-        for name, tensor in moments.items()
-    }
+def gather_state(
+    accelerator: Accelerator, network: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> TrainingState:
+    """Return the state after an epoch. Every process has to call it, for the generators of all of them."""
+    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
+    described = optimizer.state_dict()
+    for index, moments in described["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+    device = next(network.parameters()).device
+    for name, generator in _generators().items():
+        tensors[f"rng.{name}"] = accelerator.gather(generator.to(device).unsqueeze(0))
+    groups = [
+        {name: list(v) if isinstance(v, tuple) else v for name, v in group.items()}
+        for group in described["param_groups"]
+    ]
+    return TrainingState(tensors, {"optimizer": groups, "n_processes": accelerator.num_processes})
 
 
-def optimizer_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The optimiser's settings, JSON-ready."""
-    groups = optimizer.state_dict()["param_groups"]
-    return [{name: list(v) if isinstance(v, tuple) else v for name, v in group.items()} for group in groups]
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
-    """The inverse of the two above."""
+def restore_state(
+    state: TrainingState,
+    folder: Path,
+    accelerator: Accelerator,
+    network: nn.Module,
+    average: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put back what `gather_state` collected; another number of processes is a UserError."""
+    n_processes = state.record["n_processes"]
+    if n_processes != accelerator.num_processes:
+        raise UserError(
+            f"{folder}: was trained by {n_processes} processes, and can only be resumed by as many, not by "
+            f"{accelerator.num_processes}"
+        )
+    network.load_state_dict(state.part("model"))
+    if average is not None:
+        average.load_state_dict(state.part("average"))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in state.part("optimizer").items():
         index, _, key = name.partition(".")
@@ -85,19 +110,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: TrainingState) ->
         {name: tuple(v) if name == "betas" else v for name, v in group.items()} for group in state.record["optimizer"]
     ]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-
-def random_tensors() -> dict[str, Tensor]:
-    """This process's generators, by "rng.*"."""
-    states = {"rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["rng.cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def restore_random(state: TrainingState, rank: int) -> None:
-    """Sets this process's generators to what they were."""
     generators = state.part("rng")
-    torch.set_rng_state(generators["cpu"][rank])
+    torch.set_rng_state(generators["cpu"][accelerator.process_index].cpu())
     if torch.cuda.is_available() and "cuda" in generators:
-        torch.cuda.set_rng_state(generators["cuda"][rank])
+        torch.cuda.set_rng_state(generators["cuda"][accelerator.process_index].cpu())
+
+
+def _generators() -> dict[str, Tensor]:
+    """Return the states of this process's random number generators."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states

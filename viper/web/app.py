@@ -1,4 +1,4 @@
-"""The page's layout and what its parts do."""
+"""The page: its looks, its layout, and what its parts do."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.themes.utils.colors import Color
+from gradio.themes.utils.fonts import Font
 from markupsafe import Markup
 
 from viper.errors import ClipError, UserError, one_line
 from viper.inference.predictor import ClipPredictor
 from viper.media.subtitles import SUBTITLE_SUFFIXES
 from viper.web import charts, texts
-from viper.web.session import Answers, Session, answer, read_session, write_sample
-from viper.web.uploads import Made, Uploads
+from viper.web.session import Answers, Made, Session, Uploads, answer, read_session, write_sample
 
 log = logging.getLogger("viper")
 
@@ -25,6 +27,12 @@ log = logging.getLogger("viper")
 FORGET_AFTER = 1800
 MAX_SESSIONS = 24
 MAX_WAITING = 16  # clips in the queue; one is read at a time
+
+# Gradio's plain theme in the colours of the report, with fonts of the system.
+_BLUE = Color("#eef5fc", "#d3e7f8", "#aed2f3", "#88bbea", "#61a1dd", "#3c83c7", "#1a5795", "#124784", "#112f60",
+              "#0d2549", "#0a1c38")  # fmt: skip
+_GREY = Color("#f9fafb", "#f6f7f9", "#e7ebf1", "#d5dae2", "#a4abb6", "#6b717c", "#4f555f", "#303640", "#232830",
+              "#1b1f26", "#14171c")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Parts:
     modalities: gr.CheckboxGroup
     bars: gr.HTML
     faces: gr.HTML
-    course: gr.HTML
+    timeline: gr.HTML
 
 
 class Page:
@@ -56,7 +64,7 @@ class Page:
         self._numbers = itertools.count()
 
     def build(self) -> gr.Blocks:
-        """The page, ready to be served."""
+        """Return the page, ready to be served."""
         with gr.Blocks(title="viper: try a checkpoint", analytics_enabled=False) as blocks:
             blocks.state_session_capacity = MAX_SESSIONS
             _html(texts.header(self._predictor, self._record))
@@ -67,10 +75,10 @@ class Page:
                     message = _html(texts.WELCOME, "message")
                     modalities = self._switches()
                     bars = _html("", "bars")
-            faces, course = _html("", "faces"), _html("", "course")
+            faces, timeline = _html("", "faces"), _html("", "timeline")
             _html(texts.limits())
             session = gr.State(None, time_to_live=FORGET_AFTER)
-            self._connect(Parts(session, clip, words, message, modalities, bars, faces, course), sample, forget)
+            self._connect(Parts(session, clip, words, message, modalities, bars, faces, timeline), sample, forget)
         return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
     def _inputs(self) -> tuple[gr.Video, gr.File | None, gr.Button, gr.Button]:
@@ -86,7 +94,7 @@ class Page:
         words = None
         if self._of_words:
             words = gr.File(
-                label="First: its subtitles, if any (.srt, .vtt)", file_types=[*SUBTITLE_SUFFIXES],
+                label="Subtitles (optional; upload before the video)", file_types=[*SUBTITLE_SUFFIXES],
                 height=150, elem_id="subtitles",
             )  # fmt: skip
             # Gradio's own makes an empty temporary file beside each that is sent, which nobody deletes.
@@ -103,7 +111,7 @@ class Page:
         return modalities
 
     def _connect(self, parts: Parts, sample: gr.Button, forget: gr.Button) -> None:
-        shown = [parts.message, parts.bars, parts.faces, parts.course]
+        shown = [parts.message, parts.bars, parts.faces, parts.timeline]
         inputs = [parts.clip, *([parts.words] if parts.words is not None else [])]
         outputs = [parts.session, *inputs, parts.modalities, *shown]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress_on": [parts.bars]}
@@ -117,13 +125,13 @@ class Page:
         )  # fmt: skip
 
     def _of_upload(self, clip: str | None, words: str | None = None) -> Iterator[list[Any]]:
-        """Reads what the browser sent."""
+        """Read what the browser sent."""
         if clip is None:
             return
         yield from self._read(lambda: self._uploads.taken(clip, words))
 
     def _of_sample(self) -> Iterator[list[Any]]:
-        """Makes a clip and reads it."""
+        """Make a clip and read it."""
         yield from self._read(lambda: self._uploads.made(lambda folder: write_sample(folder, next(self._numbers))))
 
     def _read(self, take: Callable[[], AbstractContextManager[Made]]) -> Iterator[list[Any]]:
@@ -134,7 +142,7 @@ class Page:
                     if not session.windows:
                         yield [session, *cleared, gr.update(value=self._available), *self._show(session)]
                     else:
-                        yield [session, *[gr.skip()] * (len(cleared) + 4), self._course(session)]
+                        yield [session, *[gr.skip()] * (len(cleared) + 4), self._timeline(session)]
         except (ClipError, UserError) as error:
             yield [None, *cleared, gr.update(), *_only(texts.error(one_line(str(error))))]
         except Exception:
@@ -142,12 +150,12 @@ class Page:
             yield [None, *cleared, gr.update(), *_only(texts.error(texts.UNEXPECTED))]
 
     def _forget(self) -> list[Any]:
-        """Drops what is known of the clip."""
+        """Drop what is known of the clip."""
         cleared = [None] * (2 if self._of_words else 1)
         return [None, *cleared, gr.update(value=self._available), *_only(texts.WELCOME)]
 
     def _switch(self, session: Session | None, chosen: Sequence[str]) -> list[Any]:
-        """Another subset of modalities for the clip that was read."""
+        """Show another subset of modalities for the clip that was read."""
         if session is None:
             return [gr.skip()] * 4
         session.hidden.clear()
@@ -155,7 +163,7 @@ class Page:
         return self._show(session)
 
     def _show(self, session: Session) -> list[Any]:
-        """Contents of message, bars, faces and course."""
+        """Return the contents of message, bars, faces and timeline."""
         absent = dict(session.reading.absent)
         if not session.has_words:
             absent |= dict.fromkeys(absent.keys() & self._of_words, "no subtitles were given")
@@ -167,30 +175,30 @@ class Page:
             texts.of_clip(session, charts.sources(self._predictor.modalities, absent, session.hidden)),
             texts.section(texts.TITLES[self._predictor.task.kind], chart),
             texts.section("The face track", charts.track(session.reading.faces)),
-            self._course(session),
+            self._timeline(session),
         ]
 
-    def _course(self, session: Session) -> Markup:
+    def _timeline(self, session: Session) -> Markup:
         now, full = self._answers(session)
         if session.step is not None and len(session.windows) < 2:
-            return texts.section("Over time", texts.COURSE_FOLLOWS)
+            return texts.section("Over time", texts.TIMELINE_FOLLOWS)
         return texts.section(
             "Over time",
-            charts.course(
-                self._predictor.task, session.seconds, session.middles, now.course,
-                None if full is None else full.course,
+            charts.timeline(
+                self._predictor.task, session.seconds, session.middles, now.timeline,
+                None if full is None else full.timeline,
             ),
         )  # fmt: skip
 
     def _answers(self, session: Session) -> tuple[Answers, Answers | None]:
-        """Of what may be used now; and of everything, where that is more."""
+        """Return the answers with what may be used now, and with everything where that is more."""
         now = answer(self._predictor, session, session.hidden)
         is_all = session.hidden.isdisjoint(session.reading.features)
         return now, None if is_all else answer(self._predictor, session, ())
 
 
 def _html(content: str, name: str | None = None) -> gr.HTML:
-    """A part of the page with its own markup; no script."""
+    """Return a part of the page with its own markup; no script."""
     return gr.HTML(content, elem_id=name, elem_classes="v-html", js_on_load=None, apply_default_css=False)
 
 
@@ -199,9 +207,45 @@ def _path_of(sent: Any) -> str | None:
 
 
 def _only(message: str) -> list[str]:
-    """Contents of message, bars, faces and course when there is nothing but the first."""
+    """Return the contents of message, bars, faces and timeline when there is only a message."""
     return [message, "", "", ""]
 
 
 def _source(spec: dict[str, Any]) -> str:
     return str((spec.get("encoder") or {}).get("source", ""))
+
+
+def theme() -> gr.themes.Base:
+    """Return the theme; its text has a contrast of 4.5 or more, in light and in dark."""
+    fonts = [Font(name) for name in ("system-ui", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif")]
+    mono = [Font(name) for name in ("ui-monospace", "Liberation Mono", "monospace")]
+    return gr.themes.Base(primary_hue=_BLUE, secondary_hue=_BLUE, neutral_hue=_GREY, font=fonts, font_mono=mono).set(
+        body_background_fill="#ffffff",
+        body_text_color="#1c1c1e",
+        body_text_color_dark="#e8eaed",
+        body_text_color_subdued="#5c6069",
+        body_text_color_subdued_dark="#a4abb6",
+        block_label_text_color="#4f555f",
+        block_label_text_color_dark="#d5dae2",
+        block_title_text_color="#1c1c1e",
+        block_title_text_color_dark="#e8eaed",
+        block_info_text_color="#5c6069",
+        block_info_text_color_dark="#a4abb6",
+        block_radius="10px",
+        button_primary_background_fill="#1a5795",
+        button_primary_background_fill_hover="#124784",
+        button_primary_background_fill_dark="#8cbdf0",
+        button_primary_background_fill_hover_dark="#aed2f3",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#14171c",
+    )
+
+
+def frame_css() -> str:
+    """Return the style around Gradio's parts, where `css` does not reach."""
+    return "@media (max-width: 40rem) { .gradio-container .main.fillable { padding-inline: .25rem !important; } }"
+
+
+def css() -> str:
+    """Return the style of the page's own parts."""
+    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")

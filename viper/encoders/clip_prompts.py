@@ -1,0 +1,288 @@
+"""Prompts: an image-text model picks the sentence that fits a frame best, and a text network encodes it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import yaml
+
+from viper.encoders.base import ShortName, weights_fingerprint
+from viper.encoders.pictures import PictureEncoder, PictureSample
+from viper.encoders.pretrained import explained, is_model, load_state_dict
+from viper.encoders.words import ROBERTA, SentenceModel
+from viper.errors import UserError
+from viper.files import digest_of
+from viper.media.pictures import Frames
+from viper.store import EncoderInfo, Feature
+from viper.task import load_task
+
+if TYPE_CHECKING:
+    import torch
+
+    from viper.engine.device import Runtime
+
+# Between the two models, as encoder.json and --models write them.
+AND = " + "
+# What open_clip's list of published weights says of the pictures they were trained on.
+_PICTURE_KEYS = ("mean", "std", "interpolation", "resize_mode")
+
+
+@contextlib.contextmanager
+def _quiet_root_log() -> Iterator[None]:
+    """Silence the root logger, to which open_clip writes; what matters of it is raised as well."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Sentences, and the emotion each stands for ("neutral" for none)."""
+
+    sentences: tuple[str, ...]
+    emotions: tuple[str, ...]
+
+
+def load_prompts(path: Path) -> Prompts:
+    """Read a prompt list: every word of every emotion in every pattern, then the neutral sentences as they are.
+
+    Raises UserError naming the file and the key that is wrong.
+    """
+    try:
+        card = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as a prompt list ({' '.join(str(error).split())})") from error
+    if not isinstance(card, dict) or set(card) != {"patterns", "emotions", "neutral"}:
+        raise UserError(f"{path}: a prompt list has the keys patterns, emotions and neutral")
+    patterns = _sentences(card["patterns"], path, "patterns")
+    for pattern in patterns:
+        if "{word}" not in pattern:
+            raise UserError(f"{path}: the pattern {pattern!r} has no {{word}} in it")
+    if not isinstance(card["emotions"], dict) or not card["emotions"]:
+        raise UserError(f"{path}: emotions must name each emotion with a list of words")
+    pairs = [
+        (pattern.replace("{word}", word), str(emotion))
+        for emotion, words in card["emotions"].items()
+        for word in _sentences(words, path, f"emotions.{emotion}")
+        for pattern in patterns
+    ]
+    pairs += [(sentence, "neutral") for sentence in _sentences(card["neutral"], path, "neutral")]
+    return Prompts(tuple(sentence for sentence, _ in pairs), tuple(emotion for _, emotion in pairs))
+
+
+def _sentences(value: Any, path: Path, key: str) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry.strip() for entry in value):
+        raise UserError(f"{path}: {key} must be a list of sentences")
+    return value
+
+
+class PromptEncoder(PictureEncoder):
+    """open_clip scores each frame against prompts; the best prompt's RoBERTa class token is the frame's feature.
+
+    Every prompt is embedded once, by both models, when the encoder is prepared.
+
+    Parameters
+    ----------
+    prompts : the sentences.
+    clip_model : an open_clip architecture ("ViT-B-32"), or a local folder with open_clip_config.json.
+    clip_pretrained : which of open_clip's published weights, where `clip_model` is no folder; with a checkpoint, those
+        it was trained further from: they settle the activation and the normalisation of pictures.
+    clip_checkpoint_path : own weights for the architecture, a state dict or one under `model_state_dict`.
+    text_model : hub id or local folder of the text encoder.
+    """
+
+    kind: ClassVar[str] = "clip_prompts"
+    modality = "textual"
+    names = (
+        ShortName(
+            "clip", "CLIP picks each frame's best prompt, RoBERTa encodes it, 768",
+            weights=("timm/vit_base_patch32_clip_224.openai", ROBERTA), is_default=True,
+        ),
+    )  # fmt: skip
+    packages = ("open_clip", "transformers")
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        clip_model: str = "ViT-B-32",
+        clip_pretrained: str = "openai",
+        clip_checkpoint_path: Path | None = None,
+        text_model: str = ROBERTA,
+    ) -> None:
+        self.prompts, self.clip_model, self.text_model = prompts, clip_model, text_model
+        self.clip_pretrained, self.clip_checkpoint_path = clip_pretrained, clip_checkpoint_path
+        self._clip: Any = None
+
+    @classmethod
+    def matches(cls, model: str) -> bool:
+        """Take any model, as the text encoder."""
+        return is_model(model)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], model: str) -> PromptEncoder:
+        """Take the prompts of a task's card, CLIP as the options say, and `model` as the text encoder."""
+        task = options["task"]
+        prompts = load_task(task).prompts
+        if prompts is None:
+            raise UserError(f"--task {task}: its card names no prompts; add `prompts: FILE` or give --subtitles")
+        return cls(
+            load_prompts(prompts),
+            options["clip_model"],
+            options["clip_pretrained"],
+            options["clip_checkpoint_path"],
+            model or ROBERTA,
+        )
+
+    @classmethod
+    def from_record(cls, info: EncoderInfo, model: str | None) -> PromptEncoder:
+        """Take the recorded prompts and models, or the two that `model` names, "CLIP + TEXT"."""
+        settings = info.settings
+        if "sentences" not in settings:
+            raise UserError(
+                "the prompts of its features were not recorded; extract them again with this version of viper"
+            )
+        sentences = tuple(settings["sentences"])
+        clip_model, text_model = settings["clip_model"], settings["text_model"]
+        checkpoint = settings["clip_checkpoint_path"]
+        if model is not None:
+            clip_name, separator, text_model = model.partition(AND)
+            if not separator:
+                raise UserError(f"--models NAME={model}: there are two models, write them as 'CLIP{AND}TEXT'")
+            # A folder has its own weights; a file's are of the recorded architecture.
+            checkpoint = clip_name if Path(clip_name).is_file() else None
+            clip_model = clip_model if checkpoint else clip_name
+        path = None if checkpoint is None else Path(checkpoint)
+        # What each sentence stands for makes no difference to a feature, and is not recorded.
+        prompts = Prompts(sentences, ("",) * len(sentences))
+        return cls(prompts, clip_model, settings["clip_pretrained"], path, text_model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_clip": None, "_prompt_directions": None, "_mean": None, "_std": None}
+
+    def prepare(self, runtime: Runtime) -> None:
+        """Load both models and embed the prompts with each."""
+        import torch
+
+        from viper.engine.device import DeviceBatches
+
+        # Always float32: the feature is a choice. Where two prompts are nearly as good bf16 may choose the other, whose
+        # embedding is another sentence's; and what can be proved of bf16's error is far wider than the gap between the
+        # best prompts, so that recomputing close calls in float32 would recompute nearly all frames.
+        runtime = dataclasses.replace(runtime, precision=torch.float32)
+        clip, tokenizer = self._load_clip()
+        self._clip_fingerprint = weights_fingerprint(clip)
+        self._preprocessing = dict(clip.visual.preprocess_cfg)
+        sentences = SentenceModel(self.text_model, dataclasses.replace(runtime, compiled=False))
+        self._text_fingerprint, self._width = sentences.fingerprint, sentences.width
+        self._prompt_tokens = sentences.embed(self.prompts.sentences, 64)
+        self._batches = DeviceBatches(runtime)
+        mean, std = (torch.tensor(self._preprocessing[name], device=runtime.device) for name in ("mean", "std"))
+        self._mean, self._std = mean.view(3, 1, 1), std.view(3, 1, 1)
+        self._clip = clip.eval().requires_grad_(False).to(runtime.device)
+        self._clip.visual = runtime.place(clip.visual)
+        tokens = tokenizer(list(self.prompts.sentences))
+        self._prompt_directions = torch.cat(self._batches.map(self._embed_prompts, tokens, 64))
+
+    def _load_clip(self) -> tuple[Any, Any]:
+        """Return the image-text model and its tokenizer."""
+        import open_clip
+
+        is_folder, is_own = Path(self.clip_model).is_dir(), self.clip_checkpoint_path is not None
+        name = f"local-dir:{self.clip_model}" if is_folder else self.clip_model
+        if not is_folder and name not in open_clip.list_models():
+            raise UserError(f"--clip_model {name}: neither a folder nor an architecture open_clip knows")
+        # How the published weights were trained: OpenAI's with another activation than the architecture's name says.
+        published: dict[str, Any] = {} if is_folder else open_clip.get_pretrained_cfg(name, self.clip_pretrained)
+        if not (is_folder or is_own or published):
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+            raise UserError(f"--clip_pretrained {self.clip_pretrained}: of {name} there are {tags or 'no weights'}")
+        hub = "/".join(str(published.get("hf_hub", "")).split("/")[:2])
+        with explained(hub or self.clip_model, "--clip_model FOLDER"), _quiet_root_log():
+            # weights_only is open_clip's default too; it is said here because nothing else would be safe.
+            clip: Any = open_clip.create_model(
+                name,
+                pretrained=None if is_folder or is_own else self.clip_pretrained,
+                load_weights=not is_own,
+                require_pretrained=not is_own,
+                force_quick_gelu=bool(published.get("quick_gelu")),
+                force_preprocess_cfg={key: published[key] for key in _PICTURE_KEYS if key in published},
+                weights_only=True,
+            )
+            tokenizer: Any = open_clip.get_tokenizer(name)
+        if self.clip_checkpoint_path is not None:
+            try:
+                clip.load_state_dict(load_state_dict(self.clip_checkpoint_path))
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"{self.clip_checkpoint_path}: does not fit {self.clip_model} ({reason})") from error
+        self._has_quick_gelu = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
+        return clip, tokenizer
+
+    def info(self) -> EncoderInfo:
+        """Return what decides the values: both models and the prompts."""
+        options = {
+            "clip_weights": self._clip_fingerprint,
+            "clip_quick_gelu": self._has_quick_gelu,
+            "text_weights": self._text_fingerprint,
+            "prompts": digest_of(self.prompts.sentences),
+        }
+        checkpoint = self.clip_checkpoint_path
+        settings = {
+            "sentences": list(self.prompts.sentences),
+            "clip_model": self.clip_model,
+            "clip_pretrained": self.clip_pretrained,
+            "clip_checkpoint_path": None if checkpoint is None else str(checkpoint),
+            "text_model": self.text_model,
+        }
+        model = f"{self.clip_model}{AND}{self.text_model}"
+        return EncoderInfo(
+            self.kind, self.modality, self._width, options, model, precision="float32", settings=settings
+        )
+
+    def rows(self, frames: Frames) -> np.ndarray:
+        """Resize and crop as open_clip does; scaling and normalisation are left to the device."""
+        from PIL import Image
+
+        resize = self._geometry()
+        return np.array(
+            [np.asarray(resize(Image.fromarray(image)), np.uint8).transpose(2, 0, 1) for image in frames.images]
+        )
+
+    def _geometry(self) -> Any:
+        """Return open_clip's own transform up to, and without, the conversion to numbers."""
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+        from torchvision.transforms import Compose, Normalize, ToTensor
+
+        steps = image_transform_v2(PreprocessCfg(**self._preprocessing), is_train=False).transforms
+        return Compose([step for step in steps if not isinstance(step, ToTensor | Normalize)])
+
+    def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
+        """Return one token a frame: the embedding of its best prompt."""
+        best = self.best_prompts([sample.rows for sample in samples], batch_size)
+        return self.features(self._prompt_tokens[best], samples, self._width)
+
+    def best_prompts(self, pictures: list[np.ndarray], batch_size: int) -> np.ndarray:
+        """Return (frames,) the index of the prompt each frame is most similar to (cosine)."""
+        return self._batches.rows(self._best, pictures, batch_size).reshape(-1).astype(np.int64)
+
+    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return what open_clip's transform would give the network for these (n, 3, H, W) uint8, float32."""
+        return (pixels.float() / 255 - self._mean) / self._std
+
+    def _embed_prompts(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self._clip.encode_text(self._batches.to_device(tokens), normalize=True)
+
+    def _best(self, pixels: torch.Tensor) -> torch.Tensor:
+        directions = self._clip.encode_image(self.inputs(pixels), normalize=True)
+        return (directions @ self._prompt_directions.T).argmax(dim=1, keepdim=True)

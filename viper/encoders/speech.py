@@ -1,0 +1,187 @@
+"""Speech encoders: any transformers network that reads sound (WavLM, wav2vec 2.0, HuBERT ...)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from viper.encoders.base import ShortName, weights_fingerprint
+from viper.encoders.pretrained import (
+    choose_hidden,
+    explained,
+    is_model,
+    is_offline,
+    load_config,
+    load_transformers_model,
+    local_or_hub,
+)
+from viper.encoders.windows import SoundSample, WindowEncoder
+from viper.errors import UserError
+from viper.logs import quiet_transformers
+from viper.media.sound import Sound
+from viper.store import EncoderInfo, Feature
+
+if TYPE_CHECKING:
+    import torch
+
+    from viper.engine.device import Runtime
+
+# The receptive field of a WavLM x-vector is about 0.3 s: a shorter window would leave its statistics nothing to pool.
+MIN_WINDOW_SECONDS = 0.4
+
+
+class SpeechEncoder(WindowEncoder):
+    """A transformers speech encoder (WavLM, wav2vec 2.0, HuBERT ...); an x-vector model answers its embedding.
+
+    Parameters
+    ----------
+    model : hub id or local folder.
+    layer : -1 the last hidden state, k the k-th one; an x-vector model has none to choose.
+    pool : "mean" or "meanstd" (mean and standard deviation) over the window's time steps.
+    """
+
+    kind: ClassVar[str] = "speech"
+    names = (
+        ShortName("wavlm-base-plus-sv", "WavLM x-vector, 512", "microsoft/wavlm-base-plus-sv", is_default=True),
+        ShortName("wav2vec2-base", "wav2vec 2.0, 768", "facebook/wav2vec2-base"),
+        ShortName("hubert-base", "HuBERT, 768", "facebook/hubert-base-ls960"),
+    )
+    packages = ("transformers",)
+
+    def __init__(
+        self,
+        model: str,
+        n_fragments: int = 32,
+        fragment_seconds: float | None = None,
+        layer: int = -1,
+        pool: str = "mean",
+    ) -> None:
+        super().__init__(n_fragments, fragment_seconds)
+        self.model, self.layer, self.pool = model, layer, pool
+        self._network: Any = None
+
+    @classmethod
+    def matches(cls, model: str) -> bool:
+        """Take any model."""
+        return is_model(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_network": None}
+
+    @cached_property
+    def extractor(self) -> Any:
+        """Return the model's own feature extractor, which says the rate and whether each window is standardised."""
+        from transformers import AutoFeatureExtractor
+
+        with quiet_transformers(), explained(self.model):
+            return AutoFeatureExtractor.from_pretrained(local_or_hub(self.model), local_files_only=is_offline())
+
+    def prepare(self, runtime: Runtime) -> None:
+        """Load the weights, with the x-vector head where the checkpoint has one."""
+        from transformers import AutoModel, AutoModelForAudioXVector
+
+        from viper.engine.device import DeviceBatches
+
+        self._is_xvector = any("XVector" in name for name in load_config(self.model).architectures or [])
+        if self._is_xvector and self.layer != -1:
+            raise UserError(f"--layer {self.layer}: {self.model} answers an x-vector and has no layers to choose from")
+        auto_class = AutoModelForAudioXVector if self._is_xvector else AutoModel
+        network = load_transformers_model(auto_class, self.model)
+        self._fingerprint = weights_fingerprint(network)
+        self._network = runtime.place(_spared(network, runtime.device))
+        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
+        silence = np.zeros(int(MIN_WINDOW_SECONDS * self.extractor.sampling_rate), np.float32)
+        self._width = self._batches.map(self._forward, [silence], 1)[0].shape[1]
+
+    def info(self) -> EncoderInfo:
+        """Return what decides the values: weights, layer, pooling and windows."""
+        options = {"weights": self._fingerprint, "layer": self.layer, "pool": self.pool, **self.options}
+        return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)
+
+    def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
+        """Return each window as the model's feature extractor wants it; a very short one is repeated up to 0.4 s."""
+        if self.extractor.sampling_rate != sound.rate:
+            raise UserError(f"{self.model} wants sound at {self.extractor.sampling_rate} Hz, not {sound.rate}")
+        shortest = int(MIN_WINDOW_SECONDS * sound.rate)
+        windows = []
+        for start, stop in bounds:
+            window = sound.samples[start:stop]
+            windows.append(np.resize(window, shortest) if len(window) < shortest else window)
+        return [
+            np.asarray(row, np.float32) for row in self.extractor(windows, sampling_rate=sound.rate)["input_values"]
+        ]
+
+    def encode(self, samples: list[SoundSample], batch_size: int) -> list[Feature]:
+        """Put windows of equal length, from any clips, through together: none is padded, so none is changed."""
+        import torch
+
+        windows = [window for sample in samples for window in sample.windows]
+        tokens = np.zeros((len(windows), self._width), np.float32)
+        by_length: dict[int, list[int]] = {}
+        for position, window in enumerate(windows):
+            by_length.setdefault(len(window), []).append(position)
+        for positions in by_length.values():
+            parts = self._batches.map(self._forward, [windows[i] for i in positions], batch_size)
+            tokens[positions] = torch.cat(parts).float().cpu().numpy()
+        return self.features(tokens, samples, self._width)
+
+    def _forward(self, windows: list[np.ndarray]) -> torch.Tensor:
+        import torch
+
+        waves = self._batches.to_device(torch.from_numpy(np.stack(windows)))
+        if self._is_xvector:
+            return self._network(input_values=waves).embeddings
+        output = self._network(input_values=waves, output_hidden_states=self.layer != -1)
+        hidden = choose_hidden(output, self.layer, self.model).float()
+        if self.pool == "meanstd":
+            return torch.cat([hidden.mean(dim=1), hidden.std(dim=1, unbiased=False)], dim=1)
+        return hidden.mean(dim=1)
+
+
+# A processor's cache holds what the convolutions make of so many samples (16 MB in the first layer); with four times as
+# many at once they take 1.3 to 1.8 times as long.
+_SAMPLES_AT_ONCE = 40_000
+
+
+def _in_pieces(convolutions: torch.nn.Module) -> torch.nn.Module:
+    """Return convolutions over sound that take a few windows at a time.
+
+    Windows do not see each other, so the answer is the same.
+    """
+    import torch
+
+    class InPieces(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolutions = convolutions
+
+        def forward(self, waves: torch.Tensor) -> torch.Tensor:
+            most = max(1, _SAMPLES_AT_ONCE // waves.shape[1])
+            return torch.cat([self.convolutions(piece) for piece in waves.split(most)])
+
+    return InPieces()
+
+
+def _spared(network: Any, device: torch.device) -> Any:
+    """Return the network without two detours that cost a batch its advantage; the values are the same."""
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+    base = network.base_model
+    if device.type == "cpu" and hasattr(base, "feature_extractor"):
+        base.feature_extractor = _in_pieces(base.feature_extractor)
+    for module in base.modules():
+        if isinstance(module, WavLMAttention):
+            module.register_forward_pre_hook(_lay_out_by_time, with_kwargs=True)
+    return network
+
+
+def _lay_out_by_time(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Hidden states (B, T, C) stored as (T, B, C).
+
+    WavLM hands them to torch's attention in that order. A view of them as they come is not contiguous there, and torch
+    then multiplies every window with a copy of the weights of its own, at a third of the speed.
+    """
+    hidden, *others = args
+    return (hidden.transpose(0, 1).contiguous().transpose(0, 1), *others), options

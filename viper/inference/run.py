@@ -1,0 +1,149 @@
+"""A training's run, opened from its folder: its checkpoint, its manifest and its features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from viper.errors import UserError
+from viper.files import read_json
+from viper.fusion.checkpoint import load_checkpoint, resolve_checkpoint, task_of
+from viper.fusion.perceiver import PerceiverFusion
+from viper.inference.stored import data_for
+from viper.manifest import Manifest
+from viper.store import FeatureStore
+from viper.task import Task
+from viper.training.data import FusionData
+from viper.training.run_folder import CONFIG_FILE, FREE_OPTIONS
+
+# Modalities with an option of their own in config.yaml, NAME_features_input_folder; others are in its list `features`.
+NAMED_MODALITIES = ("visual", "audio", "textual", "FAU")
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run that can predict.
+
+    Attributes
+    ----------
+    name : the run as it was given.
+    folder : the run's folder, with config.yaml and metrics.csv.
+    checkpoint : resolved, so that it names the epoch.
+    card : the content of config.yaml; empty where there is none.
+    settings : those of its options that decide the result.
+    manifest : all rows.
+    """
+
+    name: str
+    folder: Path
+    checkpoint: Path
+    card: dict[str, Any]
+    settings: dict[str, Any]
+    model: PerceiverFusion
+    task: Task
+    manifest: Manifest
+    stores: dict[str, FeatureStore]
+
+    @property
+    def epoch(self) -> int | None:
+        """The checkpoint's epoch; None where neither its name nor the run's summary says it."""
+        if match := re.fullmatch(r"perceiver_(\d+)", self.checkpoint.name):
+            return int(match[1])
+        summary = self.folder / "summary.json"
+        return read_json(summary)["best_epoch"].get(self.task.metrics[0]) if summary.is_file() else None
+
+    def data(self, split: str, labelled: bool = True) -> FusionData:
+        """Return the features of a split's clips: of those with labels, or of all."""
+        return data_for(self.model, self.stores, self.manifest, split, labelled)
+
+
+def open_run(
+    path: Path,
+    option: str = "run",
+    csv_path: Path | None = None,
+    folders: Mapping[str, Path] | None = None,
+    without: Collection[str] = (),
+) -> OpenedRun:
+    """Open a run by its folder, or by the folder of one of its checkpoints.
+
+    Parameters
+    ----------
+    option : the option that named the run, for messages.
+    csv_path : the manifest, if not the one in config.yaml.
+    folders : modality -> features, to replace or add to those in config.yaml. None: error messages do not suggest it.
+    without : modalities to leave out.
+
+    Raises
+    ------
+    UserError : it is not a run, or something config.yaml names is missing: which, and the option to name it.
+    """
+    path = Path(path)
+    checkpoint = resolve_checkpoint(path, option).resolve()
+    folder = path if (path / CONFIG_FILE).is_file() else checkpoint.parent
+    card = _read_card(folder / CONFIG_FILE)
+    options = card.get("options", {})
+    can_override = folders is not None
+    stores = _open_stores(_recorded_folders(options), folder, folders or {}, without, can_override)
+    model = load_checkpoint(checkpoint)
+    task = task_of(model)
+    where = csv_path or (Path(options["csv_path"]) if options.get("csv_path") else None)
+    if where is None:
+        raise UserError(
+            f"{option} {path}: no {CONFIG_FILE} beside the checkpoint says which manifest it was trained on; give "
+            "--csv_path"
+        )
+    if csv_path is None and not where.is_file():
+        hint = "; give --csv_path" if can_override else ""
+        raise UserError(f"{where}: no such file, though {folder / CONFIG_FILE} names it as the manifest{hint}")
+    settings = {name: value for name, value in options.items() if name not in FREE_OPTIONS}
+    return OpenedRun(str(path), folder, checkpoint, card, settings, model, task, Manifest.load(where, task), stores)
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        card = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(card, dict) or not isinstance(card.get("options", {}), dict):
+        raise UserError(f"{path}: does not describe a run; train_perceiver writes it")
+    return card
+
+
+def _recorded_folders(options: Mapping[str, Any]) -> dict[str, Path]:
+    """Return modality -> folder of a training, with paths as they were given there."""
+    folders = {}
+    for name in NAMED_MODALITIES:
+        if (folder := options.get(f"{name}_features_input_folder")) is not None and options.get(name, True):
+            folders[name] = Path(folder)
+    for pair in options.get("features") or []:
+        name, _, folder = pair.partition("=")
+        folders[name] = Path(folder)
+    return folders
+
+
+def _open_stores(
+    recorded: Mapping[str, Path], run: Path, given: Mapping[str, Path], without: Collection[str], can_override: bool
+) -> dict[str, FeatureStore]:
+    """Open the recorded stores, each replaced by the given one, and leave out those of `without`."""
+    names = [*(name for name in NAMED_MODALITIES if name in recorded or name in given), *recorded, *given]
+    folders = {name: {**recorded, **given}[name] for name in dict.fromkeys(names) if name not in without}
+    if not folders:
+        raise UserError("no features given: name a folder with --visual_features_input_folder or another of its kind")
+    for name, path in folders.items():
+        if name not in given and not path.is_dir():
+            hint = f"; give {_option_for(name)}" if can_override else ""
+            raise UserError(f"{path}: no such folder, though {run / CONFIG_FILE} names it for {name} features{hint}")
+    return {name: FeatureStore.open(folder) for name, folder in folders.items()}
+
+
+def _option_for(name: str) -> str:
+    if name in NAMED_MODALITIES:
+        return f"--{name}_features_input_folder, or --no-{name} to leave it out"
+    return f"--features {name}=FOLDER"
