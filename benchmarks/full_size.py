@@ -72,7 +72,7 @@ def _make_roberta(folder: Path) -> None:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import RobertaConfig, RobertaModel, RobertaTokenizerFast
 
-    from viper.encoders.prompts import load_prompts
+    from viper.encoders.clip_prompts import load_prompts
     from viper.task import load_task
 
     prompts = load_task("hume_reaction").prompts
@@ -88,7 +88,7 @@ def _make_roberta(folder: Path) -> None:
 
 
 def _make_multitask(path: Path) -> None:
-    from viper.encoders.fau import import_py_feat
+    from viper.encoders.multitask import import_py_feat
     from viper.errors import UserError
 
     try:

@@ -112,7 +112,7 @@ def textual(clips: Sequence[Path], output: Path, models: Path, device: torch.dev
     import open_clip
     from transformers import AutoModel, AutoTokenizer
 
-    from viper.encoders.prompts import load_prompts
+    from viper.encoders.clip_prompts import load_prompts
     from viper.task import load_task
 
     clip_model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{models / 'clip'}")
@@ -138,7 +138,7 @@ def textual(clips: Sequence[Path], output: Path, models: Path, device: torch.dev
 @torch.inference_mode()
 def fau(clips: Sequence[Path], output: Path, models: Path, device: torch.device, begin: Begin) -> None:
     """A clip's crops through py-feat's multitask network."""
-    from viper.encoders.fau import import_py_feat
+    from viper.encoders.multitask import import_py_feat
 
     network = import_py_feat()(device=str(device), weights_path=str(models / "multitask.safetensors"), amp=False)
     begin()

@@ -26,7 +26,7 @@ import pytest
 from browser import browser, chromium  # noqa: F401  fixtures
 
 from viper import cli
-from viper.encoders.fau import import_py_feat
+from viper.encoders.multitask import import_py_feat
 from viper.errors import UserError
 
 

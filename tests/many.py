@@ -31,7 +31,10 @@ import json, os, resource, sys
 from viper import cli
 import viper.commands.crop_images, viper.commands.get_frame, viper.commands.extract_features
 import torch, librosa.core.spectrum, librosa.feature.spectral, facenet_pytorch, skimage.feature
-import viper.encoders.audio_measures, viper.encoders.fau, viper.encoders.textual, viper.encoders.visual
+import viper.engine.device
+from viper.encoders.registry import encoder_classes
+
+encoder_classes()
 
 torch.set_num_threads(1)
 print("ready", flush=True)

@@ -13,8 +13,7 @@ import yaml
 
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
 from viper.inference.stored import predict
-from viper.manifest import Manifest
-from viper.preferences import preferences_path
+from viper.manifest import Manifest, preferences_path
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import Task, load_task
 from viper.training.data import FusionData

@@ -12,7 +12,7 @@ from viper.evaluation.bootstrap import Interval
 from viper.evaluation.calibration import Calibration, CalibrationBin
 from viper.evaluation.metrics import METRICS, evaluate
 from viper.evaluation.split_report import build_report
-from viper.preferences import order_rows
+from viper.manifest import order_rows
 from viper.report.content import (
     Case,
     Comparison,
@@ -73,7 +73,7 @@ def make_content(
             Comparison("runs/other", _interval(0.8, n), Interval(0.01, -0.02, 0.03, n, n), {}),
         ],
         provenance=_provenance(name),
-        notes=["The split that is reported chose the epoch: the number flatters the model."],
+        notes=["The epoch was selected on this split, so these scores are optimistic."],
     )
 
 

@@ -124,7 +124,7 @@ def test_ways_of_writing_a_csv(tmp_path: Path, text: bytes) -> None:
         ('File_ID,Split,Note,Fear,Joy\n1,Train,"two\nlines",0,0\n2,Val,,0,9\n', ", line 4: Joy is '9'"),
         ("File_ID,Split,Fear,Joy\n1,Train,0,0,0.5,7\n", ", line 2: 6 cells"),
         ("File_ID,Split,Fear\n1,Train,0\n", ": there is no column 'Joy'; the file has File_ID, Split, Fear"),
-        ("File_ID,Split,Fear,Joy,Fear\n1,Train,0,0,1\n", ": the column 'Fear' stands there twice"),
+        ("File_ID,Split,Fear,Joy,Fear\n1,Train,0,0,1\n", ": the column 'Fear' appears twice"),
         ("File_ID;Split;Fear;Joy\n1;Train;0;0\n", ": there is no column 'File_ID'"),
         ("File_ID,Split,Fear,Joy\n", ": the manifest has no rows"),
         ("", ": the file is empty"),

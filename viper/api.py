@@ -17,7 +17,6 @@ import pandas as pd
 from viper.commands import crop_images as crop_images_command
 from viper.commands import extract_features, train_perceiver
 from viper.commands import get_frame as get_frame_command
-from viper.commands.common import log, running
 from viper.commands.convert import arguments_of, build
 from viper.commands.feature_options import feature_fields
 from viper.engine.device import choose_device
@@ -30,6 +29,7 @@ from viper.inference.predictor import ClipPredictor
 from viper.inference.run import OpenedRun, open_run
 from viper.inference.stored import data_for
 from viper.inference.stored import predict as predict_stored
+from viper.logs import log, running
 from viper.manifest import Manifest, clip_id
 from viper.media.listing import list_videos
 from viper.store import FeatureStore

@@ -141,7 +141,7 @@ def run_command(name: str, arguments: list[str], program: str | None = None) -> 
     """Parse a command's arguments and run it; return the exit code, raise what the command raises."""
     options = parse(name, arguments, program)
     _check_flags(options, arguments)
-    from viper.commands.common import running
+    from viper.logs import running
 
     with running(name, arguments):
         # Imported by `parse`, with its options: the command's module.

@@ -259,6 +259,20 @@ def read_csv_rows(path: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
+def read_csv_cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return a CSV's header, and (line in the file, cells) of each row below it, one cell for each name of the header.
+
+    Cells that a row lacks are empty. Raises UserError as `read_csv_rows`, and for a row with more cells.
+    """
+    rows = read_csv_rows(path)
+    header = [name.strip() for name in rows[0][1]]
+    for line, row in rows[1:]:
+        if any(row[len(header) :]):
+            columns = "1 column" if len(header) == 1 else f"{len(header)} columns"
+            raise UserError(f"{path}, line {line}: {len(row)} cells, but the header has {columns}")
+    return header, [(line, (row + [""] * len(header))[: len(header)]) for line, row in rows[1:]]
+
+
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key under which frame_9 comes before frame_10."""
     parts = re.findall(r"\d+|\D+", name)

@@ -1,12 +1,20 @@
-"""The log: one line a message on standard error, and other libraries' chatter kept out of it."""
+"""The log, one line per message on standard error, and what is recorded of a run: its command and packages."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+log = logging.getLogger("viper")
+# What stages say belongs in a run's train.log also when they are called from Python; only the command line prints it.
+log.setLevel(logging.INFO)
 
 
 class _Lines(logging.Handler):
@@ -19,7 +27,7 @@ class _Lines(logging.Handler):
 
 
 def start_logging() -> None:
-    """Sends viper's log to standard error; in worker processes too."""
+    """Send viper's log to standard error; in worker processes too."""
     from tqdm import tqdm
 
     # Its own lock is a semaphore of the system's, about which Python complains when a process is ended from outside.
@@ -32,9 +40,18 @@ def start_logging() -> None:
     logger.propagate = False
 
 
+def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
+    """Return tqdm's bar over `items`, shown on a terminal and in a notebook; elsewhere its `disable` is true."""
+    from tqdm.auto import tqdm
+
+    # In a notebook tqdm.auto is another class than the one for terminals.
+    is_shown = sys.stderr.isatty() or "notebook" in "".join(each.__module__ for each in tqdm.__mro__)
+    return tqdm(items, disable=not is_shown, **options)
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silences the bars and notes of transformers; what matters of them is checked and said by viper."""
+    """Silence the bars and notes of transformers; viper checks and says what matters of them."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -50,7 +67,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Holds back viper's warnings, where the same thing is done many times over and its outcome shows elsewhere."""
+    """Hold back viper's warnings, where the same thing is done many times over and its outcome shows elsewhere."""
     logger = logging.getLogger("viper")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -58,3 +75,32 @@ def without_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+_command: ContextVar[str] = ContextVar("command", default="")
+
+
+@contextlib.contextmanager
+def running(command: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Make this viper command the one of `command_line` while inside."""
+    token = _command.set(shlex.join(["viper", command, *arguments]))
+    try:
+        yield
+    finally:
+        _command.reset(token)
+
+
+def command_line() -> str:
+    """Return the running command as typed in a shell, for the record; empty where a stage is called from Python."""
+    return _command.get()
+
+
+def package_versions(names: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those of these packages that are installed."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

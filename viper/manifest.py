@@ -1,4 +1,4 @@
-"""The manifest: which clips there are, in which split, with which labels."""
+"""The manifest: which clips there are, in which split, with which labels; and the preferences beside it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from viper.errors import UserError, one_line
-from viper.files import read_csv_rows
-from viper.preferences import Order, order_rows, preferences_path
+from viper.files import read_csv_cells, read_csv_rows
 from viper.task import Task
 
 SPLITS = ("Train", "Val", "Test")
+Order = tuple[str, ...]
+"""Clip ids from the least to the most preferred; a pair is an order of two."""
 _SPLIT_NAMES = {
     "train": "Train", "training": "Train",
     "val": "Val", "valid": "Val", "validation": "Val", "dev": "Val", "devel": "Val",
@@ -70,7 +71,7 @@ def canonical_split(name: str) -> str:
         return _SPLIT_NAMES[name.strip().lower()]
     except KeyError:
         raise UserError(
-            f"the split {_shown(name)} is none of {', '.join(SPLITS)} (devel and validation mean Val)"
+            f"the split {_shown(name)} must be Train, Val or Test (devel and validation mean Val)"
         ) from None
 
 
@@ -108,7 +109,7 @@ class Manifest:
                     f"{path}: there is no column {column!r}; the file has {one_line(', '.join(table.columns))}"
                 )
             if list(table.columns).count(column) > 1:
-                raise UserError(f"{path}: the column {column!r} stands there twice")
+                raise UserError(f"{path}: the column {column!r} appears twice")
         if table.empty:
             raise UserError(f"{path}: the manifest has no rows")
         clips = pd.Index(_per_row(path, table[task.id_column], clip_id), name="clip")
@@ -169,6 +170,33 @@ class Manifest:
         return order_rows(self.orders, self.clips) if self.task.kind == "preference" else self.labels
 
 
+def preferences_path(manifest: Path) -> Path:
+    """Where the preferences of a manifest stand: clips.csv has them in clips_preferences.csv beside it."""
+    return manifest.with_name(f"{manifest.stem}_preferences.csv")
+
+
+def order_rows(orders: Sequence[Order], clips: Sequence[str]) -> np.ndarray:
+    """Orders as rows of clips.
+
+    Returns
+    -------
+    (len(orders), L) int64: positions in `clips` from the least to the most preferred; -1 fills up shorter orders.
+    """
+    row = {clip: index for index, clip in enumerate(clips)}
+    rows = np.full((len(orders), max((len(order) for order in orders), default=2)), -1, np.int64)
+    for index, order in enumerate(orders):
+        rows[index, : len(order)] = [row[clip] for clip in order]
+    return rows
+
+
+def all_pairs(orders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair that orders (n, L) imply: the less preferred clips and the more preferred ones, both (pairs,)."""
+    first, second = np.triu_indices(orders.shape[1], k=1)
+    less, more = orders[:, first].ravel(), orders[:, second].ravel()
+    known = more >= 0
+    return less[known], more[known]
+
+
 def read_preferences(path: Path, splits: Mapping[str, str]) -> list[Order]:
     """Reads the preferences of a manifest; none where there is no file, as for clips that are only to be predicted.
 
@@ -210,7 +238,7 @@ def _order(row: Sequence[str], n_columns: int, splits: Mapping[str, str]) -> Ord
         if clip not in splits:
             raise UserError(f"the clip {clip!r} is not in the manifest")
         if clips.count(clip) > 1:
-            raise UserError(f"the clip {clip!r} stands there twice")
+            raise UserError(f"the clip {clip!r} appears twice")
         if splits[clip] != splits[clips[0]]:
             raise UserError(
                 f"clips of different splits: {clips[0]!r} is in {splits[clips[0]]}, {clip!r} in {splits[clip]}"
@@ -225,14 +253,8 @@ def _shown(cell: str) -> str:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """The cells as text, indexed by their line in the file: an id of 0010 must stay so, and "NA" may be a name."""
-    rows = read_csv_rows(path)
-    columns = [name.strip() for name in rows[0][1]]
-    lines, cells = [], []
-    for line, row in rows[1:]:
-        if any(row[len(columns) :]):
-            raise UserError(f"{path}, line {line}: {len(row)} cells, but the header names {len(columns)} columns")
-        lines.append(line)
-        cells.append((row + [""] * len(columns))[: len(columns)])
+    columns, rows = read_csv_cells(path)
+    lines, cells = [line for line, _ in rows], [row for _, row in rows]
     return pd.DataFrame(cells, index=lines, columns=columns, dtype=str)
 
 

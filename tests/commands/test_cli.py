@@ -19,9 +19,9 @@ from many import IS_LONG
 
 import viper
 from viper.cli import COMMANDS, parse, run_command
-from viper.commands.common import command_line
 from viper.commands.convert import arguments_of
 from viper.demo import write_video
+from viper.logs import command_line
 
 SCRIPTS = Path(viper.__file__).parents[1] / "scripts"
 

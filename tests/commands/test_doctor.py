@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from viper.cli import run_command
-from viper.encoders.registry import REGISTRY
+from viper.encoders.registry import registered
 
 
 def _doctor(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -23,14 +23,14 @@ def _doctor(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def test_doctor_lists_every_encoder_and_what_it_lacks(tmp_path: Path) -> None:
     answer = _doctor(tmp_path)
     lines = answer.stdout.splitlines()
-    for entry in REGISTRY:
+    for entry in registered():
         line = next(line for line in lines if f" {entry.name} " in line and entry.modality in line)
-        runs = line.replace(entry.summary, "").split()[-1]
-        if entry.extra:
-            assert runs == "yes" or f"pip install 'viper[{entry.extra}]'" in answer.stdout, line
+        runs = line.replace(entry.short.summary, "").split()[-1]
+        if entry.encoder.extra:
+            assert runs == "yes" or f"pip install 'viper[{entry.encoder.extra}]'" in answer.stdout, line
         elif entry.is_weight_free:
             assert runs == "yes", line
-        elif entry.packages != ("feat",):
+        elif entry.encoder.packages != ("feat",):
             assert runs == "fetch", line  # the cache of this test is empty
     assert "egemaps" in answer.stdout
     assert "licence: research only" in answer.stdout

@@ -25,7 +25,7 @@ from viper import cli
 from viper.commands import status
 from viper.commands.status import NAMED_CLIPS, ModalityStatus, StatusOptions, look
 from viper.engine.failures import Failure, FailureLog
-from viper.engine.shards import Shard
+from viper.engine.job import Shard
 from viper.store import EncoderInfo, Feature, FeatureStore
 
 INFO = EncoderInfo("planted", "visual", 3, {"layer": 1}, source="faces")

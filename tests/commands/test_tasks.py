@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from viper.encoders.prompts import load_prompts
+from viper.encoders.clip_prompts import load_prompts
 from viper.task import Task, load_task, task_names
 
 KINDS = {

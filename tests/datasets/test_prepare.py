@@ -13,14 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viper.datasets import ReadOptions, read_labels
-from viper.datasets.rows import Labels
+from viper.datasets import FORMATS, ReadOptions, read_labels
+from viper.datasets.labels import Labels
 from viper.errors import UserError
 from viper.manifest import Manifest
 from viper.task import load_task
 
 VCE = load_task("vce").targets
 HUME_HEADER = "File_ID,Split,Adoration,Amusement,Anxiety,Disgust,Empathic-Pain,Fear,Surprise,Age,Country"
+
+
+def test_every_format_has_a_name_of_its_own_and_a_wrong_one_says_which_there_are(tmp_path: Path) -> None:
+    names = [form.name for form in FORMATS]
+    assert sorted(set(names)) == sorted(names)
+    with pytest.raises(UserError, match=r"--format vce2: must be auto, hume, vce, .*, table"):
+        _read("vce", tmp_path, format="vce2")
 
 
 def _read(task: str, source: Path, **options: Any) -> Labels:
@@ -93,11 +100,11 @@ def test_labels_and_partition_are_joined_by_id(tmp_path: Path) -> None:
     [
         ("[1],Train,2,0,0,0,0,0,0,,", r"line 2: Adoration is '2', not a number in \[0, 1\]"),
         ("[1],Train,0,0,0,0,0,0,nan,,", r"line 2: Surprise is 'nan', not a number in \[0, 1\]"),
-        ("[1],Holdout,0,0,0,0,0,0,0,,", "line 2: the split 'Holdout' is none of"),
+        ("[1],Holdout,0,0,0,0,0,0,0,,", "line 2: the split 'Holdout' must be Train, Val or Test"),
         ("[1],Train,0,0,0,0,0,0,0,,\n1,Val,0,0,0,0,0,0,0,,", "line 3: the id '1' was already used by .*line 2"),
         ("a/b,Train,0,0,0,0,0,0,0,,", "line 2: the id 'a/b' cannot name a file"),
         ("[1],Train,0,0,0,0,0,0,0,,\n2,,0,0,0,0,0,0,0,,", "line 3: has no split, but other clips do"),
-        ("[1],Train,0,0,0,0,0,0,0,,,,9", "line 2: 13 cells, but the header names 11 columns"),
+        ("[1],Train,0,0,0,0,0,0,0,,,,9", "line 2: 13 cells, but the header has 11 columns"),
     ],
 )
 def test_wrong_rows_of_a_csv_are_named(text: str, message: str, tmp_path: Path) -> None:
@@ -161,7 +168,7 @@ def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
         ({"0": _vce_entry(0), "1": _vce_entry(0)}, "key '1': the id '00000' was already used by .*key '0'"),
         ({"0": _vce_entry(9)}, "test_labels.json, key '9': the id '00009' was already used by .*train_labels"),
         ([_vce_entry(0)], "train_labels.json: must be a mapping from ids, not list"),
-        ('{"0": 1, "0": 2}', "train_labels.json: the key '0' stands there twice"),
+        ('{"0": 1, "0": 2}', "train_labels.json: the key '0' appears twice"),
         ('{"0": ', "train_labels.json: cannot be read as JSON"),
     ],
 )
@@ -404,7 +411,7 @@ def test_classes_say_which_words_they_are_made_of(tmp_path: Path) -> None:
     [
         ({"a": "happy"}, "key 'a': must be a list of words, not 'happy'"),
         ({"a": {"mood": ["happy"]}}, "key 'a': the key 'emotions' is missing"),
-        ({"a": {"emotions": ["happy"], "split": "some"}}, "key 'a': the split 'some' is none of"),
+        ({"a": {"emotions": ["happy"], "split": "some"}}, "key 'a': the split 'some' must be Train, Val or Test"),
         ({"a": {"emotions": ["happy"], "split": "test"}, "b": ["calm"]}, "key 'b': has no split, but other clips do"),
         ({"a/b": ["happy"], "a_b": ["calm"]}, "key 'a_b': the id 'a_b' was already used by .*key 'a/b'"),
         ([["happy"]], "must be {clip: \\[words\\]}"),

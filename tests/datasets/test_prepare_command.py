@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from viper.commands.pipeline_plan import read_plan
-from viper.datasets import media
-from viper.datasets.rows import Clip
+from viper.datasets import clip_files
+from viper.datasets.labels import Clip
 from viper.datasets.splits import SplitOptions, crossing_groups, make_splits
 from viper.errors import UserError
 from viper.manifest import Manifest
@@ -239,8 +239,8 @@ def test_files_are_copied_where_there_are_no_links(
     def refuse(*_: Any) -> None:
         raise OSError("no links here")
 
-    monkeypatch.setattr(media.os, "symlink", refuse)
-    monkeypatch.setattr(media.os, "link", refuse)
+    monkeypatch.setattr(clip_files.os, "symlink", refuse)
+    monkeypatch.setattr(clip_files.os, "link", refuse)
     for _ in range(2):  # a copy is known again
         assert prepare(own / "mine.yaml", own / "ratings.csv", own / "m.csv", "--clips_folder", own / "c").code == 0
     assert (own / "c" / "7.mp4").read_bytes() == bytes([7])

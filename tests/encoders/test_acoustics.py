@@ -12,8 +12,10 @@ from clips import RATE, voice
 from conftest import Run
 
 from viper.demo.media import write_wav
+from viper.encoders.acoustic import AcousticEncoder, pitch_statistics, usual_pitch
 from viper.encoders.acoustics import N_CEPSTRA, SHAPES, measure
-from viper.encoders.audio_measures import AcousticEncoder, EgemapsEncoder, LogMelEncoder, pitch_statistics, usual_pitch
+from viper.encoders.egemaps import EgemapsEncoder
+from viper.encoders.logmel import LogMelEncoder
 from viper.errors import UserError
 from viper.media.sound import Sound
 from viper.store import FeatureStore

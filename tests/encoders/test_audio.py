@@ -16,8 +16,10 @@ from conftest import Run
 from transformers import AutoFeatureExtractor, Wav2Vec2Model, WavLMForXVector
 
 from viper.demo.media import write_video, write_wav
-from viper.encoders.audio import SpeechEncoder, WindowEncoder
-from viper.encoders.audio_measures import AcousticEncoder, LogMelEncoder
+from viper.encoders.acoustic import AcousticEncoder
+from viper.encoders.logmel import LogMelEncoder
+from viper.encoders.speech import SpeechEncoder
+from viper.encoders.windows import WindowEncoder
 from viper.engine.device import Runtime
 from viper.errors import UserError
 from viper.media.sampling import window_bounds

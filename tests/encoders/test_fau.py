@@ -12,7 +12,8 @@ import torch
 from clips import in_memory, pictures, write_faces, write_frames
 from conftest import Run
 
-from viper.encoders.fau import LandmarkEncoder, MultitaskEncoder, import_py_feat
+from viper.encoders.landmarks import LandmarkEncoder
+from viper.encoders.multitask import MultitaskEncoder, import_py_feat
 from viper.engine.device import Runtime
 from viper.errors import UserError
 from viper.media.pictures import Frames
@@ -188,7 +189,7 @@ def test_weights_that_would_be_unpickled_or_are_not_there_are_refused(tmp_path: 
         "--weights", tmp_path / name,
     )  # fmt: skip
     assert outcome.code == 2
-    assert f"{name}: must be a .safetensors file that is there" in outcome.said
+    assert f"{name}: must be an existing .safetensors file" in outcome.said
     assert len(outcome.said.strip().splitlines()) == 1
     assert not marker.exists()
 

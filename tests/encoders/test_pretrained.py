@@ -23,14 +23,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from viper.encoders.audio import SpeechEncoder
 from viper.encoders.base import weights_fingerprint
-from viper.encoders.fau import MultitaskEncoder
+from viper.encoders.clip_prompts import PromptEncoder, Prompts
+from viper.encoders.image import ImageEncoder
+from viper.encoders.multitask import MultitaskEncoder
 from viper.encoders.pretrained import load_state_dict, load_transformers_model, local_or_hub
-from viper.encoders.prompts import Prompts
-from viper.encoders.registry import REGISTRY, find, short_names
-from viper.encoders.textual import PromptEncoder, SubtitleEncoder
-from viper.encoders.visual import ImageEncoder
+from viper.encoders.registry import registered
+from viper.encoders.speech import SpeechEncoder
+from viper.encoders.subtitles import SubtitleEncoder
 from viper.engine.device import Runtime
 from viper.errors import UserError
 
@@ -139,19 +139,19 @@ def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path: Path, content: 
 
 def test_every_command_has_one_default_and_short_names_that_are_no_folders_or_ids() -> None:
     for modality in ("visual", "audio", "textual", "FAU"):
-        entries = [find(modality, name) for name in short_names(modality)]
-        assert sum(entry.default for entry in entries if entry) == 1
-        assert sum(entry.is_weight_free for entry in entries if entry) >= 1
-        assert not [name for name in short_names(modality) if "/" in name]
-    assert len({(entry.modality, entry.name) for entry in REGISTRY}) == len(REGISTRY)
-    assert find("visual", "google/vit-base-patch16-224-in21k") is None
+        entries = registered(modality)
+        assert sum(entry.short.is_default for entry in entries) == 1
+        assert sum(entry.is_weight_free for entry in entries) >= 1
+        assert not [entry for entry in entries if "/" in entry.name]
+    entries = registered()
+    assert len({(entry.modality, entry.name) for entry in entries}) == len(entries)
 
 
 @pytest.mark.parametrize(
     ("command", "known"),
     [
         ("visual", "vit-base, vit-age, videomae-base, videomae-k400, timesformer-base, vivit-base, hog"),
-        ("audio", "wavlm-base-plus-sv, wav2vec2-base, hubert-base, logmel, acoustic, egemaps"),
+        ("audio", "wavlm-base-plus-sv, wav2vec2-base, hubert-base, acoustic, logmel, egemaps"),
         ("textual", "clip, roberta-base, hashed"),
     ],
 )
@@ -166,7 +166,7 @@ def test_an_unknown_short_name_is_one_line_with_those_there_are(
     )  # fmt: skip
     assert outcome.code == 2
     said = outcome.said.strip().splitlines()
-    assert said[-1].startswith(f"viper: error: --model_name vit-huge: is none of {known}, ")
+    assert said[-1].startswith(f"viper: error: --model_name vit-huge: must be {known}, a local folder or a hub id")
     assert not [line for line in said if "Traceback" in line]
     assert not (tmp_path / "out").exists()
 
@@ -212,7 +212,7 @@ def test_offline_asks_no_hub_and_says_how_to_fetch_the_weights(tmp_path: Path, h
     assert [path for path in asked if "nobody/online" in path]
     assert not [path for path in asked if "nobody/offline" in path]
     for name, line in zip(("offline", "online"), said, strict=True):
-        assert line.startswith(f"viper: error: the weights of 'nobody/{name}' cannot be had here"), line
+        assert line.startswith(f"viper: error: weights for 'nobody/{name}' are not available on this machine"), line
         assert f"`hf download nobody/{name} --local-dir FOLDER`" in line
         assert len(line.splitlines()) == 1
 

@@ -19,12 +19,12 @@ from viper.commands import crop_images as faces
 from viper.commands import extract_features as extract
 from viper.commands import get_frame as frames
 from viper.demo import Identity, write_clip
-from viper.encoders.recorded import in_words_of, recorded_encoder
+from viper.encoders.registry import in_words_of, recorded_encoder
 from viper.engine.device import Runtime
 from viper.errors import UserError
 from viper.inference.reader import ClipReader, PictureSource, Source, source_of
 from viper.media.faces.crop import CropOptions
-from viper.media.frame_rule import FrameRule
+from viper.media.sampling import FrameRule
 from viper.store import ENCODER_FILE, EncoderInfo, FeatureStore
 
 CPU = Runtime(torch.device("cpu"))
@@ -70,7 +70,7 @@ def contents(root: Path) -> Callable[[Source], Any]:
 
 def extracted(root: Path, out: Path, command: str, read: str, **options: Any) -> FeatureStore:
     """The store an extracting command makes."""
-    config = getattr(extract, f"{command}Config")
+    config = getattr(extract, f"{command}Options")
     if read == "subtitles":
         options["subtitles"] = root / read
     else:
@@ -243,7 +243,7 @@ def test_other_weights_are_not_taken(vit: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         recorded_encoder(info, CPU, str(other))
     said = in_words_of(error.value, "visual")
-    assert said.startswith("the encoder here is another than the one its features were made with (weights ")
+    assert said.startswith("the encoder here does not match the one that made its features (weights ")
     assert said.endswith("; give the one it was made with: --models visual=FOLDER")
 
 
@@ -252,7 +252,7 @@ def test_weights_of_the_hub_that_are_not_here(vit: Path) -> None:
     with pytest.raises(UserError) as error:
         recorded_encoder(info, CPU)
     said = in_words_of(error.value, "visual")
-    assert "the weights of 'somebody/something' cannot be had here" in said
+    assert "weights for 'somebody/something' are not available on this machine" in said
     assert said.endswith("copy the folder here and give `--models visual=FOLDER`")
 
 
@@ -317,7 +317,7 @@ def test_a_users_own_encoder_is_run_when_the_user_names_it(root: Path, tmp_path:
 
 def prepared_info(model: Path) -> EncoderInfo:
     """What a ViT's encoder.json says."""
-    from viper.encoders.visual import ImageEncoder
+    from viper.encoders.image import ImageEncoder
 
     encoder = ImageEncoder(str(model))
     encoder.prepare(CPU)

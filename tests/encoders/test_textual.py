@@ -18,8 +18,8 @@ from conftest import Run
 from PIL import Image
 from transformers import RobertaModel
 
-from viper.encoders.prompts import Prompts, load_prompts
-from viper.encoders.textual import PromptEncoder, SubtitleEncoder
+from viper.encoders.clip_prompts import PromptEncoder, Prompts, load_prompts
+from viper.encoders.subtitles import SubtitleEncoder
 from viper.engine.device import Runtime
 from viper.errors import UserError
 from viper.media.pictures import read_image
@@ -332,8 +332,11 @@ def test_the_command_on_frames(clip: Path, roberta: Path, tmp_path: Path, run: R
     ("options", "message"),
     [
         (["--model_name", "hashed"], "give --subtitles FOLDER"),
-        (["--model_name", "clip", "--subtitles", "."], "for --subtitles give roberta-base or hashed"),
-        (["--model_name", "robert"], "is none of clip, roberta-base, hashed"),
+        (
+            ["--model_name", "clip", "--subtitles", "."],
+            "reads frames, not subtitles; for subtitles give roberta-base or hashed",
+        ),
+        (["--model_name", "robert"], "must be clip, roberta-base, hashed, a local folder or a hub id"),
         (["--task", "demo_that_is_not"], "no such card"),
     ],
 )

@@ -23,8 +23,7 @@ from many import IS_LONG
 from viper import predict_clip
 from viper.cli import run_command
 from viper.demo.media import write_video, write_wav
-from viper.encoders.registry import is_own
-from viper.encoders.user_encoder import load_own
+from viper.encoders.user_encoder import is_own, load_own
 from viper.engine.device import choose_runtime
 from viper.engine.failures import read_failures
 from viper.errors import ClipError, UserError
@@ -139,7 +138,7 @@ def _check_new_videos(folder: Path) -> None:
     with pytest.raises(UserError, match=r"--models NAME=loudness\.py:Quiet: there is no class Quiet"):
         predict_clip(video, "runs/loudness", models={"loudness": "loudness.py:Quiet"}, device="cpu")
     (folder / "loudness.py").write_text(_block("python") + "# changed\n")
-    with pytest.raises(UserError, match=r"the encoder here is another .* \(source_code"):
+    with pytest.raises(UserError, match=r"the encoder here does not match .* \(source_code"):
         predict_clip(video, "runs/loudness", models=named, device="cpu")
 
 
@@ -275,7 +274,7 @@ def test_a_subclass_of_one_of_vipers_takes_its_options(folder: Path, run: Run) -
     (folder / "own.py").write_text(
         "import numpy as np\n"
         "from viper import EncoderInfo\n"
-        "from viper.encoders.audio_measures import MeasuringEncoder\n\n"
+        "from viper.encoders.windows import MeasuringEncoder\n\n"
         "class Peak(MeasuringEncoder):\n"
         "    width = 1\n"
         "    def info(self):\n"
@@ -293,7 +292,7 @@ WRONG: dict[str, tuple[str, Callable[[str], str], str]] = {
     "no file": ("nowhere.py:Small", str, "there is no file nowhere.py"),
     "no class said": ("own.py", str, "say which class of the file it is: FILE.py:Class"),
     "no class": ("own.py:Large", str, "there is no class Large in it"),
-    "no encoder": ("own.py:np", str, "np is no subclass of viper.Encoder"),
+    "no encoder": ("own.py:np", str, "np is not a subclass of viper.Encoder"),
     "a method missing": (
         "own.py:Small",
         lambda code: code.replace("def encode", "def other").replace("def info", "def another"),
@@ -410,7 +409,7 @@ def test_fau_knows_its_own_models(folder: Path, run: Run) -> None:
     (folder / "crops" / "1" / "frames.json").unlink()
     outcome = _extract(run, "openface", command="FAU", source="crops")
     assert outcome.code == 2
-    assert "--model_name openface: is none of multitask, landmarks" in outcome.said
+    assert "--model_name openface: must be multitask or landmarks" in outcome.said
 
 
 def test_a_missing_content_is_said(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from clips import in_memory, pictures, write_faces, write_frames
 from conftest import Run
 from transformers import AutoImageProcessor, AutoModel, ViTForImageClassification, ViTModel
 
-from viper.encoders.visual import HogEncoder, ImageEncoder
+from viper.encoders.hog import HogEncoder
+from viper.encoders.image import ImageEncoder
 from viper.engine.device import Runtime
 from viper.errors import UserError
 from viper.media.pictures import read_image

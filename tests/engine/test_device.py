@@ -15,16 +15,16 @@ import torch
 from clips import RATE, in_memory, pictures, voice
 from many import IS_LONG
 
-from viper.encoders.audio import SpeechEncoder
 from viper.encoders.base import Encoder
-from viper.encoders.fau import MultitaskEncoder
-from viper.encoders.prompts import Prompts
-from viper.encoders.textual import PromptEncoder, SubtitleEncoder
+from viper.encoders.clip_prompts import PromptEncoder, Prompts
+from viper.encoders.image import ImageEncoder
+from viper.encoders.multitask import MultitaskEncoder
+from viper.encoders.speech import SpeechEncoder
+from viper.encoders.subtitles import SubtitleEncoder
 from viper.encoders.video import VideoEncoder
-from viper.encoders.visual import ImageEncoder
 from viper.engine.device import DeviceBatches, Runtime, choose_runtime, has_bf16
 from viper.errors import UserError
-from viper.media.faces.follow import FaceDetector
+from viper.media.faces.detect import FaceDetector
 from viper.media.sound import Sound
 from viper.media.subtitles import Cue
 

@@ -16,9 +16,8 @@ from mishaps import Clip, Load, Sample, Save, Second
 from viper.engine import progress
 from viper.engine import run as engine
 from viper.engine.failures import Failure, read_failures
-from viper.engine.job import EngineOptions, Job, Summary
+from viper.engine.job import EngineOptions, Job, Shard, Summary
 from viper.engine.pool import FEW_ITEMS, resolve_workers
-from viper.engine.shards import Shard
 from viper.errors import OutputError, UserError
 from viper.files import write_text
 
@@ -67,7 +66,7 @@ class Place:
         return self.device_job(batch_size) if kind == "device" else self.host_job()
 
     def run(self, kind: str, clips: list[Clip], n_workers: int = 0, batch_size: int = 2, **options: Any) -> Summary:
-        return engine.run(self.job(kind, batch_size), clips, self.output, EngineOptions(n_workers, **options))
+        return engine.run(self.job(kind, batch_size), clips, self.output, EngineOptions(n_workers=n_workers, **options))
 
     def is_done(self, clip: Clip) -> bool:
         return (self.output / f"{clip.id}.txt").is_file()
@@ -248,7 +247,7 @@ def test_the_next_batch_is_loaded_while_one_is_on_the_device(place: Place) -> No
         return [sample.clip.id for sample in samples]
 
     job = Job("encode_it", Load(place.notes), Save(place.output), place.is_done, encode, batch_size=6)
-    engine.run(job, clips(24), place.output, EngineOptions(2))
+    engine.run(job, clips(24), place.output, EngineOptions(n_workers=2))
     assert waiting[1] >= 6
     assert waiting[-1] == 0
 
@@ -267,7 +266,7 @@ def test_jobs_that_run_together_read_each_clip_once(tmp_path: Path) -> None:
     write_text(first.output / "c0.txt", "there")
     for name in ("c0", "c2"):
         write_text(second.output / f"{name}.txt", "there")
-    summaries = engine.run_together([one, two], given, [first.output, second.output], EngineOptions(2))
+    summaries = engine.run_together([one, two], given, [first.output, second.output], EngineOptions(n_workers=2))
     assert sorted(path.name.split(".")[0] for path in (tmp_path / "notes").iterdir()) == [f"c{i}" for i in range(1, 9)]
     assert [(s.stage, s.done, s.skipped, len(s.failed)) for s in summaries] == [
         ("first", 6, 1, 2), ("second", 5, 2, 2),
@@ -286,23 +285,23 @@ def test_shards_are_disjoint_and_complete(tmp_path: Path, n_workers: int) -> Non
     parts = []
     for number in (1, 2, 3):
         place = Place(tmp_path / str(number))
-        place.run("host", given, n_workers, shard=Shard(number, 3))
+        place.run("host", given, n_workers, shard=f"{number}/3")
         parts.append(place.done())
     assert set().union(*parts) == {clip.id for clip in given}
     assert sum(map(len, parts)) == len(given)
     assert min(map(len, parts)) > 5
     # Neither the other clips nor their order has a say: each node may see another state of the folder.
     again = Place(tmp_path / "again")
-    again.run("host", given[:4:-1], n_workers, shard=Shard(2, 3))
+    again.run("host", given[:4:-1], n_workers, shard="2/3")
     assert again.done() == parts[1] - {clip.id for clip in given[:5]}
 
 
 def test_how_a_shard_is_written() -> None:
-    assert Shard.parse("") is None
+    assert all(Shard.parse("").has(clip.id) for clip in clips(9))
     assert Shard.parse("3/16") == Shard(3, 16)
     for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2", "1 / 4"):
         with pytest.raises(UserError, match=r"must be k/n"):
-            Shard.parse(text)
+            EngineOptions(shard=text)
     # A change of the digest would make jobs of two versions overlap.
     assert [name for name in ("[00001]", "é😀", "c1", "c2", "c3") if Shard(1, 2).has(name)] == [
         "[00001]",
@@ -386,7 +385,7 @@ def test_clips_are_not_loaded_far_ahead(place: Place, n_workers: int) -> None:
         return [sample.clip.id for sample in samples]
 
     job = Job("encode_it", Load(place.notes), Save(place.output), place.is_done, encode, batch_size=1)
-    engine.run(job, clips(30), place.output, EngineOptions(n_workers))
+    engine.run(job, clips(30), place.output, EngineOptions(n_workers=n_workers))
     assert len(place.done()) == 30
     # Samples are large: what is loaded and not yet encoded must not grow with the number of clips.
     assert max(ahead) <= 1 + 2 * n_workers

@@ -76,6 +76,9 @@ def started() -> Iterator[Nodes]:
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # as `short`
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        # Where Ray notes the cluster's address, besides `temp_dir`: it makes the former only for clusters of its own.
+        patch.setenv("RAY_TMPDIR", str(folder))
+        (folder / "ray").mkdir()
         # A node that is killed is missed soon, one that is merely slow is not.
         health = {"health_check_period_ms": 500, "health_check_failure_threshold": 3, "health_check_timeout_ms": 10_000}
         head = {

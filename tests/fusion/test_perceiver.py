@@ -547,7 +547,9 @@ class Clips(torch.utils.data.Dataset):
         return {**each(self.batch, lambda kind, name, x: x[i]), "labels": self.labels[i]}
 
 
-def test_transformers_trainer_trains_evaluates_and_saves_it(tmp_path):
+def test_transformers_trainer_trains_evaluates_and_saves_it(tmp_path, monkeypatch):
+    # It takes the tests' own folder of that name for the package.
+    monkeypatch.setattr("transformers.trainer.is_datasets_available", lambda: False)
     arguments = TrainingArguments(
         output_dir=str(tmp_path), num_train_epochs=2, per_device_train_batch_size=4, eval_strategy="epoch",
         save_strategy="epoch", report_to=[], use_cpu=True, disable_tqdm=True, remove_unused_columns=False,

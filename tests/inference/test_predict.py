@@ -26,7 +26,7 @@ from viper.errors import UserError
 from viper.fusion.checkpoint import point_best, save_checkpoint
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
 from viper.inference.predictor import ClipPredictor
-from viper.media.frame_rule import FrameRule
+from viper.media.sampling import FrameRule
 from viper.media.video import StreamedFrame, VideoFrames
 from viper.media.windows import read_windows, spans
 from viper.store import FeatureStore
@@ -175,7 +175,7 @@ def test_a_reading_says_what_was_looked_at(root: Path, predictor: ClipPredictor)
 def test_what_two_modalities_read_is_looked_at_once(
     root: Path, predictor: ClipPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from viper.media.faces.follow import FaceDetector
+    from viper.media.faces.detect import FaceDetector
 
     seen: list[int] = []
     detect = FaceDetector.detect
@@ -269,7 +269,7 @@ def test_a_frame_is_converted_once_and_not_kept(videos: Path, monkeypatch: pytes
 @pytest.mark.parametrize("rule", [FrameRule("events", 5), FrameRule("stimuvar", 6)])
 def test_events_of_a_piece_are_those_of_the_piece_alone(videos: Path, rule: FrameRule) -> None:
     """A square that leaps once a piece: cut out of the file, the same frames would be chosen."""
-    from viper.media.frame_rule import read_chosen
+    from viper.media.sampling import read_chosen
 
     pictures = np.zeros((80, 64, 96, 3), np.uint8)
     for number, picture in enumerate(pictures):

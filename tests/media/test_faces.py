@@ -14,7 +14,9 @@ from skimage.data import astronaut
 
 from viper.cli import run_command
 from viper.engine.failures import read_failures
-from viper.media.faces.follow import Detection, crop_square, follow, overlap
+from viper.media.faces.crop import crop_square
+from viper.media.faces.detect import Detection
+from viper.media.faces.follow import follow, overlap
 from viper.media.pictures import FRAMES_FILE, FrameClip, frame_name, read_image, write_image
 
 POINTS = np.array([(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)])

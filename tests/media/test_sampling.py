@@ -24,17 +24,9 @@ from scipy.signal import find_peaks
 from viper.cli import run_command
 from viper.demo import write_video
 from viper.errors import UserError
-from viper.media.events import read_motion
+from viper.media.motion import STIMUVAR_FPS, detect_events, motion_curve, read_motion, smooth_curve
 from viper.media.pictures import FrameClip, list_frame_clips
-from viper.media.sampling import (
-    STIMUVAR_FPS,
-    detect_events,
-    motion_curve,
-    rate_indices,
-    select,
-    smooth_curve,
-    uniform_indices,
-)
+from viper.media.sampling import rate_indices, select, uniform_indices
 from viper.media.video import read_frames, stream_frames
 
 SMALL = (48, 64)

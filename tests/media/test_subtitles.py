@@ -13,7 +13,8 @@ from clips import pictures, write_frames, write_srt
 from conftest import Run
 from transformers import AutoTokenizer, RobertaModel
 
-from viper.encoders.textual import HashedWordsEncoder, SentenceModel
+from viper.encoders.hashed_words import HashedWordsEncoder
+from viper.encoders.words import SentenceModel
 from viper.engine.device import Runtime
 from viper.media.subtitles import Cue, read_cues
 from viper.store import FeatureStore

@@ -89,7 +89,7 @@ def test_what_a_template_lacks_is_an_error() -> None:
         (words.number(math.nan), "–"), (words.number(0.0), "0.000"), (words.fixed(0.004), "0.00"),
         (words.signed(0.2), "+0.200"), (words.signed(-0.2), "−0.200"),
         (words.bounds(UNIT), "0.400 to 0.600"), (words.bounds(replace(UNIT, low=math.nan)), ""),
-        (words.percent(0.456), "46 %"), (words.percent(0.001), "<1 %"), (words.percent(0.0), "0 %"),
+        (words.percent(0.456), "46%"), (words.percent(0.001), "<1%"), (words.percent(0.0), "0%"),
         (words.seconds(3.24), "3.2 s"), (words.seconds(75), "1:15"), (words.seconds(3725), "1:02:05"),
         (words.option(None), "–"), (words.option([1, "a"]), "1, a"), (words.option({"side": 64}), "side 64"),
         (words.option(False), "no"), (words.heading("binary accuracy"), "Binary accuracy"),
@@ -188,7 +188,7 @@ def test_the_page_says_the_numbers_of_the_content(tmp_path: Path) -> None:
     assert page == report_page(content)
     headline = content.headline
     assert f">{headline.value:.3f}</div>" in page
-    assert f"95 % interval {headline.low:.3f} to {headline.high:.3f}" in page
+    assert f"95% interval {headline.low:.3f} to {headline.high:.3f}" in page
     assert "1,000 resamples of 10 subjects (column Subject)" in page
     assert all(f"{row.metrics['uar'].value:.3f}" in page for row in content.targets)
     assert content.notes[0] in page

@@ -55,7 +55,7 @@ def brightness(visit: Visit, selector: str = "") -> float:
         return float(np.asarray(shot.convert("L")).mean())
 
 
-@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("name", CONTENTS if IS_LONG else ["regression"])
 def test_a_report_of_every_kind_is_sound_on_every_screen(name: str, page_of: PageOf, browser: Browser) -> None:
     visit = browser.open(page_of(name), dark=name != "regression")
     assert visit.without_alternative() == []
@@ -141,7 +141,7 @@ def test_the_contents_lead_to_every_section(page_of: PageOf, browser: Browser) -
     assert len(links) == 12
 
 
-@pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)])
+@pytest.mark.parametrize(("size", "dark"), [(PHONE, True), *([(DESKTOP, False)] if IS_LONG else [])])
 def test_the_page_of_predictions(size: tuple[int, int], dark: bool, tmp_path: Path, browser: Browser) -> None:
     rng = np.random.default_rng(0)
     times = [0.5, 1.5, 2.5, 3.5]

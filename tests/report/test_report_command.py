@@ -90,7 +90,7 @@ def test_a_run_is_all_that_has_to_be_named(planted: Planted, trained: Path, tmp_
     assert found["training"]["epochs"] == [1, 2]
     assert [group["column"] for group in found["groups"]] == ["Age"]
     said = " ".join(found["notes"])
-    for part in ("chose the epoch", "1 of the 24 clips of Val have no label", "1.4% of the labels", "440 has no feat",
+    for part in ("epoch was selected", "1 of the 24 clips of Val have no label", "1.4% of the labels", "440 has no",
                  "2 of the 23 clips of Val have no audio", "linear model gives 50%", "8 subjects"):  # fmt: skip
         assert part in said, part
     assert "3 targets (joy, awe, fear)" in found["summary"]
@@ -184,7 +184,7 @@ def test_every_kind_of_task(kind: str, tmp_path: Path) -> None:
     headline = found["metrics"][found["metric"]]
     assert headline["low"] <= headline["value"] <= headline["high"]
     assert found["unit"] == ("orders" if kind == "preference" else "clips")
-    assert not any("chose the epoch" in note for note in found["notes"])
+    assert not any("epoch was selected on this split" in note for note in found["notes"])
     assert [len(each["modalities"]) for each in found["subsets"]] == [1, 1, 1, 2, 2, 2, 3]
     names = [each["name"] for each in found["calibration"]]
     assert names == {"single_label": ["highest probability", *TARGETS], "multi_label": TARGETS,

@@ -17,8 +17,7 @@ from viper.evaluation.measures import kendall_tau, listwise_accuracy, pairwise_a
 from viper.evaluation.metrics import evaluate
 from viper.fusion.checkpoint import load_checkpoint
 from viper.inference.stored import predict
-from viper.manifest import Manifest
-from viper.preferences import all_pairs, order_rows, preferences_path
+from viper.manifest import Manifest, all_pairs, order_rows, preferences_path
 from viper.task import load_task
 from viper.training.data import OrderData
 from viper.training.linear import fit_linear

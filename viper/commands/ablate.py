@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viper.commands.common import log
 from viper.commands.feature_options import FeatureOptions
 from viper.files import write_json, write_text
-from viper.logs import without_warnings
+from viper.logs import log, without_warnings
 from viper.manifest import Manifest
 from viper.store import FeatureStore
 from viper.task import Task
@@ -43,33 +42,33 @@ class AblateOptions(FeatureOptions):
     """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
 
 
-def run(config: AblateOptions) -> int:
-    """Runs the stage; answers the exit code."""
+def run(options: AblateOptions) -> int:
+    """Run the stage; return the exit code."""
     # Not above: importing torch takes seconds, and --help should not.
     from viper.engine.device import choose_device
     from viper.evaluation.metrics import evaluate
     from viper.fusion.checkpoint import load_checkpoint, task_of
     from viper.inference.stored import data_for, predict_views, subsets_of, views_of
 
-    model = load_checkpoint(config.model_path)
+    model = load_checkpoint(options.model_path)
     task = task_of(model)
-    stores = config.stores()
-    data = data_for(model, stores, Manifest.load(config.csv_path, task), config.split, labelled=True)
-    subsets = subsets_of(list(stores), config.every_subset)
+    stores = options.stores()
+    data = data_for(model, stores, Manifest.load(options.csv_path, task), options.split, labelled=True)
+    subsets = subsets_of(list(stores), options.every_subset)
     views = views_of(subsets, data)
-    predictions = predict_views(model, data, views, config.batch_size, choose_device(config.device))
+    predictions = predict_views(model, data, views, options.batch_size, choose_device(options.device))
     with without_warnings():
         scores = {subset: evaluate(task, predictions[subset], data.truth) for subset in subsets}
     lacking = {name: [clip for clip in data.clips if clip not in store] for name, store in stores.items()}
-    _write(config, task, stores, scores, lacking)
+    _write(options, task, stores, scores, lacking)
     _print(task, scores)
-    log.info("ablate: %d subsets on %d clips of %s -> %s", len(scores), len(data.clips), config.split,
-             config.output_path)  # fmt: skip
+    log.info("ablate: %d subsets on %d clips of %s -> %s", len(scores), len(data.clips), options.split,
+             options.output_path)  # fmt: skip
     return 0
 
 
 def _write(
-    config: AblateOptions,
+    options: AblateOptions,
     task: Task,
     stores: Mapping[str, FeatureStore],
     scores: Mapping[Subset, Scores],
@@ -78,7 +77,7 @@ def _write(
     from viper.evaluation.drawing import bar_figure, save_png
     from viper.evaluation.metrics import METRICS
 
-    folder = config.output_path
+    folder = options.output_path
     columns = [{name: int(name in subset) for name in stores} | flatten(each) for subset, each in scores.items()]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns[0]), lineterminator="\n")
@@ -88,9 +87,9 @@ def _write(
     write_json(
         folder / "ablation.json",
         {
-            "model": str(config.model_path),
+            "model": str(options.model_path),
             "task": task.name,
-            "split": config.split,
+            "split": options.split,
             "metric": task.metrics[0],
             "clips_without": lacking,
             "subsets": [{"modalities": list(subset), **each.to_dict()} for subset, each in scores.items()],
@@ -103,7 +102,7 @@ def _write(
         [" + ".join(subset) for subset in best_first],
         [scores[subset].mean(task.metrics[0]).value for subset in best_first],
         title=f"{metric.title} with each subset of the modalities",
-        caption=f"one checkpoint, {n_clips:,} clips of {config.split}",
+        caption=f"one checkpoint, {n_clips:,} clips of {options.split}",
         emphasised=best_first.index(max(scores, key=len)),
     )
     save_png(figure, folder / "ablation.png")

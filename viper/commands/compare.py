@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from viper.commands.common import log, mean_and_std, over_seeds
+from viper.commands.common import mean_and_std, over_seeds
 from viper.commands.feature_options import FeatureOptions
-from viper.commands.train_perceiver import LEARNING_RATES
-from viper.commands.trainings import as_arguments, feature_arguments, parse_train_options
-from viper.errors import NothingDoneError, UserError
+from viper.commands.trainings import parse_train_options, train_again, train_options
+from viper.errors import UserError
 from viper.files import write_json, write_text
-from viper.logs import without_warnings
+from viper.logs import log, without_warnings
 from viper.manifest import Manifest
 from viper.task import Task, load_task
+from viper.training.options import LEARNING_RATES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,17 +45,17 @@ class CompareOptions(FeatureOptions):
     task: str = "hume_reaction"
     """The task: a card's name or path."""
     models: tuple[ModelName, ...] = ("tokens", "linear", "mlp", "gru", "perceiver-channels")
-    """Which are compared."""
+    """Models to compare."""
     preset: Literal["tiny", "small", "base", "paper"] = "small"
     """Size of all models. Hidden layers of mlp and gru are as wide as the preset's latents."""
     n_epochs: int = 30
     """Passes over the training split."""
     batch_size: int = 16
-    """Clips a step."""
+    """Clips per batch."""
     n_seeds: int = 5
-    """Trainings of each model. linear has no randomness and is fitted once."""
+    """Trainings of each model, with different seeds. linear has no randomness and is fitted once."""
     seed: int = 0
-    """The first seed, and that of the modalities which are hidden."""
+    """The first seed; it also draws the modalities to hide."""
     train_options: Annotated[list[str], tyro.conf.arg(metavar="NAME=VALUE")] = field(default_factory=list)
     """Further options of train_perceiver for all models: weight_decay=0.1 loss=mse+0.5*ccc ..."""
     test_csv_path: Path | None = None
@@ -76,84 +76,79 @@ class Result:
     views: dict[str, Values]
 
 
-def run(config: CompareOptions) -> int:
-    """Runs the stage; answers the exit code."""
-    task = load_task(config.task)
-    _check(config)
-    runs = {model: _train(config, model) for model in config.models}
+def run(options: CompareOptions) -> int:
+    """Run the stage; return the exit code."""
+    task = load_task(options.task)
+    _check(options)
+    runs = {model: _train(options, model) for model in options.models}
     # Only now: no choice is left that a test split could have a part in.
-    splits = _splits(config, task, next(iter(runs.values()))[0])
-    seen = {split: hidden_at_random(data, config.missing, config.seed) for split, data in splits.items()}
-    results = [_score(config, task, model, folders, splits, seen) for model, folders in runs.items()]
-    _write(config, task, results, splits, seen)
+    splits = _splits(options, task, next(iter(runs.values()))[0])
+    seen = {split: hidden_at_random(data, options.missing, options.seed) for split, data in splits.items()}
+    results = [_score(options, task, model, folders, splits, seen) for model, folders in runs.items()]
+    _write(options, task, results, splits, seen)
     print(table(task, results), flush=True)
-    log.info("compare: %d models -> %s", len(results), config.output_path)
+    log.info("compare: %d models -> %s", len(results), options.output_path)
     return 0
 
 
-def _check(config: CompareOptions) -> None:
-    if not config.models:
+def _check(options: CompareOptions) -> None:
+    if not options.models:
         raise UserError("--models: name at least one")
-    if config.n_seeds < 1:
-        raise UserError(f"--n_seeds {config.n_seeds}: must be at least 1")
-    if not 0 <= config.missing <= 1:
-        raise UserError(f"--missing {config.missing}: must be a share between 0 and 1")
-    if config.missing and len(config.folders()) < 2:
+    if options.n_seeds < 1:
+        raise UserError(f"--n_seeds {options.n_seeds}: must be at least 1")
+    if not 0 <= options.missing <= 1:
+        raise UserError(f"--missing {options.missing}: must be a share between 0 and 1")
+    if options.missing and len(options.folders()) < 2:
         raise UserError("--missing: hiding one modality needs at least two")
-    parse_train_options(config.train_options, _own_options(config))
+    parse_train_options(options.train_options, _own_options(options))
 
 
-def _own_options(config: CompareOptions) -> set[str]:
-    return {"fusion", *vars(config)}
+def _own_options(options: CompareOptions) -> set[str]:
+    return {"fusion", *vars(options)}
 
 
-def _train(config: CompareOptions, model: str) -> list[Path]:
-    """Trains what is not trained yet; answers the runs, one a seed."""
-    from viper.cli import run_command
-
-    folder = config.output_path / model
-    seeds = range(config.seed, config.seed + (1 if model == "linear" else config.n_seeds))
-    runs = [folder / f"seed_{seed}" for seed in seeds]
-    arguments = [
-        "--csv_path", str(config.csv_path), "--task", config.task, *feature_arguments(config),
-        "--fusion", FUSIONS[model], "--preset", config.preset, "--n_epochs", str(config.n_epochs),
-        "--batch_size", str(config.batch_size),
-        "--seed", str(config.seed), "--device", config.device, "--keep", "best", "--resume",
-    ]  # fmt: skip
+def _train(options: CompareOptions, model: str) -> list[Path]:
+    """Train what is not trained yet; return the runs, one per seed."""
+    folder = options.output_path / model
+    n_seeds = 1 if model == "linear" else options.n_seeds
+    runs = [folder / f"seed_{seed}" for seed in range(options.seed, options.seed + n_seeds)]
+    values = parse_train_options(options.train_options, _own_options(options))
+    if model == "perceiver-channels" and options.preset != "paper":
+        values = _channels_schedule(options) | values
+    values |= {
+        name: getattr(options, name)
+        for name in ("csv_path", "task", "preset", "n_epochs", "batch_size", "seed", "device")
+    }
+    values |= {"fusion": FUSIONS[model], "n_seeds": n_seeds}
     # A training of one seed has no folder per seed.
-    arguments += ["--output_checkpoint_folder", str(folder if len(runs) > 1 else runs[0]), "--n_seeds", str(len(runs))]
-    options = parse_train_options(config.train_options, _own_options(config))
-    if model == "perceiver-channels" and config.preset != "paper":
-        options = _channels_schedule(config) | options
-    log.info("\n%s: %d %s", model, len(runs), "run" if len(runs) == 1 else "runs")
-    code = run_command("train_perceiver", [*arguments, *as_arguments(options)])
-    if code != 0:
-        raise NothingDoneError(f"{model}: train_perceiver answered {code}")
+    values["output_checkpoint_folder"] = folder if n_seeds > 1 else runs[0]
+    log.info("\n%s: %d %s", model, n_seeds, "run" if n_seeds == 1 else "runs")
+    train_again(train_options(options, values))
     return runs
 
 
-def _channels_schedule(config: CompareOptions) -> dict[str, str]:
-    """A learning rate that suits the size: the published 1e-5, halved every 5 epochs, is for 283 M parameters.
+def _channels_schedule(options: CompareOptions) -> dict[str, Any]:
+    """Return a learning rate that suits the size: the published 1e-5, halved every 5 epochs, is for 283 M parameters.
 
     With it a small model would hardly leave its initial weights, and be a baseline for show.
     """
-    return {"learning_rate": str(LEARNING_RATES[config.preset]), "step_size": str(max(1, config.n_epochs // 4))}
+    return {"learning_rate": LEARNING_RATES[options.preset], "step_size": max(1, options.n_epochs // 4)}
 
 
-def _splits(config: CompareOptions, task: Task, checkpoint: Path) -> dict[str, FusionData]:
+def _splits(options: CompareOptions, task: Task, checkpoint: Path) -> dict[str, FusionData]:
     from viper.fusion.checkpoint import load_checkpoint
     from viper.inference.stored import data_for
 
-    model, stores = load_checkpoint(checkpoint), config.stores()
-    splits = {"Val": data_for(model, stores, Manifest.load(config.csv_path, task), "Val", labelled=True)}
-    if config.test_csv_path is not None:
-        manifest = Manifest.load(config.test_csv_path, task)
+    model, stores = load_checkpoint(checkpoint), options.stores()
+    splits = {"Val": data_for(model, stores, Manifest.load(options.csv_path, task), "Val", labelled=True)}
+    if options.test_csv_path is not None:
+        manifest = Manifest.load(options.test_csv_path, task)
         splits["Test"] = data_for(model, stores, manifest, "Test", labelled=True)
     return splits
 
 
 def hidden_at_random(data: FusionData, share: float, seed: int) -> np.ndarray:
-    """What may be seen when a share of the clips lacks one modality of those it has, drawn with a seed.
+    """Return which modalities stay visible when a share of the clips loses one it has, drawn with a seed.
 
     Returns
     -------
@@ -172,7 +167,7 @@ def hidden_at_random(data: FusionData, share: float, seed: int) -> np.ndarray:
 
 
 def _score(
-    config: CompareOptions,
+    options: CompareOptions,
     task: Task,
     model: str,
     runs: Sequence[Path],
@@ -191,9 +186,9 @@ def _score(
         fusion = load_checkpoint(folder)
         for split, data in splits.items():
             masks = {split: np.ones_like(seen[split])}
-            if config.missing:
+            if options.missing:
                 masks[f"{split}, one missing"] = seen[split]
-            predictions = predict_views(fusion, data, masks, BATCH_SIZE, choose_device(config.device))
+            predictions = predict_views(fusion, data, masks, BATCH_SIZE, choose_device(options.device))
             for view, predicted in predictions.items():
                 with without_warnings():
                     scores = evaluate(task, predicted, data.truth)
@@ -204,12 +199,15 @@ def _score(
 
 
 def _values(scores: Scores) -> dict[str, float]:
-    """As epochs are compared: an undefined Pearson counts 0, so that a mean over seeds does not lose the worst."""
+    """Return the values by which epochs are compared.
+
+    An undefined Pearson counts 0, so that a mean over seeds does not lose the worst.
+    """
     return {metric: scores.reported_value(metric) for metric in scores.together}
 
 
 def table(task: Task, results: Sequence[Result]) -> str:
-    """Markdown: a row a model, a column a view of a split, mean ± standard deviation over seeds."""
+    """Return Markdown: a row per model, a column per view of a split, mean ± standard deviation over seeds."""
     from viper.evaluation.metrics import METRICS
 
     metric = task.metrics[0]
@@ -233,7 +231,7 @@ def _readable(n: int) -> str:
 
 
 def _write(
-    config: CompareOptions,
+    options: CompareOptions,
     task: Task,
     results: Sequence[Result],
     splits: Mapping[str, FusionData],
@@ -251,9 +249,9 @@ def _write(
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    folder = config.output_path
+    folder = options.output_path
     write_text(folder / "compare.csv", text.getvalue())
-    write_text(folder / "compare.md", _page(config, task, results, splits))
+    write_text(folder / "compare.md", _page(options, task, results, splits))
     hidden = {
         split: {data.clips[clip]: list(data.stores)[name] for clip, name in zip(*(~seen[split]).nonzero(), strict=True)}
         for split, data in splits.items()
@@ -264,8 +262,8 @@ def _write(
             "task": task.name,
             "metric": task.metrics[0],
             "n_clips": {split: len(data) for split, data in splits.items()},
-            "missing": {"share": config.missing, "seed": config.seed, "hidden": hidden},
-            "options": {"preset": config.preset, "n_epochs": config.n_epochs, "train_options": config.train_options},
+            "missing": {"share": options.missing, "seed": options.seed, "hidden": hidden},
+            "options": {"preset": options.preset, "n_epochs": options.n_epochs, "train_options": options.train_options},
             "models": {
                 result.model: {
                     "runs": [str(folder) for folder in result.runs],
@@ -285,13 +283,15 @@ def _cell(value: float) -> str:
     return f"{value:.6g}" if math.isfinite(value) else ""
 
 
-def _page(config: CompareOptions, task: Task, results: Sequence[Result], splits: Mapping[str, FusionData]) -> str:
+def _page(options: CompareOptions, task: Task, results: Sequence[Result], splits: Mapping[str, FusionData]) -> str:
     clips = ", ".join(f"{len(data):,} clips of {split}" for split, data in splits.items())
     lines = [table(task, results), "", f"{task.name}, {clips}; {', '.join(next(iter(splits.values())).stores)}."]
     lines.append(
         "Mean ± standard deviation over seeds. Each run's epoch was chosen on the validation split, which flatters its "
         "score there."
     )
-    if config.missing:
-        lines.append(f"One missing: {config.missing:.0%} of the clips lack one modality, the same one for every model.")
+    if options.missing:
+        lines.append(
+            f"One missing: {options.missing:.0%} of the clips lack one modality, the same one for every model."
+        )
     return "\n".join(lines) + "\n"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from viper.commands.common import log, report_scores
+from viper.commands.common import report_scores
 from viper.commands.feature_options import FeatureOptions
 from viper.errors import UserError
 from viper.evaluation.split_report import build_report
+from viper.logs import log
 from viper.manifest import Manifest
 
 
@@ -16,38 +17,38 @@ from viper.manifest import Manifest
 class ConfusionOptions(FeatureOptions):
     """Confusion matrices and scores of a split: pictures, tables and JSON.
 
-    Of a multi_label task precision-recall curves, of a preference task histograms of utilities."""
+    For multi_label tasks precision-recall curves, for preference tasks histograms of utilities."""
 
     csv_path: Path
     """The manifest. Rows without labels are left out."""
     model_path: Path
     """A checkpoint folder, or a run (then its best)."""
     output_path: Path
-    """Folder that gets the PNG, CSV and JSON files."""
+    """Folder for the PNG, CSV and JSON files."""
     split: str = "Val"
-    """Which split is compared: Train, Val or Test."""
+    """Split to compare: Train, Val or Test."""
     batch_size: int = 64
-    """Clips at once. It does not change the predictions."""
+    """Clips per batch. It does not change the predictions."""
     device: str = "auto"
-    """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
+    """Device of the model: auto, cpu, cuda, cuda:1, mps ..."""
 
 
-def run(config: ConfusionOptions) -> int:
-    """Runs the stage; answers the exit code."""
+def run(options: ConfusionOptions) -> int:
+    """Write the report and return the exit code."""
     # Not above: importing torch takes seconds, and --help should not.
     from viper.engine.device import choose_device
     from viper.fusion.checkpoint import load_checkpoint, task_of
     from viper.inference.stored import data_for, predict
 
-    if config.output_path.exists() and not config.output_path.is_dir():
-        raise UserError(f"--output_path {config.output_path}: is a file; the report needs a folder")
-    model = load_checkpoint(config.model_path)
+    if options.output_path.exists() and not options.output_path.is_dir():
+        raise UserError(f"--output_path {options.output_path}: is a file; the report needs a folder")
+    model = load_checkpoint(options.model_path)
     task = task_of(model)
-    manifest = Manifest.load(config.csv_path, task)
-    data = data_for(model, config.stores(), manifest, config.split, labelled=True)
-    predictions = predict(model, data, config.batch_size, choose_device(config.device))
+    manifest = Manifest.load(options.csv_path, task)
+    data = data_for(model, options.stores(), manifest, options.split, labelled=True)
+    predictions = predict(model, data, options.batch_size, choose_device(options.device))
     report = build_report(task, data.clips, predictions, data.truth)
-    files = report.write(config.output_path)
-    report_scores(report.scores, config.split)
-    log.info("confusion_matrix: %d files in %s", len(files), config.output_path)
+    files = report.write(options.output_path)
+    report_scores(report.scores, options.split)
+    log.info("confusion_matrix: %d files in %s", len(files), options.output_path)
     return 0

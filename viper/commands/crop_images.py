@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from viper.commands.common import EngineFlags, finish, log
+from viper.commands.common import finish
 from viper.engine import run as engine
-from viper.engine.job import Job
+from viper.engine.job import EngineOptions, Job
 from viper.files import atomic_folder, write_json
+from viper.logs import log
 from viper.media import pictures as frames
 from viper.media.faces.crop import BATCH_SIZE, CropOptions, Crops, FaceCropper, NumberedFrames
 from viper.media.pictures import FrameClip, list_frame_clips
 
 
 @dataclass(kw_only=True)
-class CropImagesOptions(EngineFlags):
+class CropImagesOptions(EngineOptions):
     """Cut the face of one person out of every frame (MTCNN), followed through the clip."""
 
     input_folder: Path
@@ -37,25 +38,26 @@ class CropImagesOptions(EngineFlags):
     """Where the detector runs: auto, cpu, cuda, cuda:1, mps ..."""
 
 
-def run(config: CropImagesOptions) -> int:
-    """Runs the stage; answers the exit code."""
-    crop_options = _options(config)
+def run(options: CropImagesOptions) -> int:
+    """Run the stage; return the exit code."""
+    crop_options = CropOptions(options.margin, options.min_face_size, options.image_size, options.no_face)
+    crop_options.check()
     # Not above: importing torch takes seconds, and --help should not.
     from viper.engine.device import choose_device
 
-    choose_device(config.device)  # a wrong one is said at once; each copy of the detector chooses for itself
+    choose_device(options.device)  # a wrong one is said at once; each copy of the detector chooses for itself
     job = Job(
         stage="crop_images",
         load=_load,
-        encode=FaceCropper(crop_options, config.device, config.batch_size),
-        save=_Save(config.output_folder, crop_options),
-        is_done=_IsDone(config.output_folder, crop_options),
+        encode=FaceCropper(crop_options, options.device, options.batch_size),
+        save=_Save(options.output_folder, crop_options),
+        is_done=_IsDone(options.output_folder, crop_options),
         size=_size,
-        batch_size=config.batch_size,
+        batch_size=options.batch_size,
     )
-    options = config.engine_options()
-    summary = engine.run(job, list_frame_clips(config.input_folder), config.output_folder, options)
-    return finish(summary, config.output_folder)
+    clips = list_frame_clips(options.input_folder)
+    summary = engine.run(job, clips, options.output_folder, options)
+    return finish(summary, options.output_folder)
 
 
 def _load(clip: FrameClip) -> NumberedFrames:
@@ -64,12 +66,6 @@ def _load(clip: FrameClip) -> NumberedFrames:
 
 def _size(sample: NumberedFrames) -> int:
     return len(sample.frames.images)
-
-
-def _options(config: CropImagesOptions) -> CropOptions:
-    options = CropOptions(config.margin, config.min_face_size, config.image_size, config.no_face)
-    options.check()
-    return options
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from viper.commands.common import log, report_scores, running
+from viper.commands.common import report_scores
 from viper.commands.convert import arguments_of
 from viper.commands.feature_options import MODALITIES, feature_fields
 from viper.errors import NothingDoneError, UserError
 from viper.evaluation.metrics import evaluate
 from viper.evaluation.submission import read_submission
 from viper.files import read_json
+from viper.logs import log, running
 from viper.manifest import Manifest
 from viper.task import load_task
 

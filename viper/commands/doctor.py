@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import viper
-from viper.commands.common import package_versions
 from viper.encoders.pretrained import go_offline, is_offline
-from viper.encoders.registry import REGISTRY, Registered
+from viper.encoders.registry import Registered, registered
+from viper.logs import package_versions
 
 PACKAGES = (
     "torch", "torchvision", "librosa", "torchcodec", "transformers", "accelerate", "safetensors", "facenet-pytorch",
@@ -32,9 +32,9 @@ class DoctorOptions:
     """Count weights that are not on this machine as missing for good (as HF_HUB_OFFLINE=1 does)."""
 
 
-def run(config: DoctorOptions) -> int:
-    """Prints the tables; answers the exit code."""
-    if config.offline:
+def run(options: DoctorOptions) -> int:
+    """Print the tables; return the exit code."""
+    if options.offline:
         go_offline()
     print(f"viper {viper.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     versions = package_versions((*PACKAGES, *EXTRAS))
@@ -46,12 +46,12 @@ def run(config: DoctorOptions) -> int:
     print(f"FFmpeg's shared libraries (py-feat needs them): {_ffmpeg() or 'found'}")
     print("\nencoders (* a command's default; yes: runs here; fetch: runs once its weights are fetched):")
     broken = False
-    for entry in REGISTRY:
+    for entry in registered():
         lacks, is_broken = _lacks(entry)
-        broken |= is_broken and entry.default
-        star = "*" if entry.default else " "
+        broken |= is_broken and entry.short.is_default
+        star = "*" if entry.short.is_default else " "
         runs = "no" if is_broken else "fetch" if lacks else "yes"
-        print(f" {star}{entry.modality:<9}{entry.name:<20}{runs:<6}{entry.summary}")
+        print(f" {star}{entry.modality:<9}{entry.name:<20}{runs:<6}{entry.short.summary}")
         for line in lacks:
             print(f"{'':<37}- {line}")
     return int(broken)
@@ -70,7 +70,7 @@ def _device() -> str:
 
 
 def _ffmpeg() -> str:
-    """Empty where torchcodec, through which py-feat reads media, finds FFmpeg's libraries; otherwise what to do."""
+    """Return what to do where torchcodec, through which py-feat reads media, lacks FFmpeg's libraries; else ''."""
     try:
         importlib.import_module("torchcodec")
     except (ImportError, RuntimeError, OSError):
@@ -79,14 +79,14 @@ def _ffmpeg() -> str:
 
 
 def _lacks(entry: Registered) -> tuple[list[str], bool]:
-    """What an encoder lacks, a line each, and whether that is broken (weights can still be fetched when online)."""
+    """Return what an encoder lacks, a line each, and whether it cannot run (weights are still fetched when online)."""
     lines = []
-    for package in entry.packages:
+    for package in entry.encoder.packages:
         problem = _ffmpeg() if package == "feat" else _import_problem(package)
         if package == "feat" and not problem and importlib.util.find_spec("feat") is None:
             problem = "feat: not installed"
         if problem:
-            lines.append(problem + (f"; pip install 'viper[{entry.extra}]'" if entry.extra else ""))
+            lines.append(problem + (f"; pip install 'viper[{entry.encoder.extra}]'" if entry.encoder.extra else ""))
     broken = bool(lines)
     for hub_id in entry.weights:
         if not _is_cached(hub_id):
@@ -104,7 +104,7 @@ def _import_problem(package: str) -> str:
 
 
 def _is_cached(hub_id: str) -> bool:
-    """Whether weights are in the hub's cache, or in the one py-feat keeps inside its own package."""
+    """Return whether weights are in the hub's cache, or in the one py-feat keeps inside its own package."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viper.commands.common import log, report_scores
+from viper.commands.common import report_scores
 from viper.errors import UserError
 from viper.evaluation.submission import submission_path, write_submission
 from viper.files import write_json
+from viper.logs import log
 from viper.manifest import Manifest
 from viper.task import Task, load_task
 
@@ -33,24 +34,24 @@ class EnsembleOptions:
     """The same models' predictions of the validation split (submission_creation --split Val), in the same order."""
 
 
-def run(config: EnsembleOptions) -> int:
-    """Runs the stage; answers the exit code."""
+def run(options: EnsembleOptions) -> int:
+    """Run the stage; return the exit code."""
     # Not above: scipy takes a second to import, and --help should not.
     from viper.evaluation.ensemble import combine, equal_weights, read_members
 
-    task = load_task(config.task)
-    _check(config, task)
-    path = submission_path(config.output_path)
-    _, file_ids, predicted = read_members(config.predictions, task)
-    weights = equal_weights(len(config.predictions), len(task.targets))
+    task = load_task(options.task)
+    _check(options, task)
+    path = submission_path(options.output_path)
+    _, file_ids, predicted = read_members(options.predictions, task)
+    weights = equal_weights(len(options.predictions), len(task.targets))
     validation: dict[str, Any] | None = None
-    if config.csv_path is not None:
-        weights, validation = _fit(config, task, config.csv_path)
+    if options.csv_path is not None:
+        weights, validation = _fit(options, task, options.csv_path)
     write_submission(path, task, file_ids, combine(predicted, weights))
     described: dict[str, Any] = {
         "task": task.name,
         "n_clips": len(file_ids),
-        "members": [str(member) for member in config.predictions],
+        "members": [str(member) for member in options.predictions],
         "weights": {target: [float(weight) for weight in weights[:, k]] for k, target in enumerate(task.targets)},
         "validation": validation,
     }
@@ -61,40 +62,40 @@ def run(config: EnsembleOptions) -> int:
     return 0
 
 
-def _check(config: EnsembleOptions, task: Task) -> None:
-    if len(config.predictions) < 2:
+def _check(options: EnsembleOptions, task: Task) -> None:
+    if len(options.predictions) < 2:
         raise UserError("--predictions: an ensemble has at least two members")
     for option, paths in (
-        ("--predictions", config.predictions),
-        ("--validation_predictions", config.validation_predictions),
+        ("--predictions", options.predictions),
+        ("--validation_predictions", options.validation_predictions),
     ):
         for path in paths:
             if paths.count(path) > 1:
                 raise UserError(f"{option} {path}: given twice")
-    if config.csv_path is not None and task.kind == "preference":
+    if options.csv_path is not None and task.kind == "preference":
         raise UserError(f"--csv_path: the weights of {task.name} cannot be fitted, utilities are only averaged")
-    if (config.csv_path is None) != (not config.validation_predictions):
+    if (options.csv_path is None) != (not options.validation_predictions):
         raise UserError("fitted weights need both --csv_path and --validation_predictions")
-    n, n_validation = len(config.predictions), len(config.validation_predictions)
+    n, n_validation = len(options.predictions), len(options.validation_predictions)
     if n_validation and n_validation != n:
         raise UserError(f"--validation_predictions: {n_validation} files for {n} in --predictions; one each, in order")
 
 
-def _fit(config: EnsembleOptions, task: Task, csv_path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+def _fit(options: EnsembleOptions, task: Task, csv_path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Weights (members, targets), and what the JSON says of the validation split."""
     from viper.evaluation.ensemble import check_same_clips, combine, cross_validated, fit_weights, read_members
     from viper.evaluation.metrics import evaluate
 
     manifest = Manifest.load(csv_path, task).split("Val")
-    clips, _, predicted = read_members(config.validation_predictions, task)
-    check_same_clips(manifest.clips, f"{csv_path} (Val)", clips, str(config.validation_predictions[0]))
+    clips, _, predicted = read_members(options.validation_predictions, task)
+    check_same_clips(manifest.clips, f"{csv_path} (Val)", clips, str(options.validation_predictions[0]))
     # In one order, whatever that of the files, so that the folds and the numbers are the same.
     order = sorted(range(len(clips)), key=lambda i: clips[i])
     predicted = predicted[:, order]
     true = manifest.table.loc[[clips[i] for i in order], list(task.targets)].to_numpy(float)
     manifest.labelled()  # a split without any label has nothing to fit weights on
     weights = fit_weights(task, predicted, true)
-    members = {str(path): evaluate(task, p, true) for path, p in zip(config.predictions, predicted, strict=True)}
+    members = {str(path): evaluate(task, p, true) for path, p in zip(options.predictions, predicted, strict=True)}
     scores = evaluate(task, combine(predicted, weights), true)
     held_out = evaluate(task, cross_validated(task, predicted, true), true)
     metric = task.metrics[0]

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from viper.commands.common import log
 from viper.errors import ClipError, NothingDoneError, UserError
 from viper.files import atomic_path, prepare_outputs
+from viper.logs import log
 from viper.media.imports.files import COMPANIONS
 from viper.store import SUFFIX, Feature, FeatureStore
 
@@ -37,41 +37,41 @@ class ExportOptions:
     """npy: the features, a file a clip. parquet: the index, a row a clip (pip install 'viper[parquet]')."""
 
 
-def run(config: ExportOptions) -> int:
-    """Exports every clip; answers the exit code: 3 where some could not be read."""
-    _check(config)
-    store = FeatureStore.open(config.features_input_folder)
+def run(options: ExportOptions) -> int:
+    """Export every clip; return the exit code: 3 where some could not be read."""
+    _check(options)
+    store = FeatureStore.open(options.features_input_folder)
     clips = store.clips()
     if not clips:
         raise NothingDoneError(f"{store.folder}: there are no features in it")
-    for name in ("", *COMPANIONS) if "npy" in config.format else ("",):
-        prepare_outputs(config.output_folder / name)
+    for name in ("", *COMPANIONS) if "npy" in options.format else ("",):
+        prepare_outputs(options.output_folder / name)
     rows = []
     for clip in tqdm(clips, desc="export", unit="clip", disable=None):
         try:
             feature = store.read(clip)
-            rows.append(_row(store, clip, feature, "npy" in config.format))
+            rows.append(_row(store, clip, feature, "npy" in options.format))
         except ClipError as error:
             log.warning("export: %s", error)
             continue
-        if "npy" in config.format:
-            _write_arrays(config.output_folder, clip, feature)
+        if "npy" in options.format:
+            _write_arrays(options.output_folder, clip, feature)
     if not rows:
         raise NothingDoneError(f"{store.folder}: none of its features can be read")
-    if "parquet" in config.format:
-        _write_index(config.output_folder / INDEX_FILE, rows, store)
-    _warn_of_others(config.output_folder, clips)
-    log.info("export: %d of %d clips, to %s", len(rows), len(clips), config.output_folder)
+    if "parquet" in options.format:
+        _write_index(options.output_folder / INDEX_FILE, rows, store)
+    _warn_of_others(options.output_folder, clips)
+    log.info("export: %d of %d clips, to %s", len(rows), len(clips), options.output_folder)
     return 0 if len(rows) == len(clips) else 3
 
 
-def _check(config: ExportOptions) -> None:
-    if not config.format:
+def _check(options: ExportOptions) -> None:
+    if not options.format:
         raise UserError("--format: give npy, parquet or both")
-    if "parquet" in config.format and importlib.util.find_spec("pyarrow") is None:
+    if "parquet" in options.format and importlib.util.find_spec("pyarrow") is None:
         raise UserError("--format parquet: needs pyarrow: pip install 'viper[parquet]', or give --format npy")
-    if config.output_folder.resolve() == config.features_input_folder.resolve():
-        raise UserError(f"--output_folder {config.output_folder}: is the folder of the features; give another")
+    if options.output_folder.resolve() == options.features_input_folder.resolve():
+        raise UserError(f"--output_folder {options.output_folder}: is the folder of the features; give another")
 
 
 def _row(store: FeatureStore, clip: str, feature: Feature, as_npy: bool) -> dict[str, Any]:

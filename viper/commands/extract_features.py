@@ -8,16 +8,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from viper.commands.common import EngineFlags, command_line, finish, log, package_versions
-from viper.commands.extract_steps import Encode, IsDone, Save, read_clip
-from viper.encoders.registry import find, is_own_name, short_names
+from viper.commands.common import finish
+from viper.encoders.base import Encoder
+from viper.encoders.precomputed import ImportedEncoder
+from viper.encoders.pretrained import go_offline
+from viper.encoders.registry import choose_encoder
 from viper.engine import run as engine
-from viper.engine.job import Job
+from viper.engine.job import EngineOptions, Job
 from viper.errors import ClipError, UserError
+from viper.logs import command_line, log, package_versions
 from viper.media.clips import (
     Clip,
+    Content,
     ForeignClip,
     RowsClip,
     SubtitleClip,
@@ -30,10 +34,6 @@ from viper.media.clips import (
 from viper.media.listing import list_subtitles
 from viper.media.pictures import FrameClip, list_frame_clips
 from viper.store import Feature, FeatureStore, PrecisionError
-from viper.task import load_task
-
-if TYPE_CHECKING:
-    from viper.encoders.base import Encoder
 
 RECORDED_PACKAGES = ("torch", "transformers", "open-clip-torch", "py-feat", "scikit-image", "av")
 # What MMSA's files call the modalities.
@@ -41,7 +41,7 @@ MMSA_KEYS = {"visual": "vision", "FAU": "vision", "audio": "audio", "textual": "
 
 
 @dataclass(kw_only=True)
-class ExtractOptions(EngineFlags, ABC):
+class ExtractOptions(EngineOptions, ABC):
     """The options every modality has."""
 
     modality: ClassVar[str]
@@ -58,20 +58,21 @@ class ExtractOptions(EngineFlags, ABC):
     offline: bool = False
     """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
     step_seconds: float | None = None
-    """Of features made elsewhere that have no times (.npy, .pt, .pkl): seconds from token to token; 1 unless given."""
+    """With features made elsewhere: seconds between tokens if the file has no times (.npy, .pt, .pkl; default 1)."""
     key: str | None = None
-    """Of features made elsewhere, in a .pkl: what to take of it. By default vision, audio or text, by the command."""
+    """With features made elsewhere, in a .pkl: the key to read (default vision, audio or text, by the command)."""
     columns: list[str] = field(default_factory=list)
-    """Of features made elsewhere, in .csv: take the columns whose names begin so, such as AU gaze pose. By default all,
-    and of OpenFace's the action units."""
+    """With features made elsewhere, in .csv: read the columns whose names begin so, such as AU gaze pose. By default
+    all; of OpenFace's files the action units."""
 
     @abstractmethod
     def clips(self) -> Sequence[Clip]:
-        """The clips of the input folder."""
+        """Return the clips of the input folder."""
 
-    @abstractmethod
-    def encoder(self) -> Encoder[Any, Any]:
-        """The encoder the options name, of those viper has."""
+    @property
+    def encoder_options(self) -> dict[str, Any]:
+        """The options by name, for the encoder that they ask for."""
+        return vars(self)
 
     @property
     def pictures(self) -> Path | None:
@@ -104,12 +105,12 @@ class VisualOptions(ExtractOptions):
     batch_size: int = 64
     """Frames on the device at once, from any clips."""
     layer: int = -1
-    """Whose output: -1 the last layer's, k the k-th hidden state."""
+    """Layer to read: -1 is the last, k the k-th hidden state."""
     pool: Literal["auto", "cls", "mean"] = "auto"
     """The class token, or the mean of all tokens; auto: what a video network's own classifier reads, else cls."""
     n_windows: int = 1
-    """Of a video network: windows a clip is cut into, one token each. Of each window's frames as many are taken,
-    evenly, as the network wants; where there are fewer they are repeated."""
+    """With a video network: windows per clip, one token each. The network's number of frames is taken evenly from each
+    window; if there are fewer, they are repeated."""
     from_files: Path | None = None
     """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
     of MMSA."""
@@ -120,20 +121,8 @@ class VisualOptions(ExtractOptions):
         return None if self.from_files else self.input_folder
 
     def clips(self) -> Sequence[Clip]:
-        """Folders of frames."""
+        """Return folders of frames."""
         return list_picture_clips(self.input_folder)
-
-    def encoder(self) -> Encoder[Any, Any]:
-        """hog, or a transformers image or video encoder, as its config says."""
-        from viper.encoders.video import VideoEncoder, is_video
-        from viper.encoders.visual import HogEncoder, ImageEncoder
-
-        model = "" if self.model_name == "hog" else _model("visual", self.model_name)
-        if model and is_video(model):
-            return VideoEncoder(model, self.n_windows, self.layer, self.pool)
-        if self.n_windows != 1:
-            raise UserError(f"--n_windows {self.n_windows}: {self.model_name} reads one frame at a time, not windows")
-        return ImageEncoder(model, self.layer, "cls" if self.pool == "auto" else self.pool) if model else HogEncoder()
 
 
 @dataclass(kw_only=True)
@@ -155,7 +144,7 @@ class AudioOptions(ExtractOptions):
     batch_size: int = 16
     """Windows on the device at once, from any clips."""
     layer: int = -1
-    """Whose output: -1 the last layer's, k the k-th hidden state."""
+    """Layer to read: -1 is the last, k the k-th hidden state."""
     pool: Literal["mean", "meanstd"] = "mean"
     """Over the time steps of a window: the mean, or mean and standard deviation."""
     from_files: Path | None = None
@@ -163,19 +152,8 @@ class AudioOptions(ExtractOptions):
     of MMSA."""
 
     def clips(self) -> Sequence[Clip]:
-        """Files with sound."""
+        """Return files with sound."""
         return list_sound_clips(self.input_folder)
-
-    def encoder(self) -> Encoder[Any, Any]:
-        """One without weights, or a transformers speech encoder."""
-        from viper.encoders.audio import SpeechEncoder
-        from viper.encoders.audio_measures import AcousticEncoder, EgemapsEncoder, LogMelEncoder
-
-        for measuring in (LogMelEncoder, AcousticEncoder, EgemapsEncoder):
-            if self.model_name == measuring.kind:
-                return measuring(self.n_fragments, self.fragment_seconds)
-        model = _model("audio", self.model_name)
-        return SpeechEncoder(model, self.n_fragments, self.fragment_seconds, self.layer, self.pool)
 
 
 @dataclass(kw_only=True)
@@ -193,8 +171,8 @@ class TextualOptions(ExtractOptions):
     clip_model: str = "ViT-B-32"
     """An open_clip architecture, or a local folder with open_clip_config.json and weights."""
     clip_pretrained: str = "openai"
-    """Which of open_clip's published weights, where --clip_model is no folder; with a checkpoint, those it was trained
-    further from."""
+    """Which of open_clip's published weights, if --clip_model is not a folder; with a checkpoint, the weights it was
+    fine-tuned from."""
     clip_checkpoint_path: Path | None = None
     """Own weights of that architecture: a state dict, or one under model_state_dict."""
     task: str = "hume_reaction"
@@ -208,12 +186,18 @@ class TextualOptions(ExtractOptions):
     of MMSA."""
 
     @property
+    def encoder_options(self) -> dict[str, Any]:
+        """The options by name, with the default model for frames or for subtitles."""
+        default = "clip" if self.subtitles is None else "roberta-base"
+        return {**vars(self), "model_name": self.model_name or default}
+
+    @property
     def pictures(self) -> Path | None:
         """The input folder, but for features made elsewhere and subtitles."""
         return None if self.from_files or self.subtitles else self.input_folder
 
     def clips(self) -> Sequence[Clip]:
-        """Folders of frames, or subtitles."""
+        """Return folders of frames, or subtitles."""
         if self.subtitles is None:
             return list_picture_clips(self.input_folder)
         files = {clip.id: clip.path for clip in list_subtitles(self.subtitles)}
@@ -221,27 +205,6 @@ class TextualOptions(ExtractOptions):
         if self.input_folder is not None:
             ids = [clip.id for clip in list_frame_clips(self.input_folder)]
         return [SubtitleClip(identifier, files.get(identifier)) for identifier in ids]
-
-    def encoder(self) -> Encoder[Any, Any]:
-        """Prompts and CLIP, a text encoder, or hashed words."""
-        from viper.encoders.prompts import load_prompts
-        from viper.encoders.textual import HashedWordsEncoder, PromptEncoder, SubtitleEncoder
-
-        if self.model_name == "hashed":
-            if self.subtitles is None:
-                raise UserError("--model_name hashed encodes words: give --subtitles FOLDER")
-            return HashedWordsEncoder()
-        if self.model_name == "clip" and self.subtitles is not None:
-            raise UserError("--model_name clip looks at frames: for --subtitles give roberta-base or hashed")
-        text_model = _model("textual", "roberta-base" if self.model_name in ("", "clip") else self.model_name)
-        if self.subtitles is not None:
-            return SubtitleEncoder(text_model)
-        prompts = load_task(self.task).prompts
-        if prompts is None:
-            raise UserError(f"--task {self.task}: its card names no prompts; add `prompts: FILE` or give --subtitles")
-        return PromptEncoder(
-            load_prompts(prompts), self.clip_model, self.clip_pretrained, self.clip_checkpoint_path, text_model
-        )
 
 
 @dataclass(kw_only=True)
@@ -274,63 +237,59 @@ class FAUOptions(ExtractOptions):
         return self.from_csv
 
     def clips(self) -> Sequence[Clip]:
-        """Folders of crops. Whole frames, by their record, are a UserError."""
+        """Return folders of crops. Whole frames, by their record, are a UserError."""
         clips = list_picture_clips(self.input_folder, "--from_csv")
         if any(isinstance(clip, FrameClip) and clip.is_whole for clip in clips):
             raise UserError(f"{self.input_folder}: holds whole frames; action units are read from crop_images' output")
         return clips
 
-    def encoder(self) -> Encoder[Any, Any]:
-        """py-feat's network, or landmarks."""
-        from viper.encoders.fau import LandmarkEncoder, MultitaskEncoder
 
-        if self.model_name == "landmarks":
-            return LandmarkEncoder()
-        if self.model_name != "multitask":
-            raise UserError(f"--model_name {self.model_name}: is none of {', '.join(short_names('FAU'))}")
-        return MultitaskEncoder(self.weights)
+def run(options: ExtractOptions) -> int:
+    """Extract the features of one modality; return the exit code."""
+    return run_together([options])[0]
 
 
-def run(config: ExtractOptions) -> int:
-    """Runs the stage; answers the exit code."""
-    return run_together([config])[0]
+def run_together(together: Sequence[ExtractOptions]) -> list[int]:
+    """Extract the features of several modalities from the same clips, each of which is read once.
+
+    Returns
+    -------
+    The exit code of each: 0 all done, 1 nothing usable, 3 some clips failed, which its failures.csv lists.
+
+    Raises
+    ------
+    UserError : the options or the folder cannot be used; nothing was encoded.
+    """
+    first = together[0]
+    clips = _clips(first)
+    jobs = [make_job(options, clips if options is first else _clips(options)) for options in together]
+    summaries = engine.run_together(jobs, clips, [each.output_folder for each in together], first)
+    return [finish(summary, each.output_folder) for summary, each in zip(summaries, together, strict=True)]
 
 
-def run_together(configs: Sequence[ExtractOptions]) -> list[int]:
-    """Runs the stage for several modalities that read the same clips, each of which is read once; the exit codes."""
-    options = configs[0].engine_options()
-    clips = _clips(configs[0])
-    jobs = [make_job(config, clips if config is configs[0] else _clips(config)) for config in configs]
-    summaries = engine.run_together(jobs, clips, [config.output_folder for config in configs], options)
-    return [finish(summary, config.output_folder) for summary, config in zip(summaries, configs, strict=True)]
-
-
-def _clips(config: ExtractOptions) -> Sequence[Clip]:
-    if config.foreign is not None:
-        return list_foreign_clips(config.foreign, config.key or MMSA_KEYS[config.modality], tuple(config.columns))
+def _clips(options: ExtractOptions) -> Sequence[Clip]:
+    if options.foreign is not None:
+        return list_foreign_clips(options.foreign, options.key or MMSA_KEYS[options.modality], tuple(options.columns))
     for option in ("step_seconds", "key", "columns"):
-        if getattr(config, option) not in (None, []):
+        if getattr(options, option) not in (None, []):
             raise UserError(f"--{option}: is for features made elsewhere only (--from_files, --from_csv)")
-    return config.clips()
+    return options.clips()
 
 
-def make_job(config: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, Feature]:
-    """What the engine is to do, with the encoder on its device and the store opened."""
-    if config.offline:
-        # Not above: importing torch takes seconds, and --help should not.
-        from viper.encoders.pretrained import go_offline
-
+def make_job(options: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, Feature]:
+    """Return what the engine is to do, with the encoder on its device and the store opened."""
+    if options.offline:
         go_offline()
-    encoder = _encoder(config, clips) if config.foreign is None else _imported(config, clips)
+    encoder = _encoder(options, clips) if options.foreign is None else _imported(options, clips)
     try:
-        encode, store = _begin(config, clips, encoder)
+        encode, store = _begin(options, clips, encoder)
     except PrecisionError:
-        if config.precision != "auto":
+        if options.precision != "auto":
             raise
         # Another process has just begun the folder, in its own machine's precision.
-        encode, store = _begin(config, clips, encoder)
+        encode, store = _begin(options, clips, encoder)
     return Job(
-        stage=f"extract_{config.modality}_features",
+        stage=f"extract_{options.modality}_features",
         read=read_clip,
         load=encoder.load,
         encode=encode,
@@ -341,23 +300,23 @@ def make_job(config: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, Fe
     )
 
 
-def _begin(config: ExtractOptions, clips: Sequence[Clip], encoder: Encoder[Any, Any]) -> tuple[Encode, FeatureStore]:
+def _begin(options: ExtractOptions, clips: Sequence[Clip], encoder: Encoder[Any, Any]) -> tuple[Encode, FeatureStore]:
     """Prepare the encoder in the precision the output folder was begun in, and open the store."""
-    encode = Encode(encoder, config)
-    encode.prepare(FeatureStore.begun_in(config.output_folder))
+    encode = Encode(encoder, options)
+    encode.prepare(FeatureStore.begun_in(options.output_folder))
     info = dataclasses.replace(
         encoder.info(),
         source=source_of(clips[0]),
         versions=package_versions(RECORDED_PACKAGES),
         inputs=inputs_of(clips),
-        input_folder=_relative(config.read_folder, config.output_folder),
+        input_folder=_relative(options.read_folder, options.output_folder),
         command=command_line(),
     )
-    return encode, FeatureStore.create(config.output_folder, info)
+    return encode, FeatureStore.create(options.output_folder, info)
 
 
 def _relative(folder: Path | None, start: Path) -> str:
-    """The folder that is read, as seen from the store: the two may be moved together."""
+    """Return the folder that is read, as seen from the store: the two may be moved together."""
     if folder is None:
         return ""
     try:
@@ -366,23 +325,14 @@ def _relative(folder: Path | None, start: Path) -> str:
         return str(folder.resolve())
 
 
-def _encoder(config: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, Any]:
-    """The encoder the options name: the user's own, or one of viper's."""
-    name = str(getattr(config, "model_name"))  # noqa: B009  each subclass has it, with its own default
-    if not is_own_name(name):
-        return config.encoder()
-    # Not above: importing torch takes seconds, and --help should not.
-    from viper.encoders.user_encoder import load_own
-
+def _encoder(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, Any]:
     source = source_of(clips[0])
-    return load_own(name, vars(config), "frames" if source == "faces" else source)
+    reads = "frames" if source == "faces" else source
+    return choose_encoder(options.modality, reads, options.encoder_options)
 
 
-def _imported(config: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, Any]:
-    """The importing encoder; the first clip that can be read settles the channels."""
-    # Not above: importing torch takes seconds, and --help should not.
-    from viper.encoders.precomputed import ImportedEncoder
-
+def _imported(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, Any]:
+    """Return the importing encoder; the first clip that can be read settles the channels."""
     for clip in clips:
         if isinstance(clip, ForeignClip | RowsClip):
             try:
@@ -390,16 +340,65 @@ def _imported(config: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, Any
             except ClipError as error:
                 log.warning("%s", error)
             else:
-                return ImportedEncoder(config.modality, example, config.step_seconds, config.key)
+                return ImportedEncoder(options.modality, example, options.step_seconds, options.key)
     raise UserError("none of the features' files can be read")
 
 
-def _model(modality: str, name: str) -> str:
-    """The hub id a short name stands for; a hub id or a folder as it is."""
-    registered = find(modality, name)
-    if registered is not None:
-        return registered.model
-    if "/" not in name and not Path(name).is_dir():
-        known = ", ".join(short_names(modality))
-        raise UserError(f"--model_name {name}: is none of {known}, no folder here and no hub id (owner/name)")
-    return name
+# What the engine does with a clip. It is sent to other processes.
+
+
+def read_clip(clip: Clip) -> Content:
+    """Return what encoders are given."""
+    return clip.read()
+
+
+class Encode:
+    """The encoder on its device; a copy of this, in another process, loads the weights when it is first called."""
+
+    def __init__(self, encoder: Encoder[Any, Any], options: ExtractOptions) -> None:
+        self.encoder = encoder
+        self.batch_size: int = getattr(options, "batch_size")  # noqa: B009  each subclass has it, with its own default
+        self._runtime_options = (options.device, options.precision, options.compile)
+        self._is_prepared = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_is_prepared": False}
+
+    def prepare(self, recorded: str | None = None) -> None:
+        """Load the weights onto the device that the options name; `recorded` is the precision `auto` goes on in.
+
+        Copies of this, in other processes and on other machines, compute in the precision that is chosen here.
+        """
+        # Not above: importing torch takes seconds, and --help should not.
+        from viper.engine.device import choose_runtime
+
+        device, precision, compiled = self._runtime_options
+        runtime = choose_runtime(device, precision, compiled, recorded)
+        self._runtime_options = (device, runtime.precision_name, compiled)
+        self.encoder.prepare(runtime)
+        self._is_prepared = True
+
+    def __call__(self, samples: list[Any]) -> list[Feature]:
+        if not self._is_prepared:
+            self.prepare()
+        return self.encoder.encode(samples, self.batch_size)
+
+
+@dataclass(frozen=True)
+class Save:
+    """Writes a clip's feature, with the fingerprint of what it was made from."""
+
+    store: FeatureStore
+
+    def __call__(self, clip: Clip, feature: Feature) -> None:
+        self.store.write(clip.id, feature, clip.source())
+
+
+@dataclass(frozen=True)
+class IsDone:
+    """Whether a clip's feature exists, is valid, and was made from what the clip now is."""
+
+    store: FeatureStore
+
+    def __call__(self, clip: Clip) -> bool:
+        return self.store.is_current(clip.id, clip.source())

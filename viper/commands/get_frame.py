@@ -1,27 +1,38 @@
-"""get_frame: videos -> frames/<clip>/frame_<index>.jpg and frames.json."""
+"""get_frame: videos -> frames/<clip>/frame_<index>.jpg and frames.json, and a plot of the motion on request."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from viper.commands.common import EngineFlags, finish
+import numpy as np
+
+from viper.commands.common import finish
 from viper.engine import run as engine
-from viper.engine.job import Job
+from viper.engine.job import EngineOptions, Job
 from viper.errors import UserError
 from viper.files import atomic_folder, write_json
 from viper.media import pictures as frames
-from viper.media.frame_rule import DEFAULT_N_FRAMES, ChosenFrames, FrameRule, read_chosen
 from viper.media.listing import MediaClip, list_videos
+from viper.media.motion import HALF_WINDOW, STIMUVAR_FPS, Motion
+from viper.media.sampling import DEFAULT_N_FRAMES, ChosenFrames, FrameRule, read_chosen
+from viper.media.video import VideoFrames
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # In the clip's folder, beside its frames. What reads the frames goes by frames.json.
 PLOT_FILE = "motion.png"
+_EVENT = "#c2410c"
+_TITLE_LENGTH = 100
 
 
 @dataclass(kw_only=True)
-class GetFrameOptions(EngineFlags):
+class GetFrameOptions(EngineOptions):
     """Take frames out of every video of a folder: evenly spread, so many a second, or more where most is moving."""
 
     input_folder: Path
@@ -43,33 +54,33 @@ class GetFrameOptions(EngineFlags):
     """Also write <clip>/motion.png: motion, events, and the frames taken. Clips without it are done again."""
 
 
-def run(config: GetFrameOptions) -> int:
-    """Runs the stage; answers the exit code."""
-    rule = _rule(config)
+def run(options: GetFrameOptions) -> int:
+    """Run the stage; return the exit code."""
+    rule = _rule(options)
     job = Job(
         stage="get_frame",
-        load=_Load(rule, config.plot),
-        save=_Save(config.output_folder, rule, config.plot),
-        is_done=_IsDone(config.output_folder, rule, config.plot),
+        load=_Load(rule, options.plot),
+        save=_Save(options.output_folder, rule, options.plot),
+        is_done=_IsDone(options.output_folder, rule, options.plot),
     )
-    options = config.engine_options()
-    summary = engine.run(job, list_videos(config.input_folder), config.output_folder, options)
-    return finish(summary, config.output_folder)
+    videos = list_videos(options.input_folder)
+    summary = engine.run(job, videos, options.output_folder, options)
+    return finish(summary, options.output_folder)
 
 
-def _rule(config: GetFrameOptions) -> FrameRule:
-    """The rule of a command's options; wrong ones are a UserError."""
-    if config.n_frames is not None and config.n_frames < 1:
-        raise UserError(f"--n_frames {config.n_frames}: must be at least 1")
-    if config.sampling != "fps":
-        if config.fps is not None:
-            raise UserError(f"--fps {config.fps:g}: is for --sampling fps")
-        return FrameRule(config.sampling, config.n_frames or DEFAULT_N_FRAMES)
-    if config.fps is None:
+def _rule(options: GetFrameOptions) -> FrameRule:
+    """Return the rule that a command's options ask for; wrong ones are a UserError."""
+    if options.n_frames is not None and options.n_frames < 1:
+        raise UserError(f"--n_frames {options.n_frames}: must be at least 1")
+    if options.sampling != "fps":
+        if options.fps is not None:
+            raise UserError(f"--fps {options.fps:g}: is for --sampling fps")
+        return FrameRule(options.sampling, options.n_frames or DEFAULT_N_FRAMES)
+    if options.fps is None:
         raise UserError("--sampling fps: say how many frames a second, such as --fps 5")
-    if not (math.isfinite(config.fps) and config.fps > 0):
-        raise UserError(f"--fps {config.fps:g}: must be above 0")
-    return FrameRule("fps", config.n_frames, config.fps)
+    if not (math.isfinite(options.fps) and options.fps > 0):
+        raise UserError(f"--fps {options.fps:g}: must be above 0")
+    return FrameRule("fps", options.n_frames, options.fps)
 
 
 @dataclass(frozen=True)
@@ -94,9 +105,6 @@ class _Save:
             write_json(folder / frames.FRAMES_FILE, self._record(clip, sample))
             if self.plot:
                 assert sample.motion is not None
-                # Not above: matplotlib takes half a second to import, and --help should not.
-                from viper.commands.motion_plot import save_motion_plot
-
                 save_motion_plot(folder / PLOT_FILE, clip.path.name, self.rule.method, sample.motion, sample.video)
 
     def _record(self, clip: MediaClip, sample: ChosenFrames) -> dict[str, Any]:
@@ -136,3 +144,79 @@ class _IsDone:
             return False
         expected = {"sampling": self.rule.record(), "source": clip.source()}
         return frames.is_complete(folder, frames.FRAMES_FILE, expected)
+
+
+def save_motion_plot(path: Path, title: str, method: str, motion: Motion, video: VideoFrames) -> None:
+    """Draw a clip's motion, its events and the frames taken; write it as PNG, atomically.
+
+    `title` is the video's name, `method` that of the sampling.
+    """
+    # Not above: matplotlib takes half a second to import, and --help should not.
+    from viper.evaluation.drawing import save_png
+
+    figure = motion_figure(title, method, motion, video)
+    with warnings.catch_warnings():
+        # A name may be in a script that the font has no letters of: boxes then, and nothing to be said.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        save_png(figure, path)
+
+
+def motion_figure(title: str, method: str, motion: Motion, video: VideoFrames) -> Figure:
+    """Return a plot of motion over seconds, raw and smoothed, events marked, above a strip of the frames taken."""
+    from viper.evaluation.drawing import INK, new_figure
+
+    figure = new_figure(10, 4)
+    curve_axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=[8, 1])
+    _draw_curve(curve_axes, method, motion)
+    _draw_strip(strip, motion, video)
+    n_events, n_taken = len(motion.peaks), len(video.indices)
+    events = f"{n_events} event" if n_events == 1 else f"{n_events} events"
+    title = title if len(title) <= _TITLE_LENGTH else f"{title[: _TITLE_LENGTH - 1]}…"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK, parse_math=False)
+    subtitle = f"{events}; {n_taken} of {video.n_frames} frames taken ({method})"
+    curve_axes.set_title(subtitle, loc="left", fontsize=9.5, color=INK)
+    return figure
+
+
+def _draw_curve(axes: Axes, method: str, motion: Motion) -> None:
+    from viper.evaluation.drawing import COLOUR_MAP, INK
+
+    seconds = motion.times[: len(motion.curve)]
+    axes.plot(seconds, motion.curve, color=COLOUR_MAP(0.3), linewidth=1.0, label="motion, frame to frame")
+    axes.plot(seconds, motion.smooth, color=COLOUR_MAP(0.85), linewidth=2.0, label="smoothed")
+    half = HALF_WINDOW * (STIMUVAR_FPS / motion.fps if method == "stimuvar" else 1.0)
+    for number, (second, height) in enumerate(
+        zip(motion.times[motion.peaks], motion.smooth[motion.peaks], strict=True)
+    ):
+        label = f"event, and {half:.2g} s on both sides" if number == 0 else None
+        axes.axvspan(second - half, second + half, color=_EVENT, alpha=0.1, linewidth=0)
+        axes.plot(second, height, "v", color=_EVENT, markersize=9, label=label, zorder=3)
+    axes.set_ylim(-0.03, 1.08)
+    axes.set_ylabel("motion (share of the clip's range)", fontsize=9, color=INK)
+    # Above the axes, where no curve can run through it.
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, frameon=False, labelcolor=INK)
+    _style(axes)
+
+
+def _draw_strip(axes: Axes, motion: Motion, video: VideoFrames) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    from viper.evaluation.drawing import COLOUR_MAP, INK
+
+    is_peak = np.isin(video.indices, motion.peaks)
+    axes.vlines(video.times[~is_peak], 0, 1, color=COLOUR_MAP(0.85), linewidth=1.5)
+    axes.vlines(video.times[is_peak], 0, 1, color=_EVENT, linewidth=2.0)
+    axes.set_yticks([])
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("taken", fontsize=9, color=INK, rotation=0, ha="right", va="center")
+    axes.set_xlabel("seconds", fontsize=9, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))
+    _style(axes)
+
+
+def _style(axes: Axes) -> None:
+    from viper.evaluation.drawing import FAINT_INK, hide_frame
+
+    axes.tick_params(labelsize=8, color=FAINT_INK, labelcolor=FAINT_INK)
+    axes.margins(x=0.01)
+    hide_frame(axes, "top", "right")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from viper.commands.common import log
+from viper.engine.job import EngineOptions
 from viper.errors import UserError
 from viper.files import digest_of, fingerprint, read_json, write_json, write_text
-from viper.preferences import preferences_path
+from viper.logs import log
+from viper.manifest import preferences_path
 from viper.store import ENCODER_FILE, FeatureStore
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ def _groups(plan: Plan) -> list[list[ExtractOptions]]:
     """Return the modalities, those together that read the same pictures in the same way: each is decoded once."""
     groups: dict[Any, list[ExtractOptions]] = {}
     for name, options in plan.features.items():
-        engine = options.engine_options()
-        is_alone = options.pictures is None or engine.engine != "local"
+        engine = tuple(getattr(options, each.name) for each in dataclasses.fields(EngineOptions))
+        is_alone = options.pictures is None or options.engine != "local"
         groups.setdefault(name if is_alone else (options.pictures, engine), []).append(options)
     return list(groups.values())
 

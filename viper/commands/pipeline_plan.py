@@ -22,7 +22,7 @@ from viper.commands.extract_features import (
 )
 from viper.commands.feature_options import feature_fields
 from viper.commands.get_frame import GetFrameOptions
-from viper.encoders.registry import is_own_name
+from viper.encoders.user_encoder import is_own_name
 from viper.errors import UserError, did_you_mean, either
 
 Options = TypeVar("Options")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
 
-from viper.commands.common import command_line, log
-from viper.commands.predictor_options import PredictorOptions
 from viper.engine.progress import Progress
 from viper.errors import ClipError, NothingDoneError, UserError, one_line
-from viper.evaluation.submission import submission_cells, submission_path, write_submission
-from viper.files import csv_text, write_text
+from viper.evaluation.submission import submission_path, write_submission, write_timelines
+from viper.logs import command_line, log
 from viper.manifest import clip_id
 from viper.media.listing import MediaClip, list_videos
 
@@ -27,63 +25,97 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class PredictOptions(PredictorOptions):
-    """New videos straight to predictions: the encoders that made the checkpoint's features run here, in memory.
+class PredictorOptions:
+    """A checkpoint, and the models and device of its encoders."""
 
-    Nothing is written but what is asked for. A modality whose model, sound or subtitles are missing is left out.
+    model_path: Path
+    """A checkpoint folder, or a run (then its best)."""
+    models: Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=MODEL")] = field(
+        default_factory=list
+    )
+    """Local model of a modality, such as visual=FOLDER; repeat for others. CLIP prompts have two models, written
+    'textual=CLIP + TEXT'."""
+    device: str = "auto"
+    """Device of the models: auto, cpu, cuda, cuda:1, mps ..."""
+    offline: bool = False
+    """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
+
+    def models_by_name(self) -> dict[str, str]:
+        """Return modality -> model of those given; a wrong pair is a UserError."""
+        models: dict[str, str] = {}
+        for pair in self.models:
+            name, separator, model = pair.partition("=")
+            if not (name and separator and model):
+                raise UserError(f"--models {pair}: must be NAME=MODEL, such as visual=FOLDER")
+            models[name] = model
+        return models
+
+    def predictor(self) -> ClipPredictor:
+        """Load the checkpoint and those of its encoders that can run here."""
+        # Not above: importing torch takes seconds, and --help should not.
+        from viper.inference.predictor import ClipPredictor
+
+        models = self.models_by_name()
+        return ClipPredictor.load(self.model_path, models=models, device=self.device, offline=self.offline)
+
+
+@dataclass(kw_only=True)
+class PredictOptions(PredictorOptions):
+    """Predict new videos: the encoders that made the checkpoint's features run here, in memory.
+
+    Only --csv and --html write files. A modality whose model, sound or subtitles are missing is left out.
     """
 
     videos: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO ...")]
     """Videos, or folders of videos."""
     csv: Path | None = None
-    """Write the predictions there, as submission_creation does; without it they are shown as a table."""
+    """Write the predictions there, as submission_creation does (default: print a table)."""
     html: Path | None = None
-    """Write a page there: bars, faces, and with --every the predictions over time."""
+    """Write a page there: bars, faces, and with --every predictions over time."""
     every: float | None = None
-    """Cut each video into pieces that begin so many seconds apart, and predict each as a clip of its own."""
+    """Predict over time: seconds from the start of one piece of the video to the next, each predicted as a clip."""
     window: float | None = None
-    """Seconds a piece lasts; by default as --every. What is left at the end is a piece of its own from half of it on,
-    and else belongs to the piece before."""
+    """Seconds per piece (default: --every). A last piece shorter than half of this is joined to the one before."""
     subtitles: Path | None = None
-    """Folder of <video>.srt or <video>.vtt, where they are not beside the videos."""
+    """Folder of <video>.srt or <video>.vtt (default: beside the videos)."""
 
 
-def run(config: PredictOptions) -> int:
-    """Runs the stage; answers the exit code."""
-    _check(config)
-    config.models_by_name()  # a wrong one is said before anything is read
-    clips = _clips(config.videos)
-    predictor = config.predictor()
+def run(options: PredictOptions) -> int:
+    """Predict the videos and return the exit code."""
+    _check(options)
+    options.models_by_name()  # a wrong one is said before anything is read
+    clips = _clips(options.videos)
+    predictor = options.predictor()
     try:
-        timelines, failures = _predict(config, predictor, clips)
+        timelines, failures = _predict(options, predictor, clips)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was written") from None
     if not timelines:
         raise NothingDoneError(f"predict: none of the {len(clips)} videos could be predicted")
-    if config.csv is not None:
-        _write_csv(submission_path(config.csv), predictor.task, timelines, config.every is not None)
-    if config.html is not None:
-        _write_page(config, predictor, timelines, failures)
-    if config.csv is None:
-        print(_table(predictor.task, timelines, config.every is not None), flush=True)
-    outputs = ", ".join(str(path) for path in (config.csv, config.html) if path is not None)
+    if options.csv is not None:
+        _write_csv(submission_path(options.csv), predictor.task, timelines, options.every is not None)
+    if options.html is not None:
+        _write_page(options, predictor, timelines, failures)
+    if options.csv is None:
+        print(_table(predictor.task, timelines, options.every is not None), flush=True)
+    outputs = ", ".join(str(path) for path in (options.csv, options.html) if path is not None)
     log.info("predict: %d done, %d failed%s", len(timelines), len(failures), outputs and f" -> {outputs}")
     return 3 if failures else 0
 
 
-def _check(config: PredictOptions) -> None:
-    """Before a network is loaded: what would go wrong after an hour."""
+def _check(options: PredictOptions) -> None:
+    """Check, before a network is loaded, what would fail after an hour."""
     from viper.media.windows import check_windows
 
-    if config.every is None and config.window is not None:
-        raise UserError(f"--window {config.window:g}: is for --every SECONDS")
-    if config.every is not None:
-        check_windows(config.every, config.every if config.window is None else config.window)
-    if config.subtitles is not None and not config.subtitles.is_dir():
-        raise UserError(f"--subtitles {config.subtitles}: no such folder")
-    if config.html is not None and (config.html.is_dir() or config.html.suffix.lower() not in (".html", ".htm")):
-        raise UserError(f"--html {config.html}: give the page a name that ends in .html")
-    for path in (None if config.csv is None else submission_path(config.csv), config.html):
+    if options.every is None and options.window is not None:
+        raise UserError(f"--window {options.window:g}: is for --every SECONDS")
+    if options.every is not None:
+        check_windows(options.every, options.every if options.window is None else options.window)
+    if options.subtitles is not None and not options.subtitles.is_dir():
+        raise UserError(f"--subtitles {options.subtitles}: no such folder")
+    if options.html is not None and (options.html.is_dir() or options.html.suffix.lower() not in (".html", ".htm")):
+        raise UserError(f"--html {options.html}: give the page a name that ends in .html")
+    for path in (None if options.csv is None else submission_path(options.csv), options.html):
         if path is not None:
             place = next(folder for folder in path.absolute().parents if folder.exists())
             if not place.is_dir():
@@ -91,7 +123,7 @@ def _check(config: PredictOptions) -> None:
 
 
 def _clips(paths: Sequence[Path]) -> list[MediaClip]:
-    """The videos that are named, and those of folders; ids are the files' names. Two of one id are a UserError."""
+    """Return the videos named and those of folders, with ids of their names; two of one id are a UserError."""
     if not paths:
         raise UserError("name at least one video, or a folder of videos")
     clips: dict[str, MediaClip] = {}
@@ -113,18 +145,18 @@ def _clips(paths: Sequence[Path]) -> list[MediaClip]:
 
 
 def _predict(
-    config: PredictOptions, predictor: ClipPredictor, clips: Sequence[MediaClip]
+    options: PredictOptions, predictor: ClipPredictor, clips: Sequence[MediaClip]
 ) -> tuple[list[Timeline], dict[str, str]]:
-    """The timelines of the videos that can be read, and why the others cannot."""
+    """Return the timelines of the videos that can be read, and why the others cannot."""
     from viper.inference.timeline import Timeline, predict_together
 
     timelines: list[Timeline] = []
     failures: dict[str, str] = {}
     with Progress("predict", len(clips)) as progress:
         for clip in clips:
-            timeline = Timeline(predictor, clip.path, with_pictures=config.html is not None)
+            timeline = Timeline(predictor, clip.path, with_pictures=options.html is not None)
             try:
-                for reading in _readings(config, predictor, clip.path):
+                for reading in _readings(options, predictor, clip.path):
                     timeline.add(reading)
                 timeline.check()
             except UserError:
@@ -146,15 +178,15 @@ def _predict(
     return timelines, failures
 
 
-def _readings(config: PredictOptions, predictor: ClipPredictor, path: Path) -> Iterator[ClipReading]:
-    if config.every is None:
-        yield predictor.read(path, config.subtitles)
+def _readings(options: PredictOptions, predictor: ClipPredictor, path: Path) -> Iterator[ClipReading]:
+    if options.every is None:
+        yield predictor.read(path, options.subtitles)
     else:
-        yield from predictor.read_windows(path, config.every, config.window, config.subtitles)
+        yield from predictor.read_windows(path, options.every, options.window, options.subtitles)
 
 
 def _say_absent(predictor: ClipPredictor, timeline: Timeline) -> None:
-    """What this video lacks; what no video can have was said before."""
+    """Log what this video lacks; what no video can have was logged before."""
     here = {name: reason for name, reason in timeline.absent.items() if name not in predictor.unavailable}
     if here:
         from viper.inference.predictor import in_words
@@ -164,26 +196,14 @@ def _say_absent(predictor: ClipPredictor, timeline: Timeline) -> None:
 
 def _write_csv(path: Path, task: Task, timelines: Sequence[Timeline], in_pieces: bool) -> None:
     ids = [clip_id(timeline.path.stem) for timeline in timelines]
-    if not in_pieces:
+    if in_pieces:
+        write_timelines(path, task, [(i, each.spans, each.rows) for i, each in zip(ids, timelines, strict=True)])
+    else:
         write_submission(path, task, ids, np.concatenate([timeline.rows for timeline in timelines]))
-        return
-    place = _span_place(task)
-    rows = [[*list(task.submission_columns)[:place], "start", "end", *list(task.submission_columns)[place:]]]
-    for identifier, timeline in zip(ids, timelines, strict=True):
-        for span, row in zip(timeline.spans, timeline.rows, strict=True):
-            cells = submission_cells(task, identifier, row)
-            rows.append([*cells[:place], *(f"{second:.3f}" for second in span), *cells[place:]])
-    write_text(path, csv_text(rows))
-
-
-def _span_place(task: Task) -> int:
-    """Where the columns of a piece's start and end stand: after the id."""
-    columns = list(task.submission_columns.values())
-    return columns.index(task.id_column) + 1 if task.id_column in columns else 0
 
 
 def _table(task: Task, timelines: Sequence[Timeline], in_pieces: bool) -> str:
-    """What the CSV would hold, for people."""
+    """Return what the CSV would hold, for people."""
     import pandas as pd
 
     lines = []
@@ -198,30 +218,30 @@ def _table(task: Task, timelines: Sequence[Timeline], in_pieces: bool) -> str:
 
 
 def _write_page(
-    config: PredictOptions, predictor: ClipPredictor, timelines: Sequence[Timeline], failures: Mapping[str, str]
+    options: PredictOptions, predictor: ClipPredictor, timelines: Sequence[Timeline], failures: Mapping[str, str]
 ) -> None:
     # Not above: matplotlib takes half a second to import, and --help should not.
     from viper.report.prediction import PredictionPage, VideoPrediction, write_prediction
 
-    assert config.html is not None
+    assert options.html is not None
     task = predictor.task
-    videos = [_video(task, timeline, config.every is not None) for timeline in timelines]
+    videos = [_video(task, timeline, options.every is not None) for timeline in timelines]
     for name, reason in failures.items():
         videos.append(VideoPrediction(name, 0.0, {}, "", [], {}, error=reason.removeprefix(f"{name}: ")))
     page = PredictionPage(
-        title=f"{len(videos)} video{'s' * (len(videos) != 1)} with {'/'.join(config.model_path.absolute().parts[-2:])}",
-        model=_facts(config, predictor),
+        title=f"Prediction: {videos[0].name}" if len(videos) == 1 else f"Predictions: {len(videos)} videos",
+        model=_facts(options, predictor),
         targets=list(task.targets),
         range=task.range,
         videos=videos,
         command=command_line(),
     )
-    write_prediction(page, config.html)
+    write_prediction(page, options.html)
 
 
-def _facts(config: PredictOptions, predictor: ClipPredictor) -> dict[str, str]:
-    """What a reader should know of what answered."""
-    facts = {"Checkpoint": str(config.model_path), "Task": predictor.task.name}
+def _facts(options: PredictOptions, predictor: ClipPredictor) -> dict[str, str]:
+    """Return facts about the model, for the reader of the page."""
+    facts = {"Checkpoint": str(options.model_path), "Task": predictor.task.name}
     facts["Modalities"] = ", ".join(name for name in predictor.modalities if name not in predictor.unavailable)
     facts |= {f"Without {name}": reason for name, reason in predictor.unavailable.items()}
     if predictor.group_column is not None:

@@ -11,18 +11,16 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from viper.commands.common import log
-from viper.datasets import Format, Labels, ReadOptions, read_labels
-from viper.datasets.cognitive import components, drop_crossing
-from viper.datasets.media import find_media, link_clips
+from viper.datasets import Columns, FormatName, Labels, ReadOptions, read_labels
+from viper.datasets.clip_files import find_media, link_clips
 from viper.datasets.pipeline_file import choose_features, default_faces, pipeline_text
 from viper.datasets.splits import SplitOptions, SplitReport, crossing_groups, make_splits
-from viper.datasets.tables import Columns
+from viper.datasets.v2v import components, drop_crossing
 from viper.errors import UserError
 from viper.files import csv_text, write_text
-from viper.manifest import SPLITS, Manifest, clip_id
+from viper.logs import log
+from viper.manifest import SPLITS, Manifest, clip_id, preferences_path
 from viper.media.pictures import IMAGE_SUFFIXES
-from viper.preferences import preferences_path
 from viper.task import Task, load_task
 
 MAX_GROUPS_SHOWN = 30
@@ -40,7 +38,7 @@ class PrepareOptions:
     """The manifest to write; of a preference task also <manifest>_preferences.csv beside it."""
     overwrite: bool = False
     """Replace a manifest, links or a YAML that are there already and differ."""
-    format: Format = "auto"
+    format: FormatName = "auto"
     """How the labels are written; auto: as this task's dataset ships them, and else by what the source is."""
     id_column: str | None = None
     """Of a CSV: the column of ids or paths."""
@@ -80,88 +78,88 @@ class PrepareOptions:
     """Whether that YAML crops faces; auto: where the labels are about the person who is seen."""
 
 
-def run(config: PrepareOptions) -> int:
+def run(options: PrepareOptions) -> int:
     """Runs the stage; answers the exit code."""
-    task = load_task(config.task)
-    labels = read_labels(task, config.source, _read_options(config))
+    task = load_task(options.task)
+    labels = read_labels(task, options.source, _read_options(options))
     files: dict[str, Path] = {}
-    if config.clips_folder or config.pipeline:
-        files = find_media(labels, _media_folder(config), config.clips_folder)
+    if options.clips_folder or options.pipeline:
+        files = find_media(labels, _media_folder(options), options.clips_folder)
         labels.check()
-    report = _split(labels, task, config)
+    report = _split(labels, task, options)
     files = {clip.id: files[clip.id] for clip in labels.clips if clip.id in files}
-    written = {config.output: _manifest_text(labels, task)}
+    written = {options.output: _manifest_text(labels, task)}
     if task.kind == "preference":
-        written = {preferences_path(config.output): _preferences_text(labels), **written}
-    if config.pipeline:
-        written[config.pipeline] = _pipeline(config, task, labels, files)
+        written = {preferences_path(options.output): _preferences_text(labels), **written}
+    if options.pipeline:
+        written[options.pipeline] = _pipeline(options, task, labels, files)
     for path, text in written.items():
-        _refuse_other(path, text, config.overwrite)
-    if config.clips_folder:
-        others = link_clips(files, config.clips_folder, config.overwrite)
+        _refuse_other(path, text, options.overwrite)
+    if options.clips_folder:
+        others = link_clips(files, options.clips_folder, options.overwrite)
         if others:
-            log.warning("%s: %d further entries, which are no clips of this manifest", config.clips_folder, others)
+            log.warning("%s: %d further entries, which are no clips of this manifest", options.clips_folder, others)
     for path, text in written.items():
         write_text(path, text)
-    manifest = Manifest.load(config.output, task)
-    _summarise(manifest, labels, report, config)
+    manifest = Manifest.load(options.output, task)
+    _summarise(manifest, labels, report, options)
     return 0
 
 
-def _read_options(config: PrepareOptions) -> ReadOptions:
+def _read_options(options: PrepareOptions) -> ReadOptions:
     keep = {}
-    for pair in config.keep:
+    for pair in options.keep:
         column, separator, value = pair.partition("=")
         if not column or not separator:
             raise UserError(f"--keep {pair}: must be COLUMN=VALUE")
         keep[column] = value
     return ReadOptions(
-        config.format,
-        Columns(config.id_column, config.label_column, config.split_column),
-        config.classes,
-        config.lists_split,
+        options.format,
+        Columns(options.id_column, options.label_column, options.split_column),
+        options.classes,
+        options.lists_split,
         keep,
-        config.clips_folder,
+        options.clips_folder,
     )
 
 
-def _media_folder(config: PrepareOptions) -> Path:
-    if config.media_folder is not None:
-        return config.media_folder
-    return config.source if config.source.is_dir() else config.source.parent
+def _media_folder(options: PrepareOptions) -> Path:
+    if options.media_folder is not None:
+        return options.media_folder
+    return options.source if options.source.is_dir() else options.source.parent
 
 
-def _split(labels: Labels, task: Task, config: PrepareOptions) -> SplitReport:
+def _split(labels: Labels, task: Task, options: PrepareOptions) -> SplitReport:
     """Makes the splits there are not, by groups where any are known."""
-    options = SplitOptions(
-        config.val_share, config.test_share, config.seed, tuple(config.val_groups), tuple(config.test_groups)
+    how = SplitOptions(
+        options.val_share, options.test_share, options.seed, tuple(options.val_groups), tuple(options.test_groups)
     )
     if task.kind == "preference":
-        return _split_orders(labels, options)
-    groups = _groups(labels, task, config)
+        return _split_orders(labels, how)
+    groups = _groups(labels, task, options)
     if groups is None and any(clip.split is None for clip in labels.clips):
         log.warning("no groups are known (--group_column): splits are made clip by clip")
-    elif options.test_groups or options.val_groups:
+    elif how.test_groups or how.val_groups:
         log.info("groups are named: the dataset's own splits, where it has any, are not used")
     strata = None
     if task.label_column is not None:
         strata = {clip.id: clip.labels[task.label_column] for clip in labels.clips}
-    report = make_splits(labels.clips, groups, options, strata)
+    report = make_splits(labels.clips, groups, how, strata)
     crossing = [] if groups is None else crossing_groups(labels.clips, groups)
     if crossing:
         log.warning("the dataset's own splits part %d groups, such as %s", len(crossing), ", ".join(crossing[:3]))
     return report
 
 
-def _groups(labels: Labels, task: Task, config: PrepareOptions) -> dict[str, str] | None:
+def _groups(labels: Labels, task: Task, options: PrepareOptions) -> dict[str, str] | None:
     """Clip id -> its group, or None where none is known."""
-    column = config.group_column or task.group_column
+    column = options.group_column or task.group_column
     lacking = [clip for clip in labels.clips if not (column and clip.extra.get(column))]
     if not lacking:
         return {clip.id: clip.extra[str(column)] for clip in labels.clips}
-    if len(lacking) < len(labels.clips) and (config.group_column or lacking[0].split is None):
+    if len(lacking) < len(labels.clips) and (options.group_column or lacking[0].split is None):
         raise UserError(f"{lacking[0].where}: has no {column}, by which splits are made; fill it in")
-    if config.group_column:
+    if options.group_column:
         there = sorted({name for clip in labels.clips for name in clip.extra})
         raise UserError(f"--group_column {column}: there is no such column; there are {', '.join(there) or 'none'}")
     return None
@@ -221,23 +219,23 @@ def _refuse_other(path: Path, text: str, overwrite: bool) -> None:
         raise UserError(f"{path}: is there already, and differs; --overwrite replaces it")
 
 
-def _pipeline(config: PrepareOptions, task: Task, labels: Labels, files: Mapping[str, Path]) -> str:
-    assert config.pipeline is not None
+def _pipeline(options: PrepareOptions, task: Task, labels: Labels, files: Mapping[str, Path]) -> str:
+    assert options.pipeline is not None
     if any(path.suffix.lower() in IMAGE_SUFFIXES for path in files.values()):
         raise UserError("--pipeline: starts from videos or sounds; these are pictures, see docs/datasets.md")
-    faces = default_faces(task) if config.faces == "auto" else config.faces == "yes"
-    videos = config.clips_folder
+    faces = default_faces(task) if options.faces == "auto" else options.faces == "yes"
+    videos = options.clips_folder
     if videos is None:
         folders = {path.parent for path in files.values()}
         if len(folders) > 1 or any(clip_id(path.stem) != identifier for identifier, path in files.items()):
             raise UserError("--pipeline: the files lie in several folders, or under other names: give --clips_folder")
         videos = folders.pop()
-    features = choose_features(config.features, files, faces)
+    features = choose_features(options.features, files, faces)
     has_test = any(clip.split == "Test" for clip in labels.clips)
-    return pipeline_text(config.pipeline, config.task, config.output, videos, features, faces, has_test)
+    return pipeline_text(options.pipeline, options.task, options.output, videos, features, faces, has_test)
 
 
-def _summarise(manifest: Manifest, labels: Labels, report: SplitReport, config: PrepareOptions) -> None:
+def _summarise(manifest: Manifest, labels: Labels, report: SplitReport, options: PrepareOptions) -> None:
     for note in labels.notes:
         log.info("%s", note)
     for reason, what in labels.dropped.items():
@@ -245,7 +243,7 @@ def _summarise(manifest: Manifest, labels: Labels, report: SplitReport, config: 
         shown = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in counts.most_common(3))
         log.warning("left out: %d %s (%s%s)", len(what), reason, shown, ", ..." if len(counts) > 3 else "")
     if report.made:
-        log.info("made here, with seed %d: %s", config.seed, ", ".join(sorted(report.made, key=SPLITS.index)))
+        log.info("made here, with seed %d: %s", options.seed, ", ".join(sorted(report.made, key=SPLITS.index)))
     task = manifest.task
     for split in SPLITS:
         rows = manifest.table[manifest.table[task.split_column] == split]
@@ -254,8 +252,8 @@ def _summarise(manifest: Manifest, labels: Labels, report: SplitReport, config: 
             continue
         log.info("  %-5s %d clips%s", split, len(rows), _groups_shown(report.groups.get(split)))
         _log_labels(manifest.split(split))
-    written = f"{config.output}: {len(manifest.clips)} clips"
-    log.info("prepare: %s%s", written, f"; then: viper pipeline {config.pipeline}" if config.pipeline else "")
+    written = f"{options.output}: {len(manifest.clips)} clips"
+    log.info("prepare: %s%s", written, f"; then: viper pipeline {options.pipeline}" if options.pipeline else "")
 
 
 def _groups_shown(groups: Sequence[str] | None) -> str:

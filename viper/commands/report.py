@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viper.commands.common import log
 from viper.commands.feature_options import MODALITIES, FeatureOptions
 from viper.errors import UserError
 from viper.files import prepare_outputs, write_json
+from viper.logs import log
 
 if TYPE_CHECKING:
     from viper.report.content import ReportContent
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class ReportOptions(FeatureOptions):
-    """One page about a run: scores with intervals, where it errs and on whom, what it looked at, where it came from.
+    """One page about a run: scores with intervals, errors, subgroups, attention, provenance.
 
-    The run's config.yaml says which manifest and which features; what is given here counts for more."""
+    The manifest and the features are those in the run's config.yaml, unless given here."""
 
     run: Path
     """The run (then its best), or one of its checkpoint folders."""
     output_path: Path
-    """Folder that gets report.html, one file with all in it, and report.json with every number."""
+    """Folder for report.html, a self-contained page, and report.json with every number."""
     compare: list[Path] = field(default_factory=list)
-    """Further runs of the same task, to be compared with on the clips that both have labels for."""
+    """Other runs of the same task, compared on the clips that both have labels for."""
     split: str = "Val"
-    """Which split is reported on: Train, Val or Test. Rows without labels are left out."""
+    """Split to report on: Train, Val or Test. Rows without labels are left out."""
     csv_path: Path | None = None
-    """The manifest. By default the one the run was trained on."""
+    """The manifest (default: the one the run was trained on)."""
     frames_folder: Path | None = None
-    """Frames or face crops, for pictures of clips. By default those the features were made from, if they are found."""
+    """Frames or face crops for pictures of clips (default: those the features were made from, if found)."""
     subject_column: str | None = None
-    """Whose clips belong together: intervals are over subjects. By default the task's, or a column of a usual name."""
+    """Column of subjects, which are resampled for intervals (default: the task's, or one of a usual name)."""
     group_columns: list[str] = field(default_factory=list)
-    """Columns by which clips are grouped. By default those of age, country, gender and the like."""
+    """Columns to group clips by (default: those of age, country, gender and the like)."""
     n_resamples: int = 1000
-    """Of the bootstrap."""
+    """Bootstrap resamples."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
     n_cases: int = 10
-    """How many of the best and of the worst clips are shown."""
+    """Best and worst clips to show, of each."""
     subset_clips: int = 200
-    """Clips, drawn at random, on which subsets of the modalities are scored; 0: all."""
+    """Clips, drawn at random, for scores of modality subsets; 0: all."""
     batch_size: int = 64
-    """Clips at once. It does not change the predictions."""
+    """Clips per batch. It does not change the predictions."""
     device: str = "auto"
-    """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
+    """Device of the model: auto, cpu, cuda, cuda:1, mps ..."""
 
 
 def run(options: ReportOptions) -> int:

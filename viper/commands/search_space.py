@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from viper.commands.train_perceiver import LEARNING_RATES, TrainOptions
-from viper.commands.trainings import check_option
+from viper.commands.convert import convert
+from viper.commands.train_perceiver import TrainOptions
+from viper.commands.trainings import OPTION_TYPES, check_option
 from viper.errors import UserError
 from viper.task import Task
+from viper.training.options import LEARNING_RATES
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -35,7 +37,7 @@ class Range:
     log: bool = False
 
     def distribution(self) -> BaseDistribution:
-        """As Optuna wants it."""
+        """Return it as Optuna wants it."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.choices:
@@ -48,14 +50,14 @@ class Range:
         return value in self.choices if self.choices else value is not None and self.low <= value <= self.high
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return it JSON-ready."""
         return (
             {"choices": list(self.choices)} if self.choices else {"low": self.low, "high": self.high, "log": self.log}
         )
 
 
-def default_space(task: Task, fixed: Mapping[str, str]) -> dict[str, Range]:
-    """What is searched unless the user says otherwise: options on which learning depends, without those of `fixed`."""
+def default_space(task: Task, fixed: Mapping[str, Any]) -> dict[str, Range]:
+    """Return what is searched unless the user says otherwise: options learning depends on, without those in `fixed`."""
     space = {
         "learning_rate": Range(low=1e-4, high=5e-3, log=True),
         "weight_decay": Range(low=1e-3, high=0.3, log=True),
@@ -78,10 +80,10 @@ def default_space(task: Task, fixed: Mapping[str, str]) -> dict[str, Range]:
 
 
 def read_space(path: Path, own: Collection[str]) -> dict[str, Range]:
-    """Reads a space from YAML: ``learning_rate: {low: 1e-4, high: 5e-3, log: true}``, ``ema: {choices: [0, 0.99]}``.
+    """Read a space from YAML: ``learning_rate: {low: 1e-4, high: 5e-3, log: true}``, ``ema: {choices: [0, 0.99]}``.
 
-    Raises UserError naming the file and the option: unreadable, no option of train_perceiver, one the command sets
-    itself (`own`), or values that are no range.
+    Raises UserError naming the file and the option: a file that cannot be read, an option that train_perceiver does not
+    have or that the command sets itself (`own`), or wrong values.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -95,12 +97,14 @@ def read_space(path: Path, own: Collection[str]) -> dict[str, Range]:
 
 
 def _parse(path: Path, name: str, given: Any) -> Range:
+    def value_of(value: Any) -> Any:
+        return convert(value, OPTION_TYPES[name], f"{path}: {name}")
+
     if isinstance(given, dict) and given.keys() == {"choices"}:
-        choices = given["choices"]
-        if isinstance(choices, list) and choices and all(isinstance(each, str | int | float) for each in choices):
-            return Range(choices=tuple(_number(each) for each in choices))
+        if isinstance(given["choices"], list) and given["choices"]:
+            return Range(choices=tuple(value_of(each) for each in given["choices"]))
     elif isinstance(given, dict) and {"low", "high"} <= given.keys() <= {"low", "high", "log"}:
-        low, high, log = _number(given["low"]), _number(given["high"]), given.get("log", False)
+        low, high, log = value_of(given["low"]), value_of(given["high"]), given.get("log", False)
         numbers = all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in (low, high))
         if numbers and low < high and isinstance(log, bool) and (low > 0 or not log):
             return Range(low=low, high=high, log=log)
@@ -110,18 +114,8 @@ def _parse(path: Path, name: str, given: Any) -> Range:
     )
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 takes 1e-4, without a dot, for text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return value
-
-
-def usual_values(space: Mapping[str, Range], preset: str, task: Task, fixed: Mapping[str, str]) -> dict[str, Any]:
-    """What train_perceiver would take for the searched options by itself, where the space has it.
+def usual_values(space: Mapping[str, Range], preset: str, task: Task, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what train_perceiver would take for the searched options by itself, where the space has it.
 
     As the first trial, it keeps a search from ending with worse than no search.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from viper.commands.feature_options import FeatureOptions
 from viper.engine.failures import read_failures
 from viper.engine.run import LOOKING_THREADS
 from viper.errors import UserError, one_line
+from viper.logs import progress_bar
 from viper.manifest import Manifest, canonical_split
 from viper.store import FeatureStore
 from viper.task import Task, load_task
@@ -124,8 +122,7 @@ def look(folder: Path, expected: Sequence[str], known: Collection[str], verify: 
 def _problems(store: FeatureStore, clips: Sequence[str], verify: bool) -> list[str | None]:
     with ThreadPoolExecutor(LOOKING_THREADS) as pool:
         found = pool.map(lambda clip: store.problem(clip, verify), clips)
-        bar = tqdm(found, store.folder.name, len(clips), leave=False, unit="clip", disable=not sys.stderr.isatty())
-        return list(bar)
+        return list(progress_bar(found, desc=store.folder.name, total=len(clips), leave=False, unit="clip"))
 
 
 def _state(

@@ -5,44 +5,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from viper.commands.common import log
 from viper.commands.feature_options import FeatureOptions
 from viper.evaluation.submission import submission_path, write_submission
+from viper.logs import log
 from viper.manifest import Manifest
 
 
 @dataclass(kw_only=True)
 class SubmissionOptions(FeatureOptions):
-    """Predict a split and write the submission. Any subset of the checkpoint's modalities will do."""
+    """Predict a split and write the submission. Any subset of the checkpoint's modalities works."""
 
     csv_path: Path
     """The manifest. Every row of the split is predicted exactly once."""
     model_path: Path
     """A checkpoint folder, or a run (then its best)."""
     output_path: Path = Path("submissions/submission.csv")
-    """Where the submission is written: a .csv file, or a folder that gets a submission.csv."""
+    """The submission: a .csv file, or a folder for submission.csv."""
     split: str = "Test"
-    """Which split is predicted: Train, Val or Test."""
+    """Split to predict: Train, Val or Test."""
     batch_size: int = 64
-    """Clips at once. It does not change the predictions."""
+    """Clips per batch. It does not change the predictions."""
     device: str = "auto"
-    """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
+    """Device of the model: auto, cpu, cuda, cuda:1, mps ..."""
 
 
-def run(config: SubmissionOptions) -> int:
-    """Runs the stage; answers the exit code."""
+def run(options: SubmissionOptions) -> int:
+    """Write the submission and return the exit code."""
     # Not above: importing torch takes seconds, and --help should not.
     from viper.engine.device import choose_device
     from viper.fusion.checkpoint import load_checkpoint, task_of
     from viper.inference.stored import data_for, predict
 
-    path = submission_path(config.output_path)
-    model = load_checkpoint(config.model_path)
+    path = submission_path(options.output_path)
+    model = load_checkpoint(options.model_path)
     task = task_of(model)
-    manifest = Manifest.load(config.csv_path, task)
-    stores = config.stores()
-    data = data_for(model, stores, manifest, config.split)
-    predictions = predict(model, data, config.batch_size, choose_device(config.device))
-    write_submission(path, task, manifest.split(config.split).file_ids, predictions)
-    log.info("submission_creation: %d clips of %s from %s -> %s", len(data), config.split, ", ".join(stores), path)
+    manifest = Manifest.load(options.csv_path, task)
+    stores = options.stores()
+    data = data_for(model, stores, manifest, options.split)
+    predictions = predict(model, data, options.batch_size, choose_device(options.device))
+    write_submission(path, task, manifest.split(options.split).file_ids, predictions)
+    log.info("submission_creation: %d clips of %s from %s -> %s", len(data), options.split, ", ".join(stores), path)
     return 0

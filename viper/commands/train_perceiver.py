@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from viper.commands.common import command_line, log, mean_and_std, over_seeds, package_versions, report_scores
+from viper.commands.common import mean_and_std, over_seeds, report_scores
 from viper.commands.feature_options import FeatureOptions
 from viper.errors import ClipError, UserError
 from viper.files import read_json, remove, sweep, write_json
+from viper.logs import command_line, log, package_versions
 from viper.manifest import Manifest
 from viper.store import FeatureStore
 from viper.task import Task, load_task, parse_loss
@@ -198,9 +199,9 @@ def _train(options: TrainOptions, task: Task, data: TrainingData, going_on: bool
     from accelerate.utils import set_seed
 
     from viper.fusion.losses import alone
+    from viper.training import loop
     from viper.training.data import OrderData
     from viper.training.linear import fit_linear_member
-    from viper.training.loop import train
     from viper.training.recorder import Recorder
     from viper.training.state import TrainingState
 
@@ -224,7 +225,7 @@ def _train(options: TrainOptions, task: Task, data: TrainingData, going_on: bool
         log.info("%d clips to train on%s; %d to validate", len(data.training), orders, len(data.validation))
         examples = data.training if data.training.orders is None else OrderData(data.training)
         validate = _validator(task, data, options.batch_size)
-        train(model, examples, examples.collate, options, validate, recorder, folder, resumed, alone)
+        loop.train(model, examples, examples.collate, options, validate, recorder, folder, resumed, alone)
     return recorder.best(task.metrics[0]), recorder.best_by_metric()
 
 

@@ -1,4 +1,4 @@
-"""What the commands that train many times (compare, tune) share: how they call train_perceiver."""
+"""How commands that train many times (compare, tune) call train_perceiver: as a function, with an options object."""
 
 from __future__ import annotations
 
@@ -6,31 +6,63 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from viper.commands.convert import check_names, convert, option_types
 from viper.commands.feature_options import MODALITIES, FeatureOptions
-from viper.commands.train_perceiver import TrainOptions
+from viper.commands.train_perceiver import TrainOptions, train
 from viper.errors import UserError
+from viper.logs import running
 
-OPTIONS = {option.name: option for option in dataclasses.fields(TrainOptions)}
-# Where a run goes and whether it is started over is not for whoever names further options.
+OPTION_TYPES = option_types(TrainOptions)
+# Options of the command itself: where a run goes, and whether it is started over.
 ALWAYS_OWN = frozenset(
     {"output_checkpoint_folder", "output_log_file", "resume", "overwrite", "keep", "n_seeds", "seed"}
 )
 
 
-def feature_arguments(config: FeatureOptions) -> list[str]:
-    """The options by which train_perceiver reads the same features as the command with this config."""
+def train_options(features: FeatureOptions, values: Mapping[str, Any]) -> TrainOptions:
+    """Return the options of a training on the features that a command reads, with these values."""
+    named: dict[str, Any] = {}
+    others = []
+    for name, folder in features.folders().items():
+        option = f"{name}_features_input_folder"
+        if name in MODALITIES and getattr(features, option) == folder:
+            named[option] = folder
+        else:
+            others.append(f"{name}={folder}")
+    return TrainOptions(**named, features=others, **values)
+
+
+def train_again(options: TrainOptions) -> None:
+    """Train, or resume the training; its record names the train_perceiver command that does the same."""
+    options = dataclasses.replace(options, keep="best", resume=True)
+    with running("train_perceiver", as_typed(options)):
+        train(options)
+
+
+def as_typed(options: TrainOptions) -> list[str]:
+    """Return what is typed after train_perceiver for these options, for people to read and run."""
     arguments = []
-    for name, folder in config.folders().items():
-        named = name in MODALITIES and getattr(config, f"{name}_features_input_folder") == folder
-        arguments += [f"--{name}_features_input_folder", str(folder)] if named else ["--features", f"{name}={folder}"]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if value == default:
+            continue
+        if isinstance(value, bool):
+            arguments.append(f"--{field.name}" if value else f"--no-{field.name}")
+        elif field.name == "features":  # once for each
+            arguments += [part for pair in value for part in ("--features", pair)]
+        elif isinstance(value, list):
+            arguments += [f"--{field.name}", *value]
+        else:
+            arguments += [f"--{field.name}", str(value)]
     return arguments
 
 
-def parse_train_options(pairs: Sequence[str], own: Collection[str]) -> dict[str, str]:
-    """`--train_options NAME=VALUE ...` as a mapping.
+def parse_train_options(pairs: Sequence[str], own: Collection[str]) -> dict[str, Any]:
+    """Return `--train_options NAME=VALUE ...` as option -> value of train_perceiver.
 
-    Raises UserError for what is no such pair, names no option of train_perceiver, or one that the command has itself
-    (`own`, and where the runs go).
+    Raises UserError for a pair without "=", an option that train_perceiver does not have or that the command sets
+    itself (`own`, and where the runs go), or a wrong value.
     """
     options = {}
     for pair in pairs:
@@ -38,27 +70,12 @@ def parse_train_options(pairs: Sequence[str], own: Collection[str]) -> dict[str,
         if not (name and separator and value):
             raise UserError(f"--train_options {pair}: must be NAME=VALUE")
         check_option(name, f"--train_options {pair}", own)
-        options[name] = value
+        options[name] = convert(value, OPTION_TYPES[name], f"--train_options: {name}", from_text=True)
     return options
 
 
 def check_option(name: str, where: str, own: Collection[str]) -> None:
-    """Refuses the name of no option of train_perceiver, or of one that the command sets itself."""
+    """Refuse the name of an option that train_perceiver does not have, or that the command sets itself."""
     if name in ALWAYS_OWN or name in own or name.endswith("_input_folder") or name in (*MODALITIES, "features"):
         raise UserError(f"{where}: the command sets {name} itself")
-    if name not in OPTIONS:
-        raise UserError(f"{where}: train_perceiver has no option {name!r}; `viper train_perceiver --help` lists them")
-
-
-def as_arguments(options: Mapping[str, Any]) -> list[str]:
-    """Options and their values as they are typed; a flag is given by true or false."""
-    arguments = []
-    for name, value in options.items():
-        if OPTIONS[name].type == "bool":
-            text = str(value).lower()
-            if text not in ("true", "false"):
-                raise UserError(f"{name}={value}: must be true or false")
-            arguments.append(f"--{name}" if text == "true" else f"--no-{name}")
-        else:
-            arguments += [f"--{name}", str(value)]
-    return arguments
+    check_names([name], OPTION_TYPES.keys(), f"{where}: train_perceiver")

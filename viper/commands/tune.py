@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from viper.commands.common import log
 from viper.commands.feature_options import FeatureOptions
 from viper.commands.search_space import Range, default_space, read_space, usual_values
-from viper.commands.trainings import as_arguments, feature_arguments, parse_train_options
+from viper.commands.train_perceiver import TrainOptions
+from viper.commands.trainings import as_typed, parse_train_options, train_again, train_options
 from viper.errors import NothingDoneError, UserError
 from viper.files import read_json, write_text
+from viper.logs import log
 from viper.task import Task, load_task
 from viper.training.run_folder import SEEDS_FILE, SUMMARY_FILE
 
@@ -39,21 +40,21 @@ class TuneOptions(FeatureOptions):
     csv_path: Path
     """The manifest. Only its rows of Train and Val are used."""
     output_path: Path
-    """Folder that gets a run per trial, trials.csv, and the journal from which a search goes on."""
+    """Folder that gets a run per trial, trials.csv, and the journal from which a search is resumed."""
     task: str = "hume_reaction"
     """The task: a card's name or path."""
     n_trials: int = 30
     """Trials in all; called again with more, the search goes on. The first has the usual options."""
     space: Path | None = None
-    """A YAML of what is searched, option -> {low, high[, log]} or {choices}. By default learning rate, sizes, ..."""
+    """A YAML of what to search, option -> {low, high[, log]} or {choices}. By default learning rate, sizes, ..."""
     preset: Literal["tiny", "small", "base", "paper"] = "small"
-    """Where the sizes that are not searched come from."""
+    """Size of the model; sizes that are searched override it."""
     n_epochs: int = 30
     """Passes over the training split, in every trial."""
     n_seeds: int = 1
-    """Trainings per trial, whose mean score counts: slower, and less led astray by chance."""
+    """Seeds per trial; their mean is the score (slower, less noisy)."""
     seed: int = 0
-    """Of the search and, in every trial, of the training."""
+    """Seed of the search and, in every trial, of the training."""
     train_options: Annotated[list[str], tyro.conf.arg(metavar="NAME=VALUE")] = field(default_factory=list)
     """Further options of train_perceiver for all trials: patience=5 fusion=mlp ..."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -64,10 +65,10 @@ class TuneOptions(FeatureOptions):
 class Search:
     """A search under way: what all trials share."""
 
-    config: TuneOptions
+    options: TuneOptions
     task: Task
     space: Mapping[str, Range]
-    fixed: Mapping[str, str]
+    fixed: Mapping[str, Any]
     study: Study
 
     @property
@@ -76,50 +77,48 @@ class Search:
         return self.task.metrics[0]
 
     def folder(self, trial: FrozenTrial) -> Path:
-        """Where a trial's run is."""
-        return self.config.output_path / f"trial_{trial.number}"
+        """Return where a trial's run is."""
+        return self.options.output_path / f"trial_{trial.number}"
 
     def finished(self) -> list[FrozenTrial]:
-        """The trials that have a score, best first."""
+        """Return the trials that have a score, best first."""
         from viper.evaluation.metrics import METRICS
 
         trials = [trial for trial in self.study.trials if trial.value is not None]
         return sorted(trials, key=_value, reverse=METRICS[self.metric].direction == "maximise")
 
-    def arguments(self, options: Mapping[str, Any], run: Path, n_seeds: int) -> list[str]:
-        """What is typed after train_perceiver to train with these options."""
-        config = self.config
-        return [
-            "--csv_path", str(config.csv_path), "--task", config.task, *feature_arguments(config),
-            "--output_checkpoint_folder", str(run), "--preset", config.preset, "--n_epochs", str(config.n_epochs),
-            "--seed", str(config.seed), "--n_seeds", str(n_seeds), "--device", config.device,
-            *as_arguments({**self.fixed, **options}),
-        ]  # fmt: skip
+    def train_options(self, values: Mapping[str, Any], run: Path, n_seeds: int) -> TrainOptions:
+        """Return the options of a training with these values of what is searched."""
+        own = {
+            name: getattr(self.options, name) for name in ("csv_path", "task", "preset", "n_epochs", "seed", "device")
+        }
+        where = {"output_checkpoint_folder": run, "n_seeds": n_seeds}
+        return train_options(self.options, {**self.fixed, **values, **own, **where})
 
 
-def run(config: TuneOptions) -> int:
-    """Runs the stage; answers the exit code."""
+def run(options: TuneOptions) -> int:
+    """Run the stage; return the exit code."""
     from filelock import FileLock, Timeout
 
     for name in ("n_trials", "n_epochs", "n_seeds"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
     _require_optuna()
-    task = load_task(config.task)
-    own = set(vars(config))
-    fixed = parse_train_options(config.train_options, own)
+    task = load_task(options.task)
+    own = set(vars(options))
+    fixed = parse_train_options(options.train_options, own)
     if fixed.get("fusion") == "linear":
         raise UserError("fusion=linear: its solver chooses the one thing to choose, the penalty, by itself")
-    space = default_space(task, fixed) if config.space is None else read_space(config.space, own | fixed.keys())
-    config.folders()
-    config.output_path.mkdir(parents=True, exist_ok=True)
+    space = default_space(task, fixed) if options.space is None else read_space(options.space, own | fixed.keys())
+    options.folders()
+    options.output_path.mkdir(parents=True, exist_ok=True)
     try:
         # Two searches in one folder would take each other's unfinished trials for those of a killed one.
-        with FileLock(config.output_path / LOCK_FILE, timeout=0):
-            search = Search(config, task, space, fixed, _open_study(config, task, space, fixed))
+        with FileLock(options.output_path / LOCK_FILE, timeout=0):
+            search = Search(options, task, space, fixed, _open_study(options, task, space, fixed))
             _go_on(search)
     except Timeout:
-        raise UserError(f"{config.output_path}: another search is running in this folder") from None
+        raise UserError(f"{options.output_path}: another search is running in this folder") from None
     return _report(search)
 
 
@@ -131,8 +130,8 @@ def _require_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def _open_study(config: TuneOptions, task: Task, space: Mapping[str, Range], fixed: Mapping[str, str]) -> Study:
-    """The study in the output folder, new or gone on with; one of another search is a UserError that says why."""
+def _open_study(options: TuneOptions, task: Task, space: Mapping[str, Range], fixed: Mapping[str, Any]) -> Study:
+    """Return the study in the output folder, new or resumed; one of another search is a UserError that says why."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -141,13 +140,13 @@ def _open_study(config: TuneOptions, task: Task, space: Mapping[str, Range], fix
 
     described = {
         "space": {name: each.describe() for name, each in space.items()},
-        "train_options": dict(fixed),
+        "train_options": {name: str(value) for name, value in fixed.items()},
         "task": task.name,
-        "features": {name: str(folder) for name, folder in config.folders().items()},
-        **{name: str(getattr(config, name)) for name in ("csv_path", "preset", "n_epochs", "n_seeds", "seed")},
+        "features": {name: str(folder) for name, folder in options.folders().items()},
+        **{name: str(getattr(options, name)) for name in ("csv_path", "preset", "n_epochs", "n_seeds", "seed")},
     }
     # A journal is lines of JSON: nothing is pickled.
-    storage = JournalStorage(JournalFileBackend(str(config.output_path / JOURNAL_FILE)))
+    storage = JournalStorage(JournalFileBackend(str(options.output_path / JOURNAL_FILE)))
     maximise = METRICS[task.metrics[0]].direction == "maximise"
 
     def open_or_create() -> Study:
@@ -159,7 +158,7 @@ def _open_study(config: TuneOptions, task: Task, space: Mapping[str, Range], fix
     other = [name for name, value in described.items() if study.user_attrs.get(name, value) != value]
     if other and any(trial.state.is_finished() for trial in study.trials):
         raise UserError(
-            f"{config.output_path}: holds a search with {other[0]} {study.user_attrs[other[0]]}, not "
+            f"{options.output_path}: holds a search with {other[0]} {study.user_attrs[other[0]]}, not "
             f"{described[other[0]]}; give another folder, or the same options to go on with it"
         )
     if other:  # what was wrong with its options was seen in the first trial
@@ -168,14 +167,14 @@ def _open_study(config: TuneOptions, task: Task, space: Mapping[str, Range], fix
     for name, value in described.items():
         study.set_user_attr(name, value)
     # The sampler's own state is not kept. Starting it from where the search is makes no trial the twin of an old one.
-    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
+    study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials))
     if not study.trials:
-        study.enqueue_trial(usual_values(space, config.preset, task, fixed))
+        study.enqueue_trial(usual_values(space, options.preset, task, fixed))
     return study
 
 
 def _go_on(search: Search) -> None:
-    """Runs trials until there are enough; one that a killed search left unfinished is finished first."""
+    """Run trials until there are enough; one that a killed search left unfinished is finished first."""
     from optuna.trial import TrialState
 
     distributions = {name: each.distribution() for name, each in search.space.items()}
@@ -185,25 +184,22 @@ def _go_on(search: Search) -> None:
             _run_trial(search, trial)
         else:  # killed while its options were being drawn
             search.study.tell(trial.number, state=TrialState.FAIL)
-    while sum(trial.state.is_finished() for trial in search.study.trials) < search.config.n_trials:
+    while sum(trial.state.is_finished() for trial in search.study.trials) < search.options.n_trials:
         number = search.study.ask(distributions).number
         trial = search.study.trials[number]
-        log.info("\ntrial %d of %d: %s", number + 1, search.config.n_trials, _words(trial.params))
+        log.info("\ntrial %d of %d: %s", number + 1, search.options.n_trials, _words(trial.params))
         _run_trial(search, trial)
 
 
 def _run_trial(search: Search, trial: FrozenTrial) -> None:
-    """Trains with a trial's options and records the score; options that cannot be trained with are a failed trial."""
+    """Train with a trial's options and record the score; options that cannot be trained with are a failed trial."""
     import torch
     from optuna.trial import TrialState
 
-    from viper.cli import run_command
-
     run_folder = search.folder(trial)
-    arguments = [*search.arguments(trial.params, run_folder, search.config.n_seeds), "--keep", "best", "--resume"]
     value, reason = None, ""
     try:
-        run_command("train_perceiver", arguments)
+        train_again(search.train_options(trial.params, run_folder, search.options.n_seeds))
         value = _score(search, run_folder)
         reason = "" if value is not None else f"{search.metric} is undefined"
     except (UserError, NothingDoneError, torch.OutOfMemoryError) as error:
@@ -223,8 +219,8 @@ def _run_trial(search: Search, trial: FrozenTrial) -> None:
 
 
 def _score(search: Search, run_folder: Path) -> float | None:
-    """The validation metric of a trial's run, or its mean over seeds; None where it is undefined."""
-    if search.config.n_seeds == 1:
+    """Return the validation metric of a trial's run, or its mean over seeds; None where it is undefined."""
+    if search.options.n_seeds == 1:
         value = read_json(run_folder / SUMMARY_FILE)["mean"][search.metric]["value"]
     else:
         value = read_json(run_folder / SEEDS_FILE)["Val"][search.metric]["mean"]
@@ -232,7 +228,7 @@ def _score(search: Search, run_folder: Path) -> float | None:
 
 
 def write_trials(search: Search) -> None:
-    """Writes trials.csv: a row a trial, in the order they were run."""
+    """Write trials.csv: a row per trial, in the order they were run."""
     text = io.StringIO()
     columns = ["trial", "state", search.metric, "seconds", *search.space, "error"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -243,21 +239,21 @@ def write_trials(search: Search) -> None:
         row["seconds"] = "" if trial.duration is None else round(trial.duration.total_seconds(), 1)
         row["error"] = search.study.user_attrs.get(f"error of trial {trial.number}", "")
         writer.writerow({name: row.get(name, "") for name in columns})
-    write_text(search.config.output_path / TRIALS_FILE, text.getvalue())
+    write_text(search.options.output_path / TRIALS_FILE, text.getvalue())
 
 
 def _report(search: Search) -> int:
     finished = search.finished()
     if not finished:
-        raise NothingDoneError(f"{search.config.output_path}: no trial has a score; {TRIALS_FILE} says why")
+        raise NothingDoneError(f"{search.options.output_path}: no trial has a score; {TRIALS_FILE} says why")
     best = finished[0]
     first = search.study.trials[0].value
     compared = "" if first is None else f" (the usual options: {first:.4f})"
     log.info("\ntune: %d trials, %d with a score; best validation %s %.4f%s, of trial %d", len(search.study.trials),
              len(finished), search.metric, _value(best), compared, best.number)  # fmt: skip
     log.info("The best of many is flattered by the choice: confirm it with other seeds.")
-    arguments = search.arguments(best.params, search.config.output_path / "best", 5)
-    print(f"viper train_perceiver {shlex.join(arguments)}", flush=True)
+    again = search.train_options(best.params, search.options.output_path / "best", 5)
+    print(f"viper train_perceiver {shlex.join(as_typed(again))}", flush=True)
     return 0
 
 

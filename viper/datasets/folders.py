@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from viper.datasets.rows import (
+from viper.datasets.labels import (
     MEDIA_SUFFIXES,
     Clip,
+    Format,
     Labels,
+    ReadOptions,
     class_cell,
     identified,
     is_class,
@@ -24,7 +26,7 @@ from viper.task import Task
 LISTS = ("train.json", "val.json", "test.json")
 
 
-def read_folders(folder: Path, task: Task) -> Labels:
+def read_folders(folder: Path, task: Task, _: ReadOptions) -> Labels:
     """Clips of a folder per class, at any depth below it; a class's folder may be written in any case.
 
     A folder with media that is no class is a UserError. Files of one name in two classes become <class>_<name>.
@@ -50,7 +52,7 @@ def read_folders(folder: Path, task: Task) -> Labels:
     return labels
 
 
-def read_emoset(folder: Path, task: Task) -> Labels:
+def read_emoset(folder: Path, task: Task, _: ReadOptions) -> Labels:
     """Clips of EmoSet's `train.json`, `val.json`, `test.json`: lists of [class, path of the picture, annotation]."""
     assert task.label_column is not None
     labels = Labels()
@@ -90,3 +92,15 @@ def _split_folders(folder: Path) -> list[tuple[str | None, Path]]:
             if media_below(entry):
                 return []
     return found
+
+
+def _is_folder(source: Path, task: Task) -> bool:
+    return task.kind == "single_label" and source.is_dir()
+
+
+def _is_emoset(source: Path, task: Task) -> bool:
+    return _is_folder(source, task) and all((source / name).is_file() for name in LISTS)
+
+
+EMOSET = Format("emoset", read_emoset, _is_emoset, "single_label", is_folder=True)
+FOLDERS = Format("folders", read_folders, _is_folder, "single_label", is_folder=True, takes_every_file=True)

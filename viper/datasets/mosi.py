@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from viper.datasets.rows import Clip, Labels, number_cell, split_cell
+from viper.datasets.labels import Clip, Format, Labels, ReadOptions, number_cell, split_cell
 from viper.datasets.tables import Table
 from viper.errors import UserError
-from viper.media.imports.mmsa import read_mmsa
+from viper.media.imports.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.task import Task
 
 
-def read_mosi(path: Path, task: Task) -> Labels:
+def _read_table(path: Path, task: Task) -> Labels:
     """Clips of label.csv: video_id, clip_id, label, mode (train, valid, test) and any others, which are kept.
 
     An id is <video_id>_<clip_id>; the video is the group.
@@ -40,7 +40,7 @@ def read_mosi(path: Path, task: Task) -> Labels:
     return labels
 
 
-def read_mosi_pickle(path: Path, task: Task) -> Labels:
+def _read_pickle(path: Path, task: Task) -> Labels:
     """Clips of an MMSA feature file: the ids, labels and splits of what `--from_files` brings into a store."""
     labels = Labels()
     for name, part in read_mmsa(path).splits.items():
@@ -54,3 +54,24 @@ def read_mosi_pickle(path: Path, task: Task) -> Labels:
             media = f"Raw/{video}/{piece}.mp4" if piece else None
             labels.clips.append(Clip(clip, where, {task.targets[0]: cell}, split_cell(name, where), extra, media))
     return labels
+
+
+def read_mosi(source: Path, task: Task, _: ReadOptions) -> Labels:
+    """Read the folder of label.csv, that file itself, or an MMSA feature file."""
+    if source.suffix.lower() in MMSA_SUFFIXES:
+        return _read_pickle(source, task)
+    return _read_table(source / "label.csv" if source.is_dir() else source, task)
+
+
+def _matches(source: Path, task: Task) -> bool:
+    if source.is_file() and source.suffix.lower() in MMSA_SUFFIXES:
+        return True
+    if task.name != "mosi" or source.is_dir():
+        return task.name == "mosi"
+    if source.suffix.lower() != ".csv" or not source.is_file():
+        return False
+    table = Table(source)
+    return table.find("video_id") is not None and table.find("clip_id") is not None
+
+
+MOSI = Format("mosi", read_mosi, _matches, "regression")

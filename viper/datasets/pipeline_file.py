@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from viper.encoders.registry import REGISTRY, Registered
+from viper.encoders.registry import Registered, registered
 from viper.errors import UserError
 from viper.media.listing import VIDEO_SUFFIXES
 from viper.task import Task
@@ -26,13 +26,14 @@ def choose_features(names: Sequence[str], files: Mapping[str, Path], faces: bool
     if not names:
         has_video = any(path.suffix.lower() in VIDEO_SUFFIXES for path in files.values())
         modalities = ("visual", "audio", *(["FAU"] if faces else [])) if has_video else ("audio",)
-        return {entry.modality: entry.name for entry in REGISTRY if entry.default and entry.modality in modalities}
+        entries = [entry for modality in modalities for entry in registered(modality)]
+        return {entry.modality: entry.name for entry in entries if entry.short.is_default}
     chosen: dict[str, str] = {}
     for name in names:
         modality, separator, model = name.partition("=")
         if not separator:
             modality, model = _registered(name).modality, name
-        if modality not in {entry.modality for entry in REGISTRY} or not model:
+        if modality not in {entry.modality for entry in registered()} or not model:
             raise UserError(f"--features {name}: must be a model's short name, or MODALITY=MODEL")
         if modality in chosen:
             raise UserError(f"--features {name}: {modality} features are already made by {chosen[modality]}")
@@ -72,9 +73,9 @@ def default_faces(task: Task) -> bool:
 
 
 def _registered(name: str) -> Registered:
-    entry = next((entry for entry in REGISTRY if entry.name == name), None)
+    entry = next((entry for entry in registered() if entry.name == name), None)
     if entry is None:
-        known = ", ".join(entry.name for entry in REGISTRY)
+        known = ", ".join(entry.name for entry in registered())
         raise UserError(f"--features {name}: no such model; there are {known}, or give MODALITY=MODEL")
     return entry
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from viper.datasets.rows import Clip
+from viper.datasets.labels import Clip
 from viper.errors import UserError
 from viper.files import digest_of
 from viper.manifest import SPLITS

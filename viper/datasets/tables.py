@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from viper.datasets.rows import (
+from viper.datasets.labels import (
     Clip,
+    Columns,
+    Format,
     Labels,
+    ReadOptions,
     check_splits,
     class_cell,
     identified,
@@ -15,9 +17,9 @@ from viper.datasets.rows import (
     number_cell,
     split_cell,
 )
-from viper.datasets.words import WordClasses, label_words, scene
+from viper.datasets.words import WordClasses, label_words, read_classes, read_words, scene
 from viper.errors import UserError
-from viper.files import read_csv_rows
+from viper.files import read_csv_cells
 from viper.task import Task
 
 # Tried in turn where a file has no column of the card's name.
@@ -27,35 +29,23 @@ WORD_COLUMNS = ("emotions", "labels", "words", "emotion", "label")
 SPLIT_COLUMNS = ("split", "partition", "set", "mode", "subset")
 
 
-@dataclass(frozen=True)
-class Columns:
-    """What a CSV calls its columns; None: the card's name, or one of the usual."""
-
-    id: str | None = None
-    label: str | None = None
-    split: str | None = None
-
-
 class Table:
     """A CSV's rows by the names of their columns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        rows = read_csv_rows(path)
-        self.header = [name.strip() for name in rows[0][1]]
+        self.header, rows = read_csv_cells(path)
         twice = {name for name in self.header if name and self.header.count(name) > 1}
         if twice:
-            raise UserError(f"{path}: the column {min(twice)!r} stands there twice")
-        self.rows: list[tuple[str, dict[str, str]]] = []
-        for line, cells in rows[1:]:
-            if any(cells[len(self.header) :]):
-                raise UserError(
-                    f"{path}, line {line}: {len(cells)} cells, but the header names {len(self.header)} columns"
-                )
-            padded = cells + [""] * (len(self.header) - len(cells))
-            # A pandas index that was written along has no name; it says nothing of the clip.
-            named = {name: cell.strip() for name, cell in zip(self.header, padded, strict=False) if name}
-            self.rows.append((f"{path}, line {line}", named))
+            raise UserError(f"{path}: the column {min(twice)!r} appears twice")
+        # A pandas index that was written along has no name; it says nothing of the clip.
+        self.rows = [
+            (
+                f"{path}, line {line}",
+                {name: cell.strip() for name, cell in zip(self.header, cells, strict=True) if name},
+            )
+            for line, cells in rows
+        ]
 
     def find(self, *names: str | None) -> str | None:
         """The first of these columns there is; in any case of letters where none is spelled so."""
@@ -74,14 +64,38 @@ class Table:
         return column
 
 
-def read_table(
-    path: Path,
-    task: Task,
-    columns: Columns | None = None,
-    partition: Path | None = None,
-    classes: WordClasses | None = None,
+def read_table(path: Path, task: Task, options: ReadOptions) -> Labels:
+    """Read a CSV of any dataset; see `_read`."""
+    return _read(path, task, options.columns, classes=_classes(options, task))
+
+
+def _read_words(path: Path, task: Task, options: ReadOptions) -> Labels:
+    """Read words from a JSON or a CSV."""
+    if path.suffix.lower() != ".json":
+        return read_table(path, task, options)
+    return read_words(path, task, _classes(options, task))
+
+
+def _read_hume(source: Path, task: Task, options: ReadOptions) -> Labels:
+    """Read data_info.csv, which has splits, or labels.csv with partition.csv beside it."""
+    if source.is_dir():
+        found = [source / name for name in ("data_info.csv", "labels.csv") if (source / name).is_file()]
+        if not found:
+            raise UserError(f"--source {source}: has neither data_info.csv nor labels.csv")
+        source = found[0]
+    partition = source.with_name("partition.csv")
+    is_alone = source.name != "labels.csv" or not partition.is_file()
+    return _read(source, task, options.columns, None if is_alone else partition)
+
+
+def _classes(options: ReadOptions, task: Task) -> WordClasses | None:
+    return read_classes(options.classes, task) if options.classes else None
+
+
+def _read(
+    path: Path, task: Task, columns: Columns, partition: Path | None = None, classes: WordClasses | None = None
 ) -> Labels:
-    """Clips of a CSV.
+    """Return the clips of a CSV.
 
     Labels are in a column per target, or in one column: the class (single_label), or words between `;` (multi_label).
     An id may be the path of the clip's file. Where labels are words, ids and movies are those of `words.read_words`.
@@ -90,7 +104,7 @@ def read_table(
     ----------
     partition : a CSV of ids and splits, for labels without. Its ids that have no labels are kept, unlabelled.
     """
-    table, columns = Table(path), columns or Columns()
+    table = Table(path)
     identifier = table.need(columns.id, "ids", task.id_column, *ID_COLUMNS)
     split = table.need(columns.split, "splits") if columns.split else table.find(task.split_column, *SPLIT_COLUMNS)
     label = _label_column(table, task, columns.label)
@@ -172,3 +186,20 @@ def _join(labels: Labels, partition: Path, task: Task) -> None:
     labels.clips += unlabelled
     if unlabelled:
         labels.notes.append(f"{partition}: {len(unlabelled)} of its ids have no labels, and stay without")
+
+
+def _is_csv(source: Path, task: Task) -> bool:
+    return source.is_file() and source.suffix.lower() == ".csv"
+
+
+def _is_hume(source: Path, task: Task) -> bool:
+    return task.name == "hume_reaction" and (source.is_dir() or _is_csv(source, task))
+
+
+def _is_json_of_words(source: Path, task: Task) -> bool:
+    return task.kind == "multi_label" and source.is_file() and source.suffix.lower() == ".json"
+
+
+HUME = Format("hume", _read_hume, _is_hume)
+WORDS = Format("words", _read_words, _is_json_of_words, "multi_label")
+TABLE = Format("table", read_table, _is_csv)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from viper.datasets.rows import (
+from viper.datasets.labels import (
     MEDIA_SUFFIXES,
     Clip,
     Labels,

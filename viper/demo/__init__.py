@@ -7,7 +7,7 @@ from viper.demo.dataset import clip_frames, make_dataset, plan_dataset, write_cl
 from viper.demo.face import render_frames
 from viper.demo.identity import Identity
 from viper.demo.media import write_video, write_wav
-from viper.demo.targets import CHANNELS, EMOTIONS
+from viper.demo.reaction import CHANNELS, EMOTIONS
 from viper.demo.voice import voice
 from viper.demo.words import make_cues, write_srt
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from numpy.typing import NDArray
 
 from viper.demo.face import render_frames
 from viper.demo.identity import Identity
 from viper.demo.media import write_video
-from viper.demo.targets import EMOTIONS, FACE_EMOTIONS, check_intensities
-from viper.demo.timeline import rise
+from viper.demo.reaction import EMOTIONS, FACE_EMOTIONS, check_intensities, rise
 from viper.demo.voice import voice
 from viper.demo.words import make_cues, write_srt
-from viper.files import atomic_path
+from viper.files import csv_text, write_text
 
 SOUND_RATE = 44100
 FIRST_ID = 10001
@@ -142,16 +140,12 @@ def make_dataset(
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     (folder / "subtitles").mkdir(exist_ok=True)
     missing = [plan for plan in plans if not _is_made(plan, folder, seconds, fps)]
-    workers = min(n_workers or os.cpu_count() or 1, len(missing))
-    if workers <= 1:
-        for plan in missing:
-            _make(plan, folder, seconds, fps)
-    else:
-        # Spawned, not forked: a parent with threads (PyTorch, FFmpeg) may hold locks that a fork would copy locked.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            for future in [pool.submit(_make, plan, folder, seconds, fps) for plan in missing]:
-                future.result()
+    workers = min(n_workers or os.cpu_count() or 1, len(missing)) or 1
+    # Processes of loky, not forks: a fork of one with threads (PyTorch, FFmpeg) may copy locks that are held.
+    make = _make if workers == 1 else _make_beside_others
+    Parallel(workers)(delayed(make)(plan, folder, seconds, fps) for plan in missing)
+    if workers > 1:
+        get_reusable_executor().shutdown()  # they would wait for more work, with all their memory, for minutes
     _write_manifest(folder / "test_labels.csv", [plan for plan in plans if plan.split == "Test"], labels=True)
     _write_manifest(folder / "manifest.csv", plans, labels=False)
     return folder / "manifest.csv"
@@ -164,6 +158,11 @@ def _paths(plan: ClipPlan, folder: Path) -> tuple[Path, Path]:
 def _make(plan: ClipPlan, folder: Path, seconds: float, fps: float) -> None:
     video, subtitles = _paths(plan, folder)
     write_clip(video, plan.intensities, plan.identity, plan.seed, seconds, fps, subtitles=subtitles)
+
+
+def _make_beside_others(plan: ClipPlan, folder: Path, seconds: float, fps: float) -> None:
+    cv2.setNumThreads(1)  # one clip a core
+    _make(plan, folder, seconds, fps)
 
 
 def _is_made(plan: ClipPlan, folder: Path, seconds: float, fps: float) -> bool:
@@ -185,10 +184,9 @@ def _fingerprint(intensities: Mapping[str, float], identity: Identity, seed: int
 
 
 def _write_manifest(path: Path, plans: list[ClipPlan], *, labels: bool) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["File_ID", "Split", *EMOTIONS, "Subject"])
-        for plan in plans:
-            known = labels or plan.split != "Test"
-            values = [f"{plan.intensities[name]:.4f}" if known else "" for name in EMOTIONS]
-            writer.writerow([f"[{plan.clip}]", plan.split, *values, plan.identity.name])
+    rows = [["File_ID", "Split", *EMOTIONS, "Subject"]]
+    for plan in plans:
+        known = labels or plan.split != "Test"
+        values = [f"{plan.intensities[name]:.4f}" if known else "" for name in EMOTIONS]
+        rows.append([f"[{plan.clip}]", plan.split, *values, plan.identity.name])
+    write_text(path, csv_text(rows))

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from scipy.signal import butter, lfilter, sosfilt
 
 from viper.demo.identity import Identity
-from viper.demo.targets import check_intensities
-from viper.demo.timeline import rise
+from viper.demo.reaction import check_intensities, rise
 
 Samples = NDArray[np.float64]
 

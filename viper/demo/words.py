@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viper.demo.targets import check_intensities
+from viper.demo.reaction import check_intensities
 from viper.files import atomic_path
 from viper.media.subtitles import Cue
 

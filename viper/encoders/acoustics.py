@@ -12,8 +12,6 @@ from functools import cache
 
 import librosa  # its parts are imported when they are first used, which takes a second or two
 import numpy as np
-from scipy.fft import irfft, next_fast_len, rfft
-from scipy.signal.windows import hann
 
 from viper.media.sound import SAMPLE_RATE
 
@@ -63,6 +61,11 @@ def measure(samples: np.ndarray) -> Frames:
     odds = np.clip(strength, 0.001, 0.999)
     harmonics_to_noise = decibels(odds / (1 - odds))
     return Frames(cepstra, np.column_stack([spectral_shapes(power), harmonics_to_noise]), pitch)
+
+
+def frames_of(bounds: np.ndarray) -> list[slice]:
+    """Return the 10 ms frames of windows whose bounds are in samples; at least one each."""
+    return [slice(start, max(stop, start + 1)) for start, stop in bounds // HOP]
 
 
 def decibels(power: np.ndarray) -> np.ndarray:
@@ -155,6 +158,10 @@ def track_pitch(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _autocorrelation(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(T, lags) normalised autocorrelation, 1 at lag 0 and all 0 for a silent frame; (T,) power of the frames."""
+    # Not above: the encoders' names are learned by importing this, and scipy.signal takes half a second.
+    from scipy.fft import irfft, next_fast_len, rfft
+    from scipy.signal.windows import hann
+
     window = hann(PITCH_WINDOW)
     size = next_fast_len(2 * PITCH_WINDOW, real=True)
 

@@ -1,17 +1,19 @@
-"""Making pictures ready for a network as its own processor does: bytes on the host, arithmetic on the device."""
+"""Make pictures ready for a network as its own processor does: bytes on the host, arithmetic on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from viper.encoders.pretrained import explained, is_offline, local_or_hub
 from viper.files import digest_of
 from viper.logs import quiet_transformers
+
+if TYPE_CHECKING:
+    import torch
 
 # What of a processor's settings changes a picture; the rest is bookkeeping of the library's version.
 _SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "offset",
@@ -36,7 +38,7 @@ class Pixels:
 
     @cached_property
     def processor(self) -> Any:
-        """The model's own processor."""
+        """Return the model's own processor."""
         from transformers import AutoImageProcessor, AutoVideoProcessor
 
         folder, is_local = local_or_hub(self.model), is_offline()
@@ -50,11 +52,13 @@ class Pixels:
 
     @property
     def digest(self) -> str:
-        """Of the settings that change a picture."""
+        """Return a digest of the settings that change a picture."""
         return digest_of({key: value for key, value in self.processor.to_dict().items() if key in _SETTINGS})
 
     def resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(n, 3, H, W) uint8 of at least one picture: resized and cropped as the processor does."""
+        """Return (n, 3, H, W) uint8 of at least one picture, resized and cropped as the processor does."""
+        import torch
+
         keep = {"do_rescale": False, "do_normalize": False}
         if hasattr(self.processor, "offset"):
             keep["offset"] = False
@@ -66,7 +70,9 @@ class Pixels:
         return pixels.numpy()
 
     def place(self, device: torch.device) -> None:
-        """Makes `inputs` ready for that device."""
+        """Make `inputs` ready for that device."""
+        import torch
+
         processor = self.processor
         mean = torch.tensor(processor.image_mean if processor.do_normalize else [0.0] * 3, device=device)
         std = torch.tensor(processor.image_std if processor.do_normalize else [1.0] * 3, device=device)
@@ -78,5 +84,5 @@ class Pixels:
         self._mean, self._std = (mean + shift).view(3, 1, 1), std.view(3, 1, 1)
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the processor would give the network for these (..., 3, H, W) uint8: scaled and normalised, float32."""
+        """Return these (..., 3, H, W) uint8 as the processor gives them to the network: scaled, normalised, float32."""
         return (pixels.float() * self._scale - self._mean) / self._std

@@ -15,7 +15,7 @@ DEFAULT_STEP = 1.0  # seconds
 
 
 class ImportedEncoder(Encoder[Table, Table]):
-    """Passes tables on; every clip must have the channels of the first.
+    """Pass tables on; every clip must have the channels of the first.
 
     Parameters
     ----------
@@ -40,15 +40,25 @@ class ImportedEncoder(Encoder[Table, Table]):
         self._width, self._channels = example.tokens.shape[1], example.channels
         self._step, self._key = step_seconds, key
 
+    @classmethod
+    def made(cls, info: EncoderInfo) -> bool:
+        """Return whether the record is of features made elsewhere."""
+        return info.source == "files"
+
+    @classmethod
+    def from_record(cls, info: EncoderInfo, model: str | None) -> ImportedEncoder:
+        """Refuse: nothing here can make such features."""
+        raise UserError("its features were made elsewhere and brought in; no encoder here can make them")
+
     def info(self) -> EncoderInfo:
-        """The channels, and what the user said, are all that is known."""
+        """Return the channels and what the user said: all that is known."""
         options: dict[str, Any] = {"channels": list(self._channels)}
         told = {"step_seconds": self._step, "key": self._key}
         options |= {name: value for name, value in told.items() if value is not None}
         return EncoderInfo(self.kind, self.modality, self._width, options)
 
     def load(self, content: Table) -> Table:
-        """Checks the channels."""
+        """Check the channels."""
         if content.tokens.shape[1] != self._width:
             raise ClipError(f"{content.tokens.shape[1]} channels, while the first file has {self._width}")
         if content.channels != self._channels:
@@ -56,7 +66,7 @@ class ImportedEncoder(Encoder[Table, Table]):
         return content
 
     def encode(self, samples: list[Table], batch_size: int) -> list[Feature]:
-        """As they are."""
+        """Return them as they are."""
         return [Feature.make(sample.tokens, sample.mask, self._times(sample)) for sample in samples]
 
     def _times(self, sample: Table) -> np.ndarray:

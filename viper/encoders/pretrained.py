@@ -8,38 +8,37 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
 
-from viper.encoders.heads import is_head, is_table
+from viper.encoders.base import is_read
+from viper.encoders.checkpoint_heads import is_head, is_table
 from viper.errors import UserError
 from viper.logs import quiet_transformers
 
-# Parts of published architectures that no encoder here reads: the pooler of a ViT or RoBERTa, and what stands for
-# masked stretches of sound in the training of wav2vec 2.0 and its kin. Checkpoints often lack them.
-UNREAD_WEIGHTS = ("pooler", "masked_spec_embed")
-
-
-def is_read(weight: str) -> bool:
-    """Whether a weight of that name can make a difference to a feature."""
-    return not any(part in weight for part in UNREAD_WEIGHTS)
+if TYPE_CHECKING:
+    import torch
 
 
 def go_offline() -> None:
-    """From here on nothing asks the network. To be called before a library that would is imported."""
+    """Let nothing ask the network from here on. To be called before a library that would is imported."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 
 def is_offline() -> bool:
-    """Whether the user said so, with --offline or with HF_HUB_OFFLINE=1."""
+    """Return whether the user said so, with --offline or with HF_HUB_OFFLINE=1."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
+def is_model(name: str) -> bool:
+    """Return whether a name can be a model's that is no short name: a local folder or a hub id."""
+    return "/" in name or Path(name).is_dir()
+
+
 def local_or_hub(model: str) -> str:
-    """`model` as from_pretrained takes it; what looks like a path must be a folder that is there."""
+    """Return `model` as from_pretrained takes it; what looks like a path must be a folder that exists."""
     path = Path(model).expanduser()
     if path.is_dir():
         return str(path)
@@ -50,7 +49,7 @@ def local_or_hub(model: str) -> str:
 
 @contextlib.contextmanager
 def explained(model: str, option: str = "--model_name FOLDER") -> Iterator[None]:
-    """Turns the libraries' errors about weights into one line: what is wrong with the local ones, how to get others.
+    """Turn the libraries' errors about weights into one line: what is wrong with local ones, how to get others.
 
     `option` is what to type once the weights are here.
     """
@@ -60,13 +59,13 @@ def explained(model: str, option: str = "--model_name FOLDER") -> Iterator[None]
         if Path(model).exists():
             raise UserError(f"{model}: the model cannot be loaded from there ({_reason(error)})") from error
         raise UserError(
-            f"the weights of {model!r} cannot be had here ({_reason(error)}). On a machine with internet run "
+            f"weights for {model!r} are not available on this machine ({_reason(error)}). Where there is internet run "
             f"`hf download {model} --local-dir FOLDER`, copy the folder here and give `{option}`"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """A library's message on one line, cut where it begins to list what else there is."""
+    """Return a library's message on one line, cut where it begins to list what else there is."""
     if isinstance(error, UnpicklingError) or "weights_only" in str(error):  # torch's advice is to let it run
         return "damaged, or more than plain tensors"
     text = " ".join(str(error).split()) or type(error).__name__
@@ -74,7 +73,7 @@ def _reason(error: Exception) -> str:
 
 
 def load_config(model: str) -> Any:
-    """The config of a transformers checkpoint."""
+    """Return the config of a transformers checkpoint."""
     from transformers import AutoConfig
 
     with quiet_transformers(), explained(model):
@@ -82,12 +81,14 @@ def load_config(model: str) -> Any:
 
 
 def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
-    """A frozen model in eval mode, float32.
+    """Return a frozen model in eval mode, float32.
 
     A weight the checkpoint lacks, or has in another shape, would be random and every feature with it; one that the
     network has no place for would be dropped. Both are a UserError. Only what no encoder here reads may be missing, and
-    only that, heads and tables (viper.encoders.heads) may be dropped. Code from a hub is never run.
+    only that, heads and tables (viper.encoders.checkpoint_heads) may be dropped. Code from a hub is never run.
     """
+    import torch
+
     with quiet_transformers(), explained(model):
         loaded, report = auto_class.from_pretrained(
             local_or_hub(model),
@@ -113,10 +114,12 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
 
 
 def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint file: a state dict, or one under `model_state_dict` or `state_dict`.
+    """Return the tensors of a checkpoint file: a state dict, or one under `model_state_dict` or `state_dict`.
 
     .safetensors, or .pt read with weights_only=True: a pickle that wants to run code is refused with a UserError.
     """
+    import torch
+
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
@@ -137,7 +140,7 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def choose_hidden(output: Any, layer: int, model: str) -> torch.Tensor:
-    """The hidden states of one layer: -1 the model's last (after its final norm), k the k-th (0: the embeddings)."""
+    """Return the hidden states of one layer: -1 the last (after the final norm), k the k-th (0: the embeddings)."""
     if layer == -1:
         return output.last_hidden_state
     n_states = len(output.hidden_states)

@@ -1,41 +1,61 @@
-"""Which encoders there are, by modality and short name, and what each needs to run."""
+"""The registry of encoders: the classes in this folder, found by short name, by model, or by the record of features.
+
+A new encoder is a new module here and nothing else: each is imported to see which encoders it has, and each encoder
+says the rest itself (viper.encoders.base.Encoder).
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import pkgutil
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from viper import encoders
+from viper.encoders.base import Encoder, ShortName, parameters_of
+from viper.errors import UserError
+from viper.store import EncoderInfo
 
 if TYPE_CHECKING:
-    from viper.store import EncoderInfo
+    from viper.engine.device import Runtime
 
-# By this among its options, a digest, encoder.json says that it was a user's own encoder.
-SOURCE_CODE = "source_code"
+AnyEncoder = Encoder[Any, Any]
+
+# In this order they are listed. An encoder of any other modality is named in every command that gives what it reads.
+MODALITIES = ("visual", "audio", "textual", "FAU")
+# Which command gives an encoder what it reads.
+COMMANDS = {
+    "frames": "extract_visual_features",
+    "sound": "extract_audio_features",
+    "subtitles": "extract_textual_features with --subtitles",
+}
 
 
 @dataclass(frozen=True)
 class Registered:
-    """One short name a user can give as a model.
+    """A short name, and the encoder that has it."""
 
-    Attributes
-    ----------
-    modality, name : what it is for and called.
-    model : the hub id it stands for; empty where no weights are needed or the library brings its own way.
-    summary : one line for people.
-    weights : hub ids whose files must be here for it to run.
-    packages : importable modules it needs beyond the base.
-    extra : the extra of viper that installs those packages; empty where viper itself does.
-    default : whether the command takes it when no name is given.
-    """
+    short: ShortName
+    encoder: type[AnyEncoder]
 
-    modality: str
-    name: str
-    summary: str
-    model: str = ""
-    weights: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()
-    extra: str = ""
-    default: bool = False
+    @property
+    def name(self) -> str:
+        """What --model_name takes."""
+        return self.short.name
+
+    @property
+    def modality(self) -> str:
+        """The modality it is made for."""
+        return self.encoder.modality
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The hub ids of all weights that must be here for it to run."""
+        return (*([self.short.hub_id] if self.short.hub_id else []), *self.short.weights)
 
     @property
     def is_weight_free(self) -> bool:
@@ -43,61 +63,141 @@ class Registered:
         return not self.weights
 
 
-CLIP_HUB = "timm/vit_base_patch32_clip_224.openai"
-FAU_HUB = "py-feat/face_multitask_v2"
-ROBERTA = "FacebookAI/roberta-base"
+def encoder_classes() -> list[type[AnyEncoder]]:
+    """Return the encoders of the modules in this folder, those that are not made for one modality first.
+
+    Within a modality: the default's, those with weights, those without, and those that need an extra of viper.
+    """
+    found = []
+    for name in sorted(module.name for module in pkgutil.iter_modules(encoders.__path__)):
+        module = import_module(f"{encoders.__name__}.{name}")
+        found += [
+            value for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, Encoder) and value.__module__ == module.__name__
+            and not inspect.isabstract(value)
+        ]  # fmt: skip
+    return sorted(found, key=_rank)
 
 
-def _pretrained(modality: str, name: str, model: str, summary: str, default: bool = False) -> Registered:
-    return Registered(modality, name, summary, model, (model,), ("transformers",), default=default)
+def _rank(encoder: type[AnyEncoder]) -> tuple[int, str, bool, bool, bool]:
+    modality = _modality(encoder)
+    place = -1 if modality is None else MODALITIES.index(modality) if modality in MODALITIES else len(MODALITIES)
+    entries = _entries(encoder)
+    is_default = any(entry.short.is_default for entry in entries)
+    is_weight_free = all(entry.is_weight_free for entry in entries)
+    return place, modality or "", not is_default, is_weight_free, bool(encoder.extra)
 
 
-REGISTRY = (
-    _pretrained("visual", "vit-base", "google/vit-base-patch16-224-in21k", "ViT-B/16, ImageNet-21k, 768", True),
-    _pretrained("visual", "vit-age", "nateraw/vit-age-classifier", "ViT-B/16 trained on faces' ages, 768"),
-    _pretrained("visual", "videomae-base", "MCG-NJU/videomae-base", "VideoMAE-B, 16 frames, without labels, 768"),
-    _pretrained("visual", "videomae-k400", "MCG-NJU/videomae-base-finetuned-kinetics", "VideoMAE-B, Kinetics, 768"),
-    _pretrained("visual", "timesformer-base", "facebook/timesformer-base-finetuned-k400", "TimeSformer, 8 frames, 768"),
-    _pretrained("visual", "vivit-base", "google/vivit-b-16x2-kinetics400", "ViViT-B/16x2, 32 frames, 768"),
-    Registered("visual", "hog", "histograms of oriented gradients, 1764"),
-    _pretrained("audio", "wavlm-base-plus-sv", "microsoft/wavlm-base-plus-sv", "WavLM x-vector, 512", True),
-    _pretrained("audio", "wav2vec2-base", "facebook/wav2vec2-base", "wav2vec 2.0, 768"),
-    _pretrained("audio", "hubert-base", "facebook/hubert-base-ls960", "HuBERT, 768"),
-    Registered("audio", "logmel", "statistics of log-mel bands, 192", packages=("librosa",)),
-    Registered("audio", "acoustic", "a voice's cepstra, spectrum, pitch and voicing, 257", packages=("librosa",)),
-    Registered(
-        "audio", "egemaps", "eGeMAPS v02 by opensmile (licence: research only), 88",
-        packages=("opensmile",), extra="opensmile",
-    ),
-    Registered(
-        "textual", "clip", "CLIP picks each frame's best prompt, RoBERTa encodes it, 768",
-        weights=(CLIP_HUB, ROBERTA), packages=("open_clip", "transformers"), default=True,
-    ),
-    _pretrained("textual", "roberta-base", ROBERTA, "RoBERTa on subtitles, 768"),
-    Registered("textual", "hashed", "hashed words of subtitles, 256", packages=("sklearn",)),
-    Registered(
-        "FAU", "multitask", "py-feat: 20 action units and 7 emotions, 27",
-        weights=(FAU_HUB,), packages=("feat",), default=True,
-    ),
-    Registered("FAU", "landmarks", "landmark geometry and texture of face crops, 53"),
-)  # fmt: skip
+def _modality(encoder: type[AnyEncoder]) -> str | None:
+    """Return the modality an encoder is made for; None for one that takes its modality from what it is given."""
+    modality = getattr(encoder, "modality", None)
+    return modality if isinstance(modality, str) else None
 
 
-def find(modality: str, name: str) -> Registered | None:
-    """The registered encoder of that short name; None for a hub id or a folder."""
-    return next((entry for entry in REGISTRY if (entry.modality, entry.name) == (modality, name)), None)
+def _entries(encoder: type[AnyEncoder]) -> list[Registered]:
+    """Return the names of an encoder: its own, not those of the class it is derived from; or else its kind."""
+    if _modality(encoder) is None:
+        return []
+    names = vars(encoder).get("names", ())
+    summary = (inspect.getdoc(encoder) or "").split("\n")[0]
+    return [Registered(name, encoder) for name in names or [ShortName(encoder.kind, summary)]]
 
 
-def short_names(modality: str) -> list[str]:
-    """The short names of a modality."""
-    return [entry.name for entry in REGISTRY if entry.modality == modality]
+def registered(modality: str | None = None) -> list[Registered]:
+    """Return every short name, or those of a modality, in the order they are listed."""
+    entries = [entry for encoder in encoder_classes() for entry in _entries(encoder)]
+    return [entry for entry in entries if modality in (None, entry.modality)]
 
 
-def is_own_name(model_name: str) -> bool:
-    """Whether a model is named as a Python file of the user's, with or without a class."""
-    return re.search(r"\.py(:|$)", model_name) is not None
+def choose_encoder(modality: str, reads: str, options: Mapping[str, Any]) -> AnyEncoder:
+    """Return the encoder that a command's options ask for, not yet prepared.
+
+    Parameters
+    ----------
+    modality : the command's.
+    reads : the content there is: "frames", "sound" or "subtitles".
+    options : the command's, by name; `model_name` is a short name, a hub id, a local folder or FILE.py:Class.
+
+    Raises
+    ------
+    UserError : no encoder takes that model, or not this content, or not one of the options.
+    """
+    name = str(options["model_name"])
+    encoder, model = _find(modality, reads, name)
+    for other in encoder_classes():
+        if _modality(encoder) is None or _modality(other) != modality:
+            continue
+        for option in other.own_options.keys() - parameters_of(encoder).keys():
+            if options.get(option) not in (None, parameters_of(other)[option].default):
+                raise UserError(f"--{option} {options[option]}: {name} {other.own_options[option]}")
+    return encoder.from_options({**options, "reads": reads}, model)
 
 
-def is_own(info: EncoderInfo) -> bool:
-    """Whether features were made by a user's own encoder, whatever it is called."""
-    return SOURCE_CODE in info.options
+def _find(modality: str, reads: str, name: str) -> tuple[type[AnyEncoder], str]:
+    """Return the encoder of a name, and the model it is to be built from: a hub id, a folder, a file or nothing."""
+    classes = [encoder for encoder in encoder_classes() if _serves(encoder, modality)]
+    entries = [entry for encoder in classes for entry in _entries(encoder)]
+    entry = next((entry for entry in entries if entry.name == name), None)
+    if entry is not None and entry.encoder.reads == reads:
+        return entry.encoder, entry.short.hub_id
+    # What a short name stands for may also be read by another encoder: the words of a prompt as those of subtitles.
+    model = entry.short.hub_id if entry else name
+    defaults = {entry.encoder for entry in entries if entry.short.is_default}
+    for encoder in sorted(classes, key=lambda encoder: encoder in defaults):
+        if model and getattr(encoder, "reads", reads) == reads and encoder.matches(model):
+            return encoder, model
+    if entry is not None:
+        wants, own = entry.encoder.reads, [other.name for other in entries if other.encoder.reads == reads]
+        if (wants, modality) == ("subtitles", "textual"):
+            advice = "give --subtitles FOLDER"
+        elif entry.modality == modality and own:
+            advice = f"for {reads} give {' or '.join(own)}"
+        else:
+            advice = f"use {COMMANDS[wants]}"
+        raise UserError(f"--model_name {name}: reads {wants}, not {reads}; {advice}")
+    known = [entry.name for entry in entries]
+    if any(entry.short.hub_id for entry in entries):
+        known += ["a local folder", "a hub id (owner/name)"]
+    raise UserError(f"--model_name {name}: must be {', '.join(known[:-1])} or {known[-1]}")
+
+
+def _serves(encoder: type[AnyEncoder], modality: str) -> bool:
+    own = _modality(encoder)
+    return own is None or own == modality or own not in MODALITIES
+
+
+def recorded_encoder(info: EncoderInfo, runtime: Runtime, model: str | None = None) -> AnyEncoder:
+    """Return the encoder that made features with this record, prepared, and proved to be the same.
+
+    Parameters
+    ----------
+    info : the content of encoder.json, as a checkpoint keeps it too.
+    runtime : where it is to run.
+    model : another name or folder of its weights on this machine; of CLIP and a text encoder both, "CLIP + TEXT". None:
+        the recorded one.
+
+    Raises
+    ------
+    UserError : it cannot be built from its record (features made elsewhere); its weights or packages are not here; or
+        what is here would give other features. One line, which says so and what to do.
+    """
+    made_by = next((encoder for encoder in encoder_classes() if encoder.made(info)), None)
+    if made_by is None:
+        raise UserError(f"its features were made by an encoder {info.encoder!r} that this version of viper lacks")
+    try:
+        encoder = made_by.from_record(info, model)
+        encoder.prepare(runtime)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the record of its encoder is not complete ({type(error).__name__}: {error})") from error
+    difference = info.difference(dataclasses.replace(encoder.info(), source=info.source))
+    if difference:
+        raise UserError(f"the encoder here does not match the one that made its features ({difference})")
+    return encoder
+
+
+def in_words_of(error: UserError, name: str) -> str:
+    """Return what is wrong with a modality's encoder, naming the option of `predict`, not the extracting command's."""
+    text = re.sub(r"`--\w+ FOLDER[^`]*`", f"`--models {name}=FOLDER`", str(error))
+    if "--models" in text or not re.search("model|weights|encoder here", text):
+        return text
+    return f"{text}; give the one it was made with: --models {name}=FOLDER"

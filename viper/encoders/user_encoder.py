@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import json
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -16,24 +16,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from viper.encoders.base import Encoder
-from viper.encoders.registry import SOURCE_CODE
-from viper.engine.device import Runtime
+from viper.encoders.base import Encoder, arguments_of
+from viper.encoders.registry import COMMANDS
 from viper.errors import ClipError, OutputError, UserError
 from viper.files import digest_of
 from viper.store import EncoderInfo, Feature
 
-# Which command gives an encoder what it reads.
-COMMANDS = {
-    "frames": "extract_visual_features",
-    "sound": "extract_audio_features",
-    "subtitles": "extract_textual_features with --subtitles",
-}
-# What encoder.json says of an own encoder, among its options.
-CLASS, ARGUMENTS = "class", "arguments"
-_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+if TYPE_CHECKING:
+    from viper.engine.device import Runtime
+
+# What encoder.json says of a user's own encoder, among its options; the code by a digest.
+CLASS, SOURCE_CODE, ARGUMENTS = "class", "source_code", "arguments"
+
+
+def is_own_name(model_name: str) -> bool:
+    """Return whether a model is named as a Python file of the user's, with or without a class."""
+    return re.search(r"\.py(:|$)", model_name) is not None
+
+
+def is_own(info: EncoderInfo) -> bool:
+    """Return whether features were made by a user's own encoder, whatever it is called."""
+    return SOURCE_CODE in info.options
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,11 @@ class Code:
 
     @property
     def digest(self) -> str:
-        """A short digest of the text."""
+        """Return a short digest of the text."""
         return digest_of(self.text)
 
     def module(self) -> ModuleType:
-        """The module, run once in each process. What running it raises, it raises."""
+        """Return the module, run once in each process. What running it raises, this raises."""
         # The same name in every process: what the user's classes make is pickled by it.
         name = f"viper_own_{digest_of([str(self.path), self.text])}"
         if name not in sys.modules:
@@ -65,7 +70,7 @@ class Code:
 
 
 def load_own(model_name: str, options: Mapping[str, Any], reads: str, option: str = "--model_name ") -> OwnEncoder:
-    """The encoder that FILE.py:Class names.
+    """Return the encoder that FILE.py:Class names.
 
     Parameters
     ----------
@@ -84,10 +89,13 @@ def load_own(model_name: str, options: Mapping[str, Any], reads: str, option: st
     with _as_user_error(code):
         found = getattr(code.module(), name, None)
     if not (isinstance(found, type) and issubclass(found, Encoder)):
-        problem = f"there is no class {name} in it" if found is None else f"{name} is no subclass of viper.Encoder"
+        problem = f"there is no class {name} in it" if found is None else f"{name} is not a subclass of viper.Encoder"
         raise UserError(f"{where}: {problem}")
     _check_class(found, reads, where)
-    arguments = _arguments(found, options, where)
+    arguments = {
+        name: str(value) if isinstance(value, Path) else value  # as JSON holds it
+        for name, value in arguments_of(found, options, where).items()
+    }
     with _as_user_error(code):
         encoder = found(**arguments)
     return OwnEncoder(encoder, code, model_name, arguments)
@@ -116,6 +124,31 @@ class OwnEncoder(Encoder[Any, Any]):
         self._device = copy.copy(encoder)
         self._precision = ""
 
+    @classmethod
+    def matches(cls, model: str) -> bool:
+        """Take a Python file."""
+        return is_own_name(model)
+
+    @classmethod
+    def made(cls, info: EncoderInfo) -> bool:
+        """Return whether the record has a digest of code."""
+        return is_own(info)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], model: str) -> OwnEncoder:
+        """Run the file; its class gets the options that its constructor has parameters for."""
+        return load_own(model, options, options["reads"])
+
+    @classmethod
+    def from_record(cls, info: EncoderInfo, model: str | None) -> OwnEncoder:
+        """Run the file that the user names now; what a record names is never run, for it may be anybody's."""
+        if model is None:
+            raise UserError(
+                f"its features were made by a user's own encoder, {info.model}; give --models NAME=FILE.py:Class"
+            )
+        reads = "frames" if info.source == "faces" else info.source
+        return load_own(model, info.options[ARGUMENTS], reads, "--models NAME=")
+
     def __reduce__(self) -> tuple[Any, ...]:
         # The code comes first: the rest can only be read once its classes are known.
         return _with_code, (self._code,), {**self.__dict__, "_device": None}
@@ -125,14 +158,14 @@ class OwnEncoder(Encoder[Any, Any]):
         self._device = copy.copy(self._host)
 
     def prepare(self, runtime: Runtime) -> None:
-        """As the user's does; what goes wrong is a UserError."""
+        """Do as the user's does; what goes wrong is a UserError."""
         with _as_user_error(self._code):
             self._device.prepare(runtime)
         if type(self._device).prepare is not Encoder.prepare:
             self._precision = runtime.precision_name
 
     def info(self) -> EncoderInfo:
-        """What the user's says, with its class, its constructor's arguments and a digest of the code."""
+        """Return what the user's says, with its class, its constructor's arguments and a digest of the code."""
         with _as_user_error(self._code):
             info = self._device.info()
         if not isinstance(info, EncoderInfo) or type(info.width) is not int or info.width < 1:
@@ -151,12 +184,12 @@ class OwnEncoder(Encoder[Any, Any]):
         )
 
     def load(self, content: Any) -> Any:
-        """As the user's does; what goes wrong is a ClipError."""
+        """Do as the user's does; what goes wrong is a ClipError."""
         with _as_clip_error(self._code):
             return self._host.load(content)
 
     def encode(self, samples: list[Any], batch_size: int) -> list[Feature]:
-        """As the user's does; what goes wrong is a ClipError, and an answer that cannot be right a UserError."""
+        """Do as the user's does; what goes wrong is a ClipError, an answer that cannot be right a UserError."""
         with _as_clip_error(self._code):
             features = self._device.encode(samples, batch_size)
         if not isinstance(features, list) or not all(isinstance(feature, Feature) for feature in features):
@@ -172,7 +205,7 @@ class OwnEncoder(Encoder[Any, Any]):
         return features
 
     def size(self, sample: Any) -> int:
-        """As the user's says; what goes wrong is a UserError."""
+        """Return what the user's says; what goes wrong is a UserError."""
         with _as_user_error(self._code):
             return int(self._device.size(sample))
 
@@ -181,7 +214,7 @@ class OwnEncoder(Encoder[Any, Any]):
 
 
 def _with_code(code: Code) -> OwnEncoder:
-    """An OwnEncoder still to be filled, in a process that now knows the classes of its code."""
+    """Return an OwnEncoder still to be filled, in a process that now knows the classes of its code."""
     code.module()
     return OwnEncoder.__new__(OwnEncoder)
 
@@ -209,18 +242,6 @@ def _check_class(found: type[Encoder[Any, Any]], reads: str, where: str) -> None
         raise UserError(f"{where}: {found.__name__} reads {wants}, but would get {reads} here; use {COMMANDS[wants]}")
 
 
-def _arguments(found: type[Encoder[Any, Any]], options: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Those of the options that the constructor has parameters for, as JSON holds them."""
-    arguments = {}
-    for name, parameter in inspect.signature(found).parameters.items():
-        if name in options:
-            value = options[name]
-            arguments[name] = str(value) if isinstance(value, Path) else value
-        elif parameter.default is parameter.empty and parameter.kind not in _ANY_NUMBER:
-            raise UserError(f"{where}: {found.__name__} wants {name}, which is no option here; give it a default")
-    return arguments
-
-
 @contextmanager
 def _as_clip_error(code: Code) -> Iterator[None]:
     try:
@@ -242,7 +263,7 @@ def _as_user_error(code: Code) -> Iterator[None]:
 
 
 def _told(error: Exception, code: Code) -> str:
-    """The error with the line of the user's file in which it arose."""
+    """Return the error with the line of the user's file in which it arose."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(code.path)]
     message = str(error)
     if isinstance(error, SyntaxError) and error.filename == str(code.path):

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 
-from viper.encoders.base import Encoder, split_like, weights_fingerprint
+from viper.encoders.base import Encoder, ShortName, split_like, weights_fingerprint
 from viper.encoders.pixels import Pixels
-from viper.encoders.pretrained import choose_hidden, load_config, load_transformers_model
-from viper.engine.device import MOST_ON_CPU, DeviceBatches, Runtime
+from viper.encoders.pretrained import choose_hidden, is_model, load_config, load_transformers_model
 from viper.errors import UserError
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
+
+if TYPE_CHECKING:
+    import torch
+
+    from viper.engine.device import Runtime
 
 # The video networks that are read here, and whether they have a class token.
 HAS_CLASS_TOKEN = {"videomae": False, "timesformer": True, "vivit": True}
 
 
 def is_video(model: str) -> bool:
-    """Whether a checkpoint's config is a video network's: one transformers has a video classifier of."""
+    """Return whether a checkpoint's config is a video network's: one transformers has a video classifier for."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 
     return load_config(model).model_type in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 
 
 def window_frames(n_frames: int, n_windows: int, length: int) -> np.ndarray:
-    """Which frames of a clip its windows are made of: (n_windows, length) int64, in order.
+    """Return which frames of a clip its windows are made of: (n_windows, length) int64, in order.
 
     The clip is cut into n_windows equal parts, one after another, and each into `length`; of each of those the frame in
     its middle is taken. Where a part has fewer frames than `length` they are repeated, and where the clip has fewer
@@ -40,7 +44,7 @@ def window_frames(n_frames: int, n_windows: int, length: int) -> np.ndarray:
 
 
 def show_faces(windows: np.ndarray, frames: Frames) -> np.ndarray:
-    """Puts the nearest frame of its window with a face in the place of each without; in place.
+    """Put the nearest frame of its window with a face in the place of each without; in place.
 
     A frame without a face shows something else, and one left out would make the others move faster: a still does
     neither.
@@ -97,6 +101,14 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
     """
 
     kind: ClassVar[str] = "video"
+    names = (
+        ShortName("videomae-base", "VideoMAE-B, 16 frames, without labels, 768", "MCG-NJU/videomae-base"),
+        ShortName("videomae-k400", "VideoMAE-B, Kinetics, 768", "MCG-NJU/videomae-base-finetuned-kinetics"),
+        ShortName("timesformer-base", "TimeSformer, 8 frames, 768", "facebook/timesformer-base-finetuned-k400"),
+        ShortName("vivit-base", "ViViT-B/16x2, 32 frames, 768", "google/vivit-b-16x2-kinetics400"),
+    )
+    packages = ("transformers",)
+    own_options: ClassVar[Mapping[str, str]] = {"n_windows": "reads one frame at a time, not windows"}
     modality = "visual"
     reads: ClassVar[str] = "frames"
 
@@ -109,26 +121,31 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
         self._network: Any = None
         self._width = 0
 
+    @classmethod
+    def matches(cls, model: str) -> bool:
+        """Take what its config says is a video network."""
+        return is_model(model) and is_video(model)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_network": None}
 
     @cached_property
     def config(self) -> Any:
-        """The checkpoint's config. That of a video network which is not read here is a UserError."""
+        """Return the checkpoint's config. A video network that is not supported is a UserError."""
         config = load_config(self.model)
         if config.model_type not in HAS_CLASS_TOKEN:
             known = ", ".join(HAS_CLASS_TOKEN)
-            raise UserError(f"{self.model}: of video networks {known} are read, not {config.model_type}")
+            raise UserError(f"{self.model}: is a {config.model_type}; the video networks that are read are {known}")
         return config
 
     @property
     def length(self) -> int:
-        """Frames the network wants in a window."""
+        """Return the frames the network wants in a window."""
         return int(self.config.num_frames)
 
     @property
     def is_classifier(self) -> bool:
-        """Whether the checkpoint has a classifier's head."""
+        """Return whether the checkpoint has a classifier's head."""
         return any(name.endswith("ForVideoClassification") for name in self.config.architectures or [])
 
     def _pool(self, pool: str) -> str:
@@ -140,14 +157,16 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
         return ("cls" if reads_first else "mean") if pool == "auto" else pool
 
     def prepare(self, runtime: Runtime) -> None:
-        """Loads the weights; the width is what the network answers for a black window."""
+        """Load the weights; the width is what the network answers for a black window."""
         from transformers import AutoModel, AutoModelForVideoClassification
+
+        from viper.engine.device import MOST_ON_CPU, DeviceBatches
 
         # With its head a classifier's every weight has its place, and `fc_norm` can be had.
         auto_class = AutoModelForVideoClassification if self.is_classifier else AutoModel
         loaded: Any = load_transformers_model(auto_class, self.model)
         norm = getattr(loaded, "fc_norm", None) if (self.layer, self.pool) == (-1, "mean") else None
-        network = _Tokens(loaded.base_model, norm, self.layer, self.pool, self.model)
+        network = _pooled(loaded.base_model, norm, self.layer, self.pool, self.model)
         self._fingerprint = weights_fingerprint(network)
         self._network, self._precision = runtime.place(network), runtime.precision_name
         self._batches = DeviceBatches(runtime, max(1, MOST_ON_CPU // self.length))
@@ -160,7 +179,7 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
         self._width = token.shape[1]
 
     def info(self) -> EncoderInfo:
-        """Weights, the processor's settings, layer, pooling and windows decide the values."""
+        """Return what decides the values: weights, the processor's settings, layer, pooling and windows."""
         options = {
             "weights": self._fingerprint, "processor": self.pixels.digest, "layer": self.layer, "pool": self.pool,
             "n_windows": self.n_windows, "n_frames": self.length,
@@ -168,11 +187,11 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
         return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)
 
     def size(self, sample: WindowSample) -> int:
-        """Frames that are looked at."""
+        """Return the number of frames that are looked at."""
         return len(sample) * self.length
 
     def load(self, content: Frames) -> WindowSample:
-        """Chooses each window's frames, and makes those ready that are in any."""
+        """Choose each window's frames, and make those ready that are in any."""
         if not len(content.images):
             return WindowSample(np.zeros((0, 1), np.uint8), np.zeros((0, self.length), np.int64),
                                 np.zeros(self.n_windows), np.zeros(self.n_windows, bool))  # fmt: skip
@@ -183,7 +202,9 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
         return WindowSample(rows, places.reshape(-1, self.length), content.times[windows].mean(axis=1), seen)
 
     def encode(self, samples: list[WindowSample], batch_size: int) -> list[Feature]:
-        """One token a window. As many windows go through together, from any clips, as have `batch_size` frames."""
+        """Return one token a window. Windows of any clips go through together, as many as have `batch_size` frames."""
+        import torch
+
         windows = [(sample.rows, window) for sample in samples for window in sample.windows]
         tokens = np.zeros((len(windows), self._width), np.float32)
         if windows:
@@ -197,21 +218,25 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
         return features
 
     def _forward(self, windows: list[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
+        import torch
+
         pixels = torch.from_numpy(np.stack([rows[window] for rows, window in windows]))
         return self._network(self.pixels.inputs(self._batches.to_device(pixels)))
 
 
-class _Tokens(torch.nn.Module):
-    """A video network and what makes one token of each window's (B, F, 3, H, W)."""
+def _pooled(base: Any, norm: torch.nn.Module | None, layer: int, pool: str, model: str) -> torch.nn.Module:
+    """Return a video network that makes one token (B, D) of each window's pixels (B, F, 3, H, W)."""
+    import torch
 
-    def __init__(self, base: Any, norm: torch.nn.Module | None, layer: int, pool: str, model: str) -> None:
-        super().__init__()
-        self.base, self.norm = base, norm
-        self._layer, self._pool, self._model = layer, pool, model
+    class Pooled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base, self.norm = base, norm
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, D)."""
-        output = self.base(pixel_values=pixels, output_hidden_states=self._layer != -1)
-        hidden = choose_hidden(output, self._layer, self._model)
-        tokens = hidden[:, 0] if self._pool == "cls" else hidden.float().mean(dim=1)
-        return tokens if self.norm is None else self.norm(tokens)
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            output = self.base(pixel_values=pixels, output_hidden_states=layer != -1)
+            hidden = choose_hidden(output, layer, model)
+            tokens = hidden[:, 0] if pool == "cls" else hidden.float().mean(dim=1)
+            return tokens if self.norm is None else self.norm(tokens)
+
+    return Pooled()

@@ -1,19 +1,20 @@
-"""What every way to run a stage shares: the job, the options, what came of it, and one clip's fault kept its own."""
+"""What every way to run a stage shares: the job, the options, the summary, and errors that stay with their clip."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from viper.engine.failures import Failure
 from viper.engine.pool import attempt
-from viper.engine.shards import Shard
 from viper.errors import OutputError, UserError
 
 
 class Item(Protocol):
-    """What the engine needs to know of a clip."""
+    """What the engine needs to know about a clip."""
 
     @property
     def id(self) -> str:
@@ -28,7 +29,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass
 class Job(Generic[ItemT, SampleT, ResultT]):
-    """What a stage does with a clip. Everything in it can be pickled, to be run elsewhere.
+    """What a stage does with a clip. Everything in it can be pickled, to run in other processes.
 
     Attributes
     ----------
@@ -58,29 +59,53 @@ class Job(Generic[ItemT, SampleT, ResultT]):
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """How jobs are run.
+class Shard:
+    """Part `number` of `count`, counted from 1, of the clips: for jobs that run side by side and know nothing else.
 
-    Attributes
-    ----------
-    n_workers : worker processes; -1: chosen by the machine, 0: none.
-    incremental : skip the clips that are done.
-    shard : do only this part of the clips.
-    clip_timeout : seconds a worker may take to load a clip; 0: for ever.
-    engine : "local", in this process and its workers; or "ray".
-    ray_address : of a running Ray cluster; None: one is started here.
-    num_gpus : with Ray: encoders in all, each on a GPU of its own; 0: on processors.
+    A clip's id alone decides its shard, not its place among the clips: what a folder lists may differ from job to job,
+    as when another job is still writing to it. Shards are disjoint, complete, and nearly of one size.
     """
 
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Return the shard written as "k/n"; an empty text is all clips. Anything else is a UserError."""
+        if not text:
+            return cls(1, 1)
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise UserError(f"--shard {text}: must be k/n, such as 3/16, with k from 1 to n")
+        return cls(int(match[1]), int(match[2]))
+
+    def has(self, clip: str) -> bool:
+        """Return whether the clip of that id belongs to it."""
+        digest = hashlib.blake2b(clip.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        return int.from_bytes(digest) % self.count == self.number - 1
+
+
+@dataclass(kw_only=True)
+class EngineOptions:
+    """How a stage goes over its clips; the commands of stages inherit these options. Wrong ones are a UserError."""
+
     n_workers: int = -1
+    """Processes that read and prepare clips; 0: none beside this one; -1: one per core."""
     incremental: bool = True
-    shard: Shard | None = None
+    """Skip clips whose output exists, is valid and up to date."""
+    shard: str = ""
+    """Do only part k of n of the clips, written k/n, such as 3/16: for job arrays. A clip's id decides its part."""
     clip_timeout: float = 600.0
+    """Seconds a process may take to read and prepare a clip; then the clip has failed. 0: no limit."""
     engine: Literal["local", "ray"] = "local"
+    """local: on this machine; ray: on Ray Data, on one machine or on many (pip install 'viper[ray]')."""
     ray_address: str | None = None
+    """Address of a running Ray cluster: auto, or host:port. Without it a Ray is started here."""
     num_gpus: int = 0
+    """With Ray: how many GPUs the model runs on, each with a copy of it; 0: on processors."""
 
     def __post_init__(self) -> None:
+        Shard.parse(self.shard)
         if self.n_workers < -1:
             raise UserError(f"--n_workers {self.n_workers}: 0 (none), a number of processes, or -1 (chosen)")
         if self.clip_timeout < 0:
@@ -93,7 +118,7 @@ class EngineOptions:
 
 @dataclass
 class Summary:
-    """What came of a run; `device_seconds` of its `seconds` went by in `encode`."""
+    """How a run ended; `device_seconds` of its `seconds` were spent in `encode`."""
 
     stage: str
     done: int = 0
@@ -133,7 +158,7 @@ Outcome = tuple[int, ItemT, Exception | None]
 
 
 def save_result(save: Callable[[Any, Any], None], item: Any, result: Any) -> None:
-    """Saves a clip's result; what the system says against it is an OutputError, for it is not the clip's fault."""
+    """Save a clip's result; an error of the system is an OutputError, since it is not the clip's fault."""
     try:
         save(item, result)
     except OSError as error:
@@ -141,7 +166,7 @@ def save_result(save: Callable[[Any, Any], None], item: Any, result: Any) -> Non
 
 
 def encode_batch(encode: Callable[[list[Any]], list[Any]], clips: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """(clip, result or exception) of each (clip, sample): one clip's fault must not cost the others of its batch."""
+    """Return (clip, result or exception) for each (clip, sample): a clip's fault must cost no other of its batch."""
     results = attempt(encode, [sample for _, sample in clips])
     if not isinstance(results, Exception):
         return [(item, result) for (item, _), result in zip(clips, results, strict=True)]
@@ -152,6 +177,6 @@ def encode_batch(encode: Callable[[list[Any]], list[Any]], clips: Sequence[tuple
 
 
 def raise_if_fatal(outcome: Any) -> None:
-    """A wrong option or an output that cannot be written stops the run; anything else is the clip's own failure."""
+    """Raise what stops a run: a wrong option or an output that cannot be written. Other errors are the clip's own."""
     if isinstance(outcome, UserError | OutputError):
         raise outcome

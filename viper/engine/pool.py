@@ -6,7 +6,9 @@ import contextlib
 import math
 import multiprocessing
 import os
+import pickle
 import signal
+import struct
 import sys
 import threading
 import time
@@ -18,7 +20,6 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from viper.engine import channel
 from viper.errors import ClipError, OutputError, UserError, WorkerError
 from viper.logs import start_logging
 
@@ -29,12 +30,15 @@ GRACE_SECONDS = 3.0
 # A process may be killed for the memory that others take: a clip is blamed when it happens to it again.
 MAX_TRIES = 2
 MAX_FALSE_STARTS = 3
+# Arrays travel in pieces: `recv_bytes_into` first collects a whole message elsewhere, which for 29 MB takes four times
+# as long.
+PIECE_BYTES = 1 << 19
 
 _is_working = False
 
 
 def resolve_workers(n_workers: int, n_items: int) -> int:
-    """How many processes: as asked; when -1, one a core, and none for so few clips that starting them costs more."""
+    """Return how many processes: as asked; -1: one per core, none for so few clips that starting them takes longer."""
     if n_workers == -1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         n_workers = 0 if n_items < FEW_ITEMS else cores
@@ -42,7 +46,7 @@ def resolve_workers(n_workers: int, n_items: int) -> int:
 
 
 def attempt(function: Callable[[Any], Any], argument: Any) -> Any:
-    """What the function answers, or the exception it raised, as one that can be sent to another process."""
+    """Return the function's result, or the exception it raised as one that can be sent to another process."""
     try:
         return function(argument)
     except (UserError, ClipError, OutputError, WorkerError) as error:
@@ -54,7 +58,7 @@ def attempt(function: Callable[[Any], Any], argument: Any) -> Any:
 
 @dataclass(eq=False)
 class _Worker:
-    """One process, this end of its pipe, and what it is at: the item's number, and when that takes too long."""
+    """One process, this end of its pipe, the number of the item it is at, and when that takes too long."""
 
     process: BaseProcess
     connection: Connection
@@ -103,7 +107,7 @@ class WorkerPool:
             raise
 
     def map(self, items: Sequence[ItemT]) -> Generator[tuple[ItemT, Any]]:
-        """(item, outcome) in the order of `items`; an outcome may be an exception. To be called once."""
+        """Yield (item, outcome) in the order of `items`; an outcome may be an exception. Call it once."""
         self._items = items
         self._thread.start()
         for number, item in enumerate(items):
@@ -118,7 +122,7 @@ class WorkerPool:
             yield item, outcome
 
     def close(self) -> None:
-        """Ends everything at once, whatever it is at; processes get a moment to remove their temporary files."""
+        """End everything at once, whatever it is at; processes get a moment to remove their temporary files."""
         self._is_stopping = True
         if self._thread.is_alive():
             self._wake_there.send_bytes(b"stop")
@@ -153,14 +157,14 @@ class WorkerPool:
             if not worker.is_ready or worker.number is not None:
                 continue
             while worker.number is None and (number := self._next()) is not None:
-                message = attempt(channel.pack, self._items[number])
+                message = attempt(_pack, self._items[number])
                 if isinstance(message, Exception):
                     self._finish(number, message)
                     continue
                 worker.number = number
                 worker.deadline = time.monotonic() + (self._timeout or math.inf)
                 with contextlib.suppress(OSError):  # it has died, which is found when its answer is waited for
-                    channel.send(worker.connection, message)
+                    _send(worker.connection, message)
 
     def _next(self) -> int | None:
         if self._again:
@@ -172,7 +176,7 @@ class WorkerPool:
 
     def _take_in(self, worker: _Worker) -> None:
         try:
-            message = channel.receive(worker.connection)
+            message = _receive(worker.connection)
         except (EOFError, OSError):
             self._bury(worker)
             return
@@ -182,7 +186,7 @@ class WorkerPool:
             return
         number, worker.number, worker.deadline = worker.number, None, math.inf
         assert number is not None
-        self._finish(number, attempt(channel.unpack, message))
+        self._finish(number, attempt(_unpack, message))
 
     def _finish(self, number: int, outcome: Any) -> None:
         self._tries.pop(number, None)
@@ -225,8 +229,41 @@ class WorkerPool:
         return _Worker(process, here)
 
 
+def _pack(value: Any) -> list[memoryview]:
+    """Return the pickled object and, apart from it, the memory of its arrays (pickle protocol 5)."""
+    buffers: list[pickle.PickleBuffer] = []
+    message = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    return [memoryview(message), *(buffer.raw() for buffer in buffers)]
+
+
+def _unpack(parts: list[bytearray]) -> Any:
+    """Return the object `_pack` was given; its arrays are writable."""
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _send(connection: Connection, parts: list[memoryview]) -> None:
+    """Send what `_pack` made. Raises OSError when the other end is closed."""
+    connection.send_bytes(struct.pack(f"!{len(parts)}Q", *(part.nbytes for part in parts)))
+    for part in parts:
+        for start in range(0, part.nbytes, PIECE_BYTES):
+            connection.send_bytes(part[start : start + PIECE_BYTES])
+
+
+def _receive(connection: Connection) -> list[bytearray]:
+    """Return the next message, for `_unpack`. Raises EOFError or OSError when the other end is closed."""
+    parts = [bytearray(length) for (length,) in struct.iter_unpack("!Q", connection.recv_bytes())]
+    for part in parts:
+        received = 0
+        while received < len(part):
+            received += connection.recv_bytes_into(part, received)
+    return parts
+
+
 def _context(function: Callable[[Any], Any]) -> BaseContext:
-    """Processes come from a fork server (or are spawned): forking this one would copy the state of torch's threads."""
+    """Return a context whose processes come from a fork server, or are spawned.
+
+    Forking this process would copy the state of torch's threads.
+    """
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     # What the function and its parts need is imported once, by the server, and not again by every process.
@@ -235,7 +272,7 @@ def _context(function: Callable[[Any], Any]) -> BaseContext:
 
 
 def _modules(part: Any, depth: int = 3) -> set[str]:
-    """The modules of a function object and of what it holds: further callables, and the owners of bound methods."""
+    """Return the modules of a function object and of what it holds: callables, and the owners of bound methods."""
     part = getattr(part, "__self__", part)
     held = part if isinstance(part, tuple) else getattr(part, "__dict__", {}).values()
     modules = {type(part).__module__, getattr(part, "__module__", None) or "builtins"} - {"builtins"}
@@ -265,7 +302,7 @@ def _how_it_ended(exitcode: int | None) -> str:
 
 
 def _work(function: Callable[[Any], Any], connection: Connection) -> None:
-    """What a process does: says that it is ready, then answers items until there are no more."""
+    """Run a worker process: say that it is ready, then answer items until there are no more."""
     global _is_working
     start_logging()
     # Ctrl-C reaches the whole process group; the main process decides what happens.
@@ -278,16 +315,16 @@ def _work(function: Callable[[Any], Any], connection: Connection) -> None:
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
     try:
-        channel.send(connection, channel.pack("ready"))
+        _send(connection, _pack("ready"))
         while True:
-            item = attempt(channel.unpack, channel.receive(connection))
+            item = attempt(_unpack, _receive(connection))
             _is_working = True
             outcome = item if isinstance(item, Exception) else attempt(function, item)
-            message = attempt(channel.pack, outcome)
+            message = attempt(_pack, outcome)
             if isinstance(message, Exception):
-                message = channel.pack(message)
+                message = _pack(message)
             _is_working = False
-            channel.send(connection, message)
+            _send(connection, message)
     except (EOFError, OSError):
         return  # the main process has closed its end
     except SystemExit:
@@ -295,7 +332,7 @@ def _work(function: Callable[[Any], Any], connection: Connection) -> None:
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    """Unwinds what is under way, so that it removes its temporary files; nothing under way: ends at once."""
+    """Unwind what is under way, so that it removes its temporary files; end at once where nothing is."""
     if not _is_working:
         os._exit(1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -303,7 +340,7 @@ def _stop(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def _end_with_parent() -> None:
-    """Stops this process when the main one was killed and could not: it may be at work for a long time yet."""
+    """Stop this process when the main one was killed and could not: it may be at work for a long time yet."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,14 +1,10 @@
-"""How far a run is: a bar on a terminal; elsewhere a line now and then."""
+"""How far a run is: a bar on a terminal and in a notebook; elsewhere a line now and then."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 
-from tqdm import tqdm
-
-log = logging.getLogger("viper")
+from viper.logs import log, progress_bar
 
 LOG_EVERY_SECONDS = 30.0
 
@@ -23,7 +19,7 @@ class Progress:
     """
 
     def __init__(self, name: str, total: int) -> None:
-        self._bar = tqdm(total=total, desc=name, unit="clip", disable=not sys.stderr.isatty() or total == 0)
+        self._bar = progress_bar(total=total, desc=name, unit="clip") if total else None
         self._name, self._total, self._done = name, total, 0
         self._began = self._said = time.monotonic()
 
@@ -31,10 +27,12 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def advance(self, n_failed: int) -> None:
-        """One more clip; `n_failed` have failed so far."""
+        """Count one more clip; `n_failed` have failed so far."""
+        assert self._bar is not None
         self._done += 1
         self._bar.set_postfix_str(f"{n_failed} failed", refresh=False)
         self._bar.update()

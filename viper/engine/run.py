@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from viper.engine.failures import Failure, FailureLog
-from viper.engine.job import EngineOptions, ItemT, Job, Outcome, ResultT, SampleT, Summary, Work
+from viper.engine.job import EngineOptions, ItemT, Job, Outcome, ResultT, SampleT, Shard, Summary, Work
 from viper.engine.local import run_locally
 from viper.engine.progress import Progress
 from viper.files import prepare_outputs
@@ -32,10 +32,14 @@ LOOKING_AHEAD = 1024
 def run(
     job: Job[ItemT, SampleT, ResultT], items: Sequence[ItemT], output_folder: Path, options: EngineOptions
 ) -> Summary:
-    """Runs a job over clips and keeps `failures.csv` in the output folder.
+    """Run a job over clips and keep `failures.csv` in the output folder.
 
-    Raises OutputError when an output cannot be written, and UserError when a stage finds its options wrong: neither
-    is a clip's fault.
+    Raises
+    ------
+    OutputError
+        When an output cannot be written.
+    UserError
+        When a stage finds its options wrong.
     """
     return run_together([job], items, [output_folder], options)[0]
 
@@ -43,13 +47,13 @@ def run(
 def run_together(
     jobs: Sequence[Job[ItemT, Any, Any]], items: Sequence[ItemT], folders: Sequence[Path], options: EngineOptions
 ) -> list[Summary]:
-    """Runs jobs that read alike over the same clips, each with its own output folder, and reads each clip once.
+    """Run jobs that read alike over the same clips, each with its own output folder, and reads each clip once.
 
     Ray runs one job. A clip that fails one job does not fail the others; one that cannot be read fails all.
     """
     began = time.monotonic()
-    if options.shard:
-        items = [item for item in items if options.shard.has(item.id)]
+    shard = Shard.parse(options.shard)
+    items = [item for item in items if shard.has(item.id)]
     for folder in folders:
         prepare_outputs(folder)
     logs = [FailureLog(folder, job.stage) for job, folder in zip(jobs, folders, strict=True)]
@@ -86,7 +90,7 @@ def run_together(
 
 
 def _look(jobs: Sequence[Job[ItemT, Any, Any]], items: Sequence[ItemT], incremental: bool) -> Iterator[list[bool]]:
-    """For each clip, which jobs are done with it."""
+    """Yield for each clip which jobs are done with it."""
     if not incremental:
         yield from ([False] * len(jobs) for _ in items)
         return

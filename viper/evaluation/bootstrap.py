@@ -85,7 +85,7 @@ class Bootstrap:
 
     @classmethod
     def draw(cls, n_rows: int, subjects: Sequence[str] | None, n_resamples: int, seed: int) -> Bootstrap:
-        """Draws the resamples; the same arguments draw the same ones.
+        """Draw the resamples; the same arguments draw the same ones.
 
         Parameters
         ----------
@@ -103,17 +103,17 @@ class Bootstrap:
         return cls(drawn[:, unit], unit)
 
     def of(self, rows: np.ndarray) -> Bootstrap:
-        """The same resamples, of some of the rows only: what is compared between parts is paired then."""
+        """Return the same resamples of some of the rows, so that comparisons between parts are paired."""
         return Bootstrap(self.counts[:, rows], self.unit[rows])
 
     def measure(self, task: Task, metric: str, predicted: np.ndarray, true: np.ndarray) -> Measured:
-        """One metric with its intervals; arrays as of `viper.evaluation.metrics.evaluate`."""
+        """Return one metric with its intervals; arrays as of `viper.evaluation.metrics.evaluate`."""
         return self.measure_all(task, predicted, true, [metric])[metric]
 
     def measure_all(
         self, task: Task, predicted: np.ndarray, true: np.ndarray, metrics: Sequence[str] = ()
     ) -> dict[str, Measured]:
-        """Every metric that `evaluate` computes for the task (or those named), with its intervals."""
+        """Return every metric that `evaluate` computes for the task (or those named), with its intervals."""
         with without_warnings():
             scores = evaluate(task, predicted, true)
         predicted = np.asarray(predicted, np.float64)
@@ -136,7 +136,7 @@ class Bootstrap:
 
 
 def interval(score: Score, samples: np.ndarray, n_units: int) -> Interval:
-    """A value with the middle 95 % of what it was on the resamples (R,), those left out on which it was undefined."""
+    """Return a value with the middle 95% of its values on the resamples (R,), without the undefined ones."""
     defined = samples[np.isfinite(samples)]
     too_few = len(defined) < max(1, (1 - MOST_UNDEFINED) * len(samples))
     if n_units < LEAST_UNITS or not math.isfinite(score.value) or too_few:
@@ -146,7 +146,7 @@ def interval(score: Score, samples: np.ndarray, n_units: int) -> Interval:
 
 
 def _rows(task: Task, metric: str, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(n,) bool, the rows that a metric over all targets is computed on."""
+    """Return (n,) bool, the rows that a metric over all targets is computed on."""
     if task.kind == "preference":
         return ~np.isnan(contributions(metric, predicted, true))
     known = ~np.isnan(true)
@@ -154,12 +154,12 @@ def _rows(task: Task, metric: str, predicted: np.ndarray, true: np.ndarray) -> n
 
 
 def _rows_of_target(task: Task, true: np.ndarray) -> np.ndarray:
-    """(n,) bool, the rows that a target's metric is computed on: of a class, its own clips."""
+    """Return (n,) bool, the rows that a target's metric is computed on: of a class, its own clips."""
     return true == 1 if task.kind == "single_label" else ~np.isnan(true)
 
 
 def resampled_targets(metric: str, predicted: np.ndarray, true: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
-    """A metric of every target on every resample.
+    """Return a metric of every target on every resample.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def _targets(metric: str, predicted: np.ndarray, true: np.ndarray, weights: np.n
 def resampled_together(
     metric: str, predicted: np.ndarray, true: np.ndarray, counts: np.ndarray, targets: np.ndarray | None
 ) -> np.ndarray:
-    """A metric over all targets on every resample: (R,), nan where it is undefined.
+    """Return a metric over all targets on every resample: (R,), nan where it is undefined.
 
     Parameters
     ----------
@@ -220,14 +220,14 @@ def resampled_together(
 
 
 def _blocks(counts: np.ndarray) -> Iterator[np.ndarray]:
-    """The resamples in parts, as float64: a thousand of a large split at once would be gigabytes."""
+    """Return the resamples in parts, as float64: a thousand of a large split at once would be gigabytes."""
     size = max(1, BLOCK_VALUES // max(1, counts.shape[1]))
     for first in range(0, len(counts), size):
         yield counts[first : first + size].astype(np.float64)
 
 
 def contributions(metric: str, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(n,) what a metric that is a mean over rows is of each row alone; nan for a row that does not count in it."""
+    """Return (n,) a metric of each row alone, for metrics that are means over rows; nan for rows left out."""
     together = METRICS[metric].together
     assert together is not None
     rows = (slice(i, i + 1) for i in range(len(true)))
@@ -236,7 +236,7 @@ def contributions(metric: str, predicted: np.ndarray, true: np.ndarray) -> np.nd
 
 
 def _drawn(metric: str, predicted: np.ndarray, true: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of one resample."""
+    """Return the rows of one resample."""
     rows = np.repeat(np.arange(len(true)), counts.astype(np.int64))
     return (predicted if metric in _OF_ORDERS else predicted[rows]), true[rows]
 
@@ -253,7 +253,7 @@ def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _correlation(metric: str, p: np.ndarray, t: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Pearson or CCC of two vectors (n,) from the moments of each resample, (R,)."""
+    """Return Pearson or CCC of two vectors (n,) from the moments of each resample, (R,)."""
     n = weights.sum(axis=1)
     usable, value = np.zeros(len(n), bool), np.full(len(n), np.nan)
     if len(p) and np.isfinite(p).all():
@@ -275,13 +275,13 @@ def _correlation(metric: str, p: np.ndarray, t: np.ndarray, weights: np.ndarray)
 
 
 def _varies(variance: np.ndarray, scaled: np.ndarray, values: np.ndarray, scale: float) -> np.ndarray:
-    """Whether each resample varies beyond rounding: its range is at least its standard deviation."""
+    """Return whether each resample varies beyond rounding: its range is at least its standard deviation."""
     least = max(_SMALL_SPREAD * np.abs(scaled).max(), ROUNDING * np.abs(values).max() / scale)
     return variance > least**2
 
 
 def _average_precision(metric: str, p: np.ndarray, t: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average precision of a label, (R,): precision at each threshold, weighted by what recall gains there."""
+    """Return the average precision of a label, (R,): precision at each threshold, weighted by the gain in recall."""
     if not len(p) or not np.isfinite(p).all():
         return np.full(len(weights), np.nan)
     order = np.argsort(-p, kind="stable")
@@ -296,7 +296,7 @@ def _average_precision(metric: str, p: np.ndarray, t: np.ndarray, weights: np.nd
 
 
 def _of_classes(metric: str, predicted: np.ndarray, true: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Recall or F1 of each class, (R, classes), from each resample's counts of hits, answers and clips."""
+    """Return the recall or F1 of each class, (R, classes), from each resample's counts of hits, answers and clips."""
     labelled = ~np.isnan(true).any(axis=1)
     scores, weights, classes = predicted[labelled], counts[:, labelled], np.arange(true.shape[1])
     answer = np.where(np.isfinite(scores).all(axis=1), scores.argmax(axis=1), -1)[:, None] == classes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from viper.preferences import all_pairs
+from viper.manifest import all_pairs
 from viper.task import Task
 
 N_BINS = 10
@@ -39,7 +39,7 @@ class Calibration:
 
 
 def calibrations(task: Task, predicted: np.ndarray, true: np.ndarray) -> list[Calibration]:
-    """How a task's predictions are calibrated; arrays as of `viper.evaluation.metrics.evaluate`.
+    """Return how a task's predictions are calibrated; arrays as of `viper.evaluation.metrics.evaluate`.
 
     A regression: each target, in bins of equally many clips. Probabilities: in ten equal bins from 0 to 1, whose mean
     distance is the expected calibration error (Guo et al., 2017, arXiv:1706.04599); of classes, first the probability
@@ -62,7 +62,7 @@ def calibrations(task: Task, predicted: np.ndarray, true: np.ndarray) -> list[Ca
 
 
 def _pairs(utilities: np.ndarray, orders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every pair, the probability of the predicted order and whether it is the true one; half, of a tie."""
+    """Return the probability of the predicted order of each pair, and whether it is true (half for a tie)."""
     from scipy.special import expit
 
     less, more = all_pairs(orders)
@@ -75,7 +75,7 @@ def _equal_edges() -> np.ndarray:
 
 
 def _quantile_edges(values: np.ndarray) -> np.ndarray:
-    """Edges of bins with equally many values, ten where there are enough of them; fewer where many values are equal."""
+    """Return edges of bins with equally many values: ten, or fewer for few or equal values."""
     if not len(values):
         return np.zeros(2)
     n_bins = int(np.clip(len(values) // LEAST_CLIPS, 1, N_BINS))
@@ -84,7 +84,7 @@ def _quantile_edges(values: np.ndarray) -> np.ndarray:
 
 
 def _made(name: str, predicted: np.ndarray, true: np.ndarray, edges: np.ndarray) -> list[Calibration]:
-    """The one calibration of these values, in these bins (the last of which holds its upper edge); none, of none."""
+    """Return the calibration of these values in these bins, as a list of one; an empty list without values."""
     if not len(predicted):
         return []
     place = np.clip(np.searchsorted(edges, predicted, side="right") - 1, 0, len(edges) - 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,12 +24,12 @@ _FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 
 
 def bin_edges(range: tuple[float, float], n_bins: int = N_BINS) -> np.ndarray:
-    """(n_bins + 1,) edges of equal bins from the lowest to the highest value."""
+    """Return (n_bins + 1,) edges of equal bins from the lowest to the highest value."""
     return np.linspace(*range, n_bins + 1)
 
 
 def bin_index(values: np.ndarray, range: tuple[float, float], n_bins: int = N_BINS) -> np.ndarray:
-    """The bin of each value: bin k holds edge k and everything below edge k + 1, the last bin its upper edge too.
+    """Return the bin of each value: bin k holds edge k and all below edge k + 1, the last bin its upper edge too.
 
     A value that float32 cannot tell from an edge counts as that edge: 0.7 read as float32 is below 0.7, and belongs to
     bin 7 of [0, 1] nonetheless. Values outside the range are clipped to it.
@@ -52,7 +52,7 @@ def bin_index(values: np.ndarray, range: tuple[float, float], n_bins: int = N_BI
 def binned_matrix(
     predicted: np.ndarray, true: np.ndarray, range: tuple[float, float], n_bins: int = N_BINS
 ) -> np.ndarray:
-    """(n_bins, n_bins) counts of clips, rows the bin of the label, columns the bin of the prediction.
+    """Return (n_bins, n_bins) counts of clips, rows the bin of the label, columns the bin of the prediction.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def binned_matrix(
 
 
 def argmax_matrix(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(K, K) counts of clips, rows the target with the highest label, columns the one with the highest prediction.
+    """Return (K, K) counts of clips, rows the target with the highest label, columns with the highest prediction.
 
     Of several that are equally high the first one counts. Clips that lack a label of any target are left out.
 
@@ -78,7 +78,7 @@ def argmax_matrix(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def normalise_rows(counts: np.ndarray) -> np.ndarray:
-    """float64 shares of each row that add up to 1; a row without clips is all NaN, which is not a share of 0."""
+    """Return float64 shares that add up to 1 in each row; a row without clips is all NaN, not 0."""
     totals = counts.sum(axis=1, keepdims=True)
     return np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
 
@@ -131,7 +131,7 @@ class ConfusionReport:
         return Score(float(np.nanmean(np.diag(normalise_rows(self.argmax_counts)))) if n else math.nan, n)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number, JSON-ready; the shares of a row without clips are None, and "argmax" is without classes."""
+        """Return every number, JSON-ready; None for shares of a row without clips and for "argmax" without classes."""
         scores = self.scores.to_dict()
         argmax = {
             "classes": list(self.task.targets),
@@ -153,7 +153,7 @@ class ConfusionReport:
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes CSV, JSON and PNG into `folder` and answers the files written.
+        """Write CSV, JSON and PNG into `folder` and return the files written.
 
         For each target, and for `argmax` where there are several: confusion_NAME.csv (clips),
         confusion_NAME_normalised.csv (shares, empty in a row without clips) and confusion_NAME.png; then
@@ -189,7 +189,7 @@ class ConfusionReport:
         return "pearson" if "pearson" in self.scores.targets else self.task.metrics[0]
 
     def target_picture(self, target: str) -> Matrix:
-        """A target's bins as a heat map shows them."""
+        """Return a target's bins as a heat map shows them."""
         score = self.scores.targets[self._metric][target]
         ticks = _edge_labels(_edges(self.task))
         title = "Pearson r" if self._metric == "pearson" else METRICS[self._metric].title
@@ -197,7 +197,7 @@ class ConfusionReport:
         return Matrix(self.counts[target], self.normalised[target], ticks, target, subtitle)
 
     def argmax_picture(self) -> Matrix:
-        """The strongest targets, or the classes, as a heat map shows them."""
+        """Return the strongest targets, or the classes, as a heat map shows them."""
         shares = normalise_rows(self.argmax_counts)
         subtitle = (
             f"accuracy {number_text(self.accuracy.value)}, UAR {number_text(self.uar.value)}, n = {self.accuracy.n:,}"
@@ -207,7 +207,7 @@ class ConfusionReport:
 
 
 def confusion_report(task: Task, predicted: np.ndarray, true: np.ndarray) -> ConfusionReport:
-    """Counts everything a ConfusionReport holds.
+    """Count everything a ConfusionReport holds.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def _edges(task: Task) -> np.ndarray:
 
 
 def _edge_labels(edges: np.ndarray) -> list[str]:
-    """Edges with the fewest decimals that are exact, at least one."""
+    """Return edges with the fewest decimals that are exact, at least one."""
     for decimals in (1, 2, 3, 4):
         if np.allclose(edges.round(decimals), edges, rtol=0, atol=1e-9):
             return [f"{edge:.{decimals}f}" for edge in edges]
@@ -254,12 +254,12 @@ def _intervals(edges: np.ndarray) -> list[str]:
 
 
 def number_text(value: float) -> str:
-    """A score as titles show it."""
+    """Return a score as titles show it."""
     return "undefined" if math.isnan(value) else f"= {value:.3f}"
 
 
 def file_names(targets: Sequence[str]) -> dict[str, str]:
-    """A name for each target's files, different from the report's other files on every file system."""
+    """Return a name for each target's files, different from the report's other files on every file system."""
     taken = {"argmax", "argmax_normalised", "overview"}
     names: dict[str, str] = {}
     for target in targets:
@@ -279,8 +279,11 @@ def _matrix_dict(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _matrix_csv(matrix: np.ndarray, labels: Sequence[str]) -> str:
-    rows = [
-        [label, *("" if math.isnan(cell) else cell for cell in row)]
-        for label, row in zip(labels, matrix.tolist(), strict=True)
-    ]
-    return csv_text([["true \\ predicted", *labels], *rows])
+    rows = [[label, *row] for label, row in zip(labels, matrix.tolist(), strict=True)]
+    return table_csv(["true \\ predicted", *labels], rows)
+
+
+def table_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return the text of a CSV file of numbers and names; NaN is an empty cell."""
+    cells = ([("" if isinstance(cell, float) and math.isnan(cell) else cell) for cell in row] for row in rows)
+    return csv_text([header, *cells])

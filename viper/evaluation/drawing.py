@@ -57,7 +57,7 @@ class Matrix:
 
 
 def matrix_figure(matrix: Matrix) -> Figure:
-    """One heat map with share and count in every cell that has clips, the clips of each row, and the colour scale."""
+    """Return one heat map with share and count in each cell, the clips of each row, and the colour scale."""
     size = len(matrix.counts)
     side = max(4.5, 1.6 + 0.56 * size)
     figure = new_figure(side + 1.9, side + 0.9)
@@ -70,7 +70,7 @@ def matrix_figure(matrix: Matrix) -> Figure:
 
 
 def overview_figure(matrices: Sequence[Matrix], title: str) -> Figure:
-    """Small heat maps side by side, colours only, on one colour scale."""
+    """Return small heat maps side by side, colours only, on one colour scale."""
     n_columns = min(len(matrices), max(2, math.ceil(math.sqrt(1.5 * len(matrices)))))
     n_rows = math.ceil(len(matrices) / n_columns)
     figure = new_figure(2.9 * n_columns + 1.2, 3.3 * n_rows + 0.6)
@@ -86,7 +86,7 @@ def overview_figure(matrices: Sequence[Matrix], title: str) -> Figure:
 
 
 def heat_map(axes: Axes, matrix: Matrix, annotate: bool, bare: bool = False) -> QuadMesh:
-    """Draws `matrix` on `axes`, first row on top; a row without clips is hatched and says so.
+    """Draw `matrix` on `axes`, first row on top; a row without clips is hatched and says so.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def heat_map(axes: Axes, matrix: Matrix, annotate: bool, bare: bool = False) -> 
 def bar_figure(
     labels: Sequence[str], values: Sequence[float], title: str, caption: str, emphasised: int | None = None
 ) -> Figure:
-    """Horizontal bars, the first on top, each with its value beside it; one may be set off by its colour.
+    """Return horizontal bars, the first on top, each with its value beside it; one may be set off by its colour.
 
     A value that is not finite has no bar and says "none".
     """
@@ -160,14 +160,14 @@ def bar_figure(
 
 
 def hide_frame(axes: Axes, *sides: str) -> None:
-    """Takes these sides of the frame away and makes the others faint."""
+    """Remove these sides of the frame and make the others faint."""
     for side, spine in axes.spines.items():
         spine.set_visible(side not in sides)
         spine.set_color(FAINT_INK)
 
 
 def text_colour(background: Sequence[float]) -> str:
-    """Black or white, whichever has the higher contrast (WCAG 2) on an RGB background with channels in [0, 1]."""
+    """Return black or white, whichever has more contrast (WCAG 2) on an RGB colour with channels in [0, 1]."""
     channels = np.asarray(background[:3], float)
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ (0.2126, 0.7152, 0.0722))
@@ -175,14 +175,14 @@ def text_colour(background: Sequence[float]) -> str:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Writes the figure at 150 dots an inch, atomically."""
+    """Write the figure at 150 dots an inch, atomically."""
     with atomic_path(path) as temporary:
         # Without the program's version in it, the same picture is the same file.
         figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, laid out so that nothing overlaps."""
+    """Return an empty figure of so many inches, laid out so that nothing overlaps."""
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
@@ -211,7 +211,7 @@ def _annotate(axes: Axes, matrix: Matrix) -> None:
 
 
 def _write(axes: Axes, text: str, cell: tuple[float, float], offset: tuple[float, float], **style: Any) -> Annotation:
-    """Text `offset` points away from a place given in cells."""
+    """Write text `offset` points away from a place given in cells."""
     # Text inside the axes needs no room of its own; measuring it takes nearly as long as drawing it.
     style = {"ha": "center", "va": "center", "in_layout": False, **style}
     return axes.annotate(text, cell, offset, textcoords="offset points", annotation_clip=False, **style)
@@ -273,7 +273,7 @@ class Curve:
 
 
 def curve_figure(curve: Curve) -> Figure:
-    """One precision-recall curve."""
+    """Return one precision-recall curve."""
     figure = new_figure(5.2, 5.0)
     draw_curve(figure.add_subplot(), curve, font_size=12.0)
     figure.supxlabel("Dashed: the share of clips with the label, which is what guessing gives.", fontsize=8,
@@ -282,7 +282,7 @@ def curve_figure(curve: Curve) -> Figure:
 
 
 def curves_figure(curves: Sequence[Curve], title: str) -> Figure:
-    """Small precision-recall curves side by side."""
+    """Return small precision-recall curves side by side."""
     n_columns = min(len(curves), max(2, math.ceil(math.sqrt(1.5 * len(curves)))))
     n_rows = math.ceil(len(curves) / n_columns)
     figure = new_figure(2.2 * n_columns + 0.6, 2.4 * n_rows + 0.6)
@@ -296,7 +296,7 @@ def curves_figure(curves: Sequence[Curve], title: str) -> Figure:
 
 
 def draw_curve(axes: Axes, curve: Curve, font_size: float, bare: bool = False) -> None:
-    """Draws a precision-recall curve, as steps: between two thresholds nothing lies on a straight line.
+    """Draw a precision-recall curve, as steps: between two thresholds nothing lies on a straight line.
 
     `bare`: without a title, for a page that has its own.
     """
@@ -314,7 +314,7 @@ def draw_curve(axes: Axes, curve: Curve, font_size: float, bare: bool = False) -
 
 
 def utilities_figure(less: np.ndarray, more: np.ndarray, title: str) -> Figure:
-    """Histograms of the pairs of a split: the utilities of both clips, and how much the preferred one's is higher.
+    """Return histograms of the pairs of a split: the utilities of both clips, and their difference.
 
     Parameters
     ----------
@@ -346,7 +346,7 @@ def utilities_figure(less: np.ndarray, more: np.ndarray, title: str) -> Figure:
 
 
 def edges_around_zero(values: np.ndarray) -> np.ndarray:
-    """(n,) rising edges of some `N_BINS` equal bins over all values, with zero among them and a bin on both its sides.
+    """Return (n,) edges of about `N_BINS` equal bins over all values; zero is an edge, with a bin on both sides.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ N_FOLDS = 5
 
 
 def read_members(paths: Sequence[Path], task: Task) -> tuple[list[str], list[str], np.ndarray]:
-    """Reads prediction files of the same clips, joined by id.
+    """Read prediction files of the same clips, joined by id.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def read_members(paths: Sequence[Path], task: Task) -> tuple[list[str], list[str
 
 
 def check_same_clips(clips: Sequence[str], source: str, others: Sequence[str], other_source: str) -> None:
-    """Refuses two sets of clips that differ, naming the first clip that one of them lacks."""
+    """Refuse two sets of clips that differ, naming the first clip that one of them lacks."""
     for ours, there, theirs, lacking in ((clips, source, set(others), other_source),
                                          (others, other_source, set(clips), source)):  # fmt: skip
         missing = [clip for clip in ours if clip not in theirs]
@@ -46,17 +46,17 @@ def check_same_clips(clips: Sequence[str], source: str, others: Sequence[str], o
 
 
 def combine(predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted averages (clips, targets) of (members, clips, targets), with weights (members, targets)."""
+    """Return weighted averages (clips, targets) of (members, clips, targets), with weights (members, targets)."""
     return np.einsum("mct,mt->ct", predicted, weights)
 
 
 def equal_weights(n_members: int, n_targets: int) -> np.ndarray:
-    """(members, targets) of the plain average."""
+    """Return (members, targets) of the plain average."""
     return np.full((n_members, n_targets), 1 / n_members)
 
 
 def fit_weights(task: Task, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Weights (members, targets), not negative and summing to one, with the least squared error on these clips.
+    """Return weights (members, targets), not negative and summing to one, with the least squared error on these clips.
 
     Not negative and of sum one, because then the ensemble is a true average: it stays within the task's range, a
     probability stays one, and with as few parameters as members there is little to overfit. The squared error, because
@@ -80,7 +80,7 @@ def fit_weights(task: Task, predicted: np.ndarray, true: np.ndarray) -> np.ndarr
 
 
 def cross_validated(task: Task, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Averages (clips, targets) in which each clip's weights were fitted without it: what new clips may expect.
+    """Return averages (clips, targets) in which each clip's weights were fitted without it: what new clips may expect.
 
     Folds are every fifth clip in the order of their ids, which the caller gives; arrays as in `fit_weights`.
     """
@@ -93,7 +93,7 @@ def cross_validated(task: Task, predicted: np.ndarray, true: np.ndarray) -> np.n
 
 
 def _simplex_least_squares(errors: np.ndarray) -> np.ndarray:
-    """The w >= 0 with sum(w) = 1 that minimises |errors @ w|^2; errors (n, members). Equal weights where n is 0.
+    """Return the w >= 0 with sum(w) = 1 that minimises |errors @ w|^2; errors (n, members). Equal weights where n is 0.
 
     Exact, by non-negative least squares: in |errors @ w|^2 + (sum(w) - 1)^2 write w = s v with sum(v) = 1. The best s
     leaves q / (1 + q) with q = |errors @ v|^2, which is least where q is. So one row of ones below the errors, and a

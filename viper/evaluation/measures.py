@@ -20,17 +20,17 @@ class Score:
     n: int
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """JSON-ready: a value that is nan or infinite becomes None."""
+        """Return it JSON-ready: a value that is nan or infinite becomes None."""
         return {"value": self.value if math.isfinite(self.value) else None, "n": self.n}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Score:
-        """The inverse of `to_dict`, but for infinity, which becomes nan."""
+        """Return the inverse of `to_dict`, but for infinity, which becomes nan."""
         return cls(math.nan if record["value"] is None else record["value"], record["n"])
 
 
 def pearson(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Pearson's correlation coefficient of two vectors, in float64.
+    """Return Pearson's correlation coefficient of two vectors, in float64.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def pearson(predicted: np.ndarray, true: np.ndarray) -> Score:
 
 
 def ccc(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Concordance correlation coefficient of two vectors (n,), in float64 (Lin, 1989).
+    """Return the concordance correlation coefficient of two vectors (n,), in float64 (Lin, 1989).
 
     2 cov(p, t) / (var p + var t + (mean p - mean t)^2) with variances over n. A constant prediction has a CCC, 0; nan
     without two labelled clips, with a prediction that is not finite, or where both are the same constant.
@@ -64,19 +64,19 @@ def ccc(predicted: np.ndarray, true: np.ndarray) -> Score:
 
 
 def mse(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Mean squared error of two vectors (n,), in float64; clips whose label is NaN are left out and not counted."""
+    """Return the mean squared error of two vectors (n,), in float64, without clips whose label is NaN."""
     predicted, true = labelled(predicted, true)
     return Score(float(np.mean((predicted - true) ** 2)) if len(true) else math.nan, len(true))
 
 
 def mae(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Mean absolute error of two vectors (n,), in float64; clips whose label is NaN are left out and not counted."""
+    """Return the mean absolute error of two vectors (n,), in float64, without clips whose label is NaN."""
     predicted, true = labelled(predicted, true)
     return Score(float(np.mean(np.abs(predicted - true))) if len(true) else math.nan, len(true))
 
 
 def binary_accuracy(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Share of clips predicted on the right side of zero, zero itself counting as positive (CMU-MOSI's two classes).
+    """Return the share of clips predicted on the right side of zero; zero is positive (CMU-MOSI's classes).
 
     Parameters
     ----------
@@ -88,11 +88,11 @@ def binary_accuracy(predicted: np.ndarray, true: np.ndarray) -> Score:
 
 
 def recalls(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
-    """Of each class, the share of its clips that were predicted to be of it; n is the number of its clips.
+    """Return the recall of each class; n is the number of its clips.
 
     Parameters
     ----------
-    predicted : (n, classes) scores, of which the highest is the answer. A row with a NaN answers no class.
+    predicted : (n, classes) scores; the highest is the answer. A row with a NaN answers no class.
     true : (n, classes), 1 for the clip's class and 0 for the others; rows of NaN are left out.
     """
     answer, truth, n_classes = _answers(predicted, true)
@@ -103,13 +103,13 @@ def recalls(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
 
 
 def accuracy(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Share of clips whose class has the highest score; arrays as in `recalls`."""
+    """Return the share of clips whose class has the highest score; arrays as in `recalls`."""
     answer, truth, _ = _answers(predicted, true)
     return Score(float(np.mean(answer == truth)) if len(truth) else math.nan, len(truth))
 
 
 def f1_scores(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
-    """F1 of each class, 2 TP / (2 TP + FP + FN); nan for one neither there nor predicted; arrays as in `recalls`."""
+    """Return the F1 of each class, 2 TP / (2 TP + FP + FN), nan without any; arrays as in `recalls`."""
     answer, truth, n_classes = _answers(predicted, true)
     scores = []
     for k in range(n_classes):
@@ -120,7 +120,7 @@ def f1_scores(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
 
 
 def average_precisions(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
-    """Each label's average precision, as scikit-learn defines it; nan for a label without a positive clip.
+    """Return each label's average precision, as scikit-learn defines it; nan for a label without a positive clip.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def average_precisions(predicted: np.ndarray, true: np.ndarray) -> list[Score]:
 
 
 def top3(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Share of clips whose class, or strongest target, is among the three with the highest scores (VCE's own top-3).
+    """Return the share of clips whose class, or strongest target, has one of the three highest scores (VCE).
 
     Arrays as in `top1`, or of classes. One whose score is shared by so many that it cannot be told from a fourth is not
     among the three.
@@ -147,7 +147,7 @@ def top3(predicted: np.ndarray, true: np.ndarray) -> Score:
 
 
 def top1(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Share of clips whose strongest target was predicted to be the strongest.
+    """Return the share of clips whose strongest target was predicted to be the strongest.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def top1(predicted: np.ndarray, true: np.ndarray) -> Score:
 
 
 def prediction_in_true_top3(predicted: np.ndarray, true: np.ndarray) -> Score:
-    """Share of clips of which the strongest prediction is among the three strongest labels (StimuVAR's).
+    """Return the share of clips whose strongest prediction is among the three strongest labels (StimuVAR's).
 
     Arrays as in `top1`; of labels that share the third place the first ones count, and a prediction of several
     strongest targets is wrong.
@@ -172,7 +172,7 @@ def prediction_in_true_top3(predicted: np.ndarray, true: np.ndarray) -> Score:
 
 
 def pairwise_accuracy(predicted: np.ndarray, orders: np.ndarray) -> Score:
-    """Share of pairs whose preferred clip has the higher utility; n counts pairs.
+    """Return the share of pairs whose preferred clip has the higher utility; n counts pairs.
 
     Parameters
     ----------
@@ -184,12 +184,12 @@ def pairwise_accuracy(predicted: np.ndarray, orders: np.ndarray) -> Score:
 
 
 def listwise_accuracy(predicted: np.ndarray, orders: np.ndarray) -> Score:
-    """Share of lists whose whole order is right, strictly; n counts lists; arrays as in `pairwise_accuracy`."""
+    """Return the share of lists with a strictly right order; n counts lists; arrays as in `pairwise_accuracy`."""
     return _mean_of(_rising(predicted, orders[(orders >= 0).sum(axis=1) > 2]))
 
 
 def kendall_tau(predicted: np.ndarray, orders: np.ndarray) -> Score:
-    """Mean over lists of Kendall's tau: pairs of the list ordered right less those wrong, by all; n counts lists.
+    """Return the mean over lists of Kendall's tau: pairs in order less pairs not, by all pairs; n counts lists.
 
     Arrays as in `pairwise_accuracy`. A tie counts neither way (tau-a), a utility that is not finite as wrong.
     """
@@ -206,14 +206,14 @@ def kendall_tau(predicted: np.ndarray, orders: np.ndarray) -> Score:
 
 
 def _in_top(scores: np.ndarray, own: np.ndarray, k: int) -> Any:
-    """(n,) whether column own[i] is among the k highest of row i of (n, K); not where ties leave that open, or NaN."""
+    """Return (n,) whether column own[i] is among the k highest of row i of (n, K); not with ties or NaN."""
     scores = np.asarray(scores)
     chosen = np.take_along_axis(scores, own[:, None], axis=1)
     return ((scores >= chosen).sum(axis=1) <= k) & np.isfinite(scores).all(axis=1)
 
 
 def _rising(predicted: np.ndarray, orders: np.ndarray) -> Any:
-    """(m,) whether the utilities of each order rise strictly."""
+    """Return (m,) whether the utilities of each order rise strictly."""
     utilities = np.where(orders >= 0, np.asarray(predicted, np.float64)[orders.clip(min=0), 0], np.inf)
     usable = (np.isfinite(utilities) | (orders < 0)).all(axis=1)
     with np.errstate(invalid="ignore"):
@@ -234,7 +234,7 @@ def labelled(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _answers(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """(n,) predicted and true class of the labelled clips, -1 where a score is not finite, and how many classes."""
+    """Return (n,) predicted (-1: not finite) and true class of labelled clips, and the number of classes."""
     labelled = ~np.isnan(true).any(axis=1)
     scores, truth = np.asarray(predicted)[labelled], np.argmax(true[labelled], axis=1)
     answer = np.where(np.isfinite(scores).all(axis=1), np.argmax(scores, axis=1), -1)
@@ -242,7 +242,7 @@ def _answers(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def why_undefined(predicted: np.ndarray, true: np.ndarray) -> str:
-    """Why two labelled vectors have no Pearson; empty where they have one."""
+    """Return why two labelled vectors have no Pearson; empty where they have one."""
     if len(true) < 2:
         return f"{len(true)} labelled clip{'s' * (len(true) != 1)}, two are needed"
     if not np.isfinite(predicted).all():

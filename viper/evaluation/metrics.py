@@ -61,11 +61,11 @@ class Scores:
     n_clips: int
 
     def mean(self, metric: str) -> Score:
-        """A metric over all targets."""
+        """Return a metric over all targets."""
         return self.together[metric]
 
     def selection_value(self, metric: str) -> float:
-        """The value by which epochs are compared, never nan.
+        """Return the value by which epochs are compared, never nan.
 
         A target whose Pearson (or CCC) is nan counts 0. An error that is nan because a prediction is not finite makes
         the value infinite, the worst there is; a target without any label is left out of an error.
@@ -81,11 +81,11 @@ class Scores:
         return worst if math.isnan(value) else value
 
     def reported_value(self, metric: str) -> float:
-        """`selection_value` for people to read, but nan for a metric that nothing was computed on (lists, on Val)."""
+        """Return `selection_value`, but nan for a metric without clips (such as lists on Val)."""
         return self.selection_value(metric) if self.together[metric].n else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: {"n_clips", "mean": {metric: score}, "targets": {target: {metric: score}}}."""
+        """Return, JSON-ready, {"n_clips", "mean": {metric: score}, "targets": {target: {metric: score}}}."""
         names = next((list(scores) for scores in self.targets.values()), [])
         return {
             "n_clips": self.n_clips,
@@ -97,7 +97,7 @@ class Scores:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Scores:
-        """The inverse of `to_dict`."""
+        """Return the inverse of `to_dict`."""
         metrics = next((list(scores) for scores in record["targets"].values()), [])
         return cls(
             targets={
@@ -110,7 +110,7 @@ class Scores:
 
 
 def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether a metric's value beats another."""
+    """Return whether a metric's value beats another."""
     return value > than if METRICS[metric].direction == "maximise" else value < than
 
 
@@ -142,7 +142,7 @@ METRICS: dict[str, Metric] = {
 
 
 def evaluate(task: Task, predicted: np.ndarray, true: np.ndarray) -> Scores:
-    """The metrics of a task: those its card names and those all tasks of its kind have.
+    """Return the metrics of a task: those its card names and those all tasks of its kind have.
 
     Targets whose Pearson is undefined are named, with the reason, in a warning of the logger "viper", and so are labels
     that mAP leaves out.
@@ -200,7 +200,7 @@ def _warn_of_undefined(task: Task, predicted: np.ndarray, true: np.ndarray) -> N
 
 
 def check_shapes(task: Task, predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 (n, targets), but orders as they are. Raises ValueError when one has another shape."""
+    """Return both as float64 (n, targets), but orders as they are. Raises ValueError when one has another shape."""
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true)
     if task.kind == "preference":
         if predicted.ndim != 2 or predicted.shape[1] != 1 or true.ndim != 2 or true.max(initial=0) >= len(predicted):

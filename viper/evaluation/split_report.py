@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from viper.errors import UserError
-from viper.evaluation.confusion import ConfusionReport, confusion_report, file_names, number_text
+from viper.evaluation.confusion import ConfusionReport, confusion_report, file_names, number_text, table_csv
 from viper.evaluation.drawing import Curve, bar_figure, curve_figure, curves_figure, save_png, utilities_figure
 from viper.evaluation.metrics import Scores, check_shapes, evaluate
 from viper.files import write_json, write_text
-from viper.preferences import all_pairs
+from viper.manifest import all_pairs
 from viper.task import Task
 
 THRESHOLD = 0.5  # of a probability, from which on a label counts as predicted
@@ -40,7 +39,7 @@ class LabelCurve:
 
     @property
     def n(self) -> int:
-        """Clips of which it is known whether they have the label."""
+        """Clips known to have or to lack the label."""
         return sum(self.counts.values())
 
     @property
@@ -64,7 +63,7 @@ class PrecisionRecallReport:
     scores: Scores
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number but the curves' points, JSON-ready."""
+        """Return every number but the curves' points, JSON-ready."""
         scores = self.scores.to_dict()
         return {
             "task": self.task.name,
@@ -78,7 +77,7 @@ class PrecisionRecallReport:
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes CSV, JSON and PNG into `folder` and answers the files written.
+        """Write CSV, JSON and PNG into `folder` and return the files written.
 
         For each label that some clip has, precision_recall_NAME.csv (the curve's points) and .png; then labels.csv
         (counts and average precision), average_precision.png, precision_recall_overview.png and confusion.json.
@@ -90,13 +89,14 @@ class PrecisionRecallReport:
             label = self.labels[target]
             stem = folder / f"precision_recall_{names[target]}"
             files = [stem.with_name(f"{stem.name}{end}") for end in (".csv", ".png")]
-            points = {"threshold": [*label.threshold, math.nan], "precision": label.precision, "recall": label.recall}
-            write_text(files[0], pd.DataFrame(points).to_csv(index=False, lineterminator="\n"))
+            points = np.stack([np.append(label.threshold, math.nan), label.precision, label.recall], axis=1)
+            write_text(files[0], table_csv(["threshold", "precision", "recall"], points.tolist()))
             save_png(curve_figure(curve), files[1])
             written += files
         files = [folder / name for name in ("labels.csv", "average_precision.png", "precision_recall_overview.png",
                                             "confusion.json")]  # fmt: skip
-        write_text(files[0], pd.DataFrame(self._rows()).to_csv(index=False, lineterminator="\n"))
+        rows = self._rows()
+        write_text(files[0], table_csv(list(rows[0]), [list(row.values()) for row in rows]))
         save_png(self._bars(title), files[1])
         if curves:
             save_png(curves_figure(list(curves.values()), title), files[2])
@@ -104,7 +104,7 @@ class PrecisionRecallReport:
         return [*written, *(files if curves else [files[0], files[1], files[3]])]
 
     def curves(self) -> dict[str, Curve]:
-        """Label -> its curve, of the labels that some clip has."""
+        """Return label -> its curve, of the labels that some clip has."""
         return {target: self._curve(target, label) for target, label in self.labels.items() if label.n_positive}
 
     def _curve(self, target: str, label: LabelCurve) -> Curve:
@@ -133,7 +133,7 @@ class PrecisionRecallReport:
 
 
 def _precision_recall_report(task: Task, predicted: np.ndarray, true: np.ndarray) -> PrecisionRecallReport:
-    """Counts everything a PrecisionRecallReport holds.
+    """Count everything a PrecisionRecallReport holds.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class PreferenceReport:
     scores: Scores
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number, JSON-ready. "difference" is how much higher the preferred clip's utility is, over all pairs."""
+        """Return every number, JSON-ready. "difference" is the preferred clip's utility less the other's."""
         less, more = self.of_pairs()
         shares = np.quantile(more - less, [0.05, 0.25, 0.5, 0.75, 0.95])
         return {
@@ -196,26 +196,26 @@ class PreferenceReport:
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes utilities.csv (a row a clip), orders.csv (a row a pair or list), utilities.png and confusion.json."""
+        """Write utilities.csv (a row a clip), orders.csv (a row a pair or list), utilities.png and confusion.json."""
         files = [folder / name for name in ("utilities.csv", "orders.csv", "utilities.png", "confusion.json")]
-        clips = pd.DataFrame({"clip": self.clips, self.task.targets[0]: self.utilities})
-        orders = pd.DataFrame([self._row(order) for order in self.orders])
-        for path, table in zip(files, (clips, orders), strict=False):
-            write_text(path, table.to_csv(index=False, lineterminator="\n"))
+        clips = list(zip(self.clips, self.utilities.tolist(), strict=True))
+        write_text(files[0], table_csv(["clip", self.task.targets[0]], clips))
+        ranks = [f"rank_{k + 1}" for k in range(self.orders.shape[1])]
+        write_text(files[1], table_csv([*ranks, "right"], [self._row(order) for order in self.orders]))
         save_png(utilities_figure(*self.of_pairs(), self.title), files[2])
         write_json(files[3], self.to_dict())
         return files
 
     def of_pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Utilities of the less and the more preferred clip of every pair, those of lists included."""
+        """Return utilities of the less and the more preferred clip of every pair, those of lists included."""
         less, more = all_pairs(self.orders)
         return self.utilities[less], self.utilities[more]
 
-    def _row(self, order: np.ndarray) -> dict[str, Any]:
-        """One order: its clips from the least preferred on, and whether their utilities rise."""
+    def _row(self, order: np.ndarray) -> list[Any]:
+        """Return one order: its clips from the least preferred on, and whether their utilities rise."""
         rows = order[order >= 0]
-        clips = {f"rank_{k + 1}": self.clips[rows[k]] if k < len(rows) else "" for k in range(len(order))}
-        return {**clips, "right": int((np.diff(self.utilities[rows]) > 0).all())}
+        clips = [self.clips[row] for row in rows] + [""] * (len(order) - len(rows))
+        return [*clips, int((np.diff(self.utilities[rows]) > 0).all())]
 
     @property
     def title(self) -> str:
@@ -229,7 +229,7 @@ class PreferenceReport:
 
 
 def _preference_report(task: Task, clips: Sequence[str], predicted: np.ndarray, orders: np.ndarray) -> PreferenceReport:
-    """Scores utilities (n, 1), which must be finite, by orders of the clips."""
+    """Score utilities (n, 1), which must be finite, by orders of the clips."""
     return PreferenceReport(task, clips, predicted[:, 0], orders, evaluate(task, predicted, orders))
 
 
@@ -237,13 +237,13 @@ SplitReport = ConfusionReport | PrecisionRecallReport | PreferenceReport
 
 
 def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: np.ndarray) -> SplitReport:
-    """The report of a task's predictions for a split.
+    """Return the report of a task's predictions for a split.
 
     Parameters
     ----------
     clips : n ids, for messages.
     predicted, true : (n, targets), rows in the order of `clips`; NaN in `true` where there is no label. Of a preference
-        task, `true` holds the orders: see `viper.preferences.order_rows`.
+        task, `true` holds the orders: see `viper.manifest.order_rows`.
 
     Raises
     ------
@@ -261,7 +261,7 @@ def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: 
 def check_predictions(
     task: Task, clips: Sequence[str], predicted: np.ndarray, true: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both arrays as `viper.evaluation.metrics.check_shapes` gives them; raises what `build_report` does."""
+    """Return both arrays as `viper.evaluation.metrics.check_shapes` gives them; raises what `build_report` does."""
     predicted, true = check_shapes(task, predicted, true)
     if len(clips) != len(predicted):
         raise ValueError(f"{len(clips)} clips for {len(predicted)} rows of predictions")

@@ -14,10 +14,11 @@ from viper.manifest import clip_id
 from viper.task import Task
 
 SUBMISSION_FILE = "submission.csv"
+Spans = Sequence[tuple[float, float]]
 
 
 def submission_path(path: str | Path) -> Path:
-    """The file that `--output_path` means.
+    """Return the file that `--output_path` means.
 
     A name ending in .csv is the file itself. A folder, or a name without any suffix, is a folder that receives
     submission.csv. Any other suffix is a UserError, as is a name without a suffix that is a file already.
@@ -33,7 +34,7 @@ def submission_path(path: str | Path) -> Path:
 
 
 def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], predicted: np.ndarray) -> Path:
-    """Writes a submission, all of it or nothing.
+    """Write a submission, all of it or nothing.
 
     Parameters
     ----------
@@ -54,8 +55,37 @@ def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], pred
     """
     path = submission_path(path)
     predicted = _checked(task, file_ids, np.asarray(predicted))
-    rows: list[list[str]] = [list(task.submission_columns)]
-    rows += [submission_cells(task, file_id, row) for file_id, row in zip(file_ids, predicted, strict=True)]
+    rows = [submission_cells(task, file_id, row) for file_id, row in zip(file_ids, predicted, strict=True)]
+    return _write(path, [list(task.submission_columns), *rows])
+
+
+def write_timelines(path: str | Path, task: Task, timelines: Iterable[tuple[str, Spans, np.ndarray]]) -> Path:
+    """Write predictions over time: a submission's columns, with the start and end of each window after the id.
+
+    Parameters
+    ----------
+    path : a file or a folder, see `submission_path`.
+    timelines : for each clip its id, the (start, end) of each window in seconds, and (windows, targets) predictions. A
+        window of NaN gets empty cells.
+
+    Returns
+    -------
+    The file written.
+    """
+    columns = list(task.submission_columns.values())
+    place = columns.index(task.id_column) + 1 if task.id_column in columns else 0
+
+    def with_span(cells: list[str], span: Sequence[str]) -> list[str]:
+        return [*cells[:place], *span, *cells[place:]]
+
+    rows = [with_span(list(task.submission_columns), ["start", "end"])]
+    for file_id, spans, predicted in timelines:
+        for span, row in zip(spans, predicted, strict=True):
+            rows.append(with_span(submission_cells(task, file_id, row), [f"{second:.3f}" for second in span]))
+    return _write(submission_path(path), rows)
+
+
+def _write(path: Path, rows: list[list[str]]) -> Path:
     try:
         write_text(path, csv_text(rows))
     except OSError as error:
@@ -64,7 +94,7 @@ def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], pred
 
 
 def submission_cells(task: Task, file_id: str, row: np.ndarray) -> list[str]:
-    """The cells of one row below the task's submission columns; `row` (targets,), of NaN where nothing is predicted."""
+    """Return the cells of one row of a submission; `row` (targets,), all NaN where nothing is predicted."""
     if np.isnan(row).all():
         return [file_id if column == task.id_column else "" for column in task.submission_columns.values()]
     if task.range is not None:
@@ -79,7 +109,7 @@ def submission_cells(task: Task, file_id: str, row: np.ndarray) -> list[str]:
 
 
 def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
-    """Reads a submission back and checks it.
+    """Read a submission back and check it.
 
     Returns
     -------
@@ -89,7 +119,7 @@ def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
     Raises
     ------
     UserError naming the file and, where there is one, the line: unreadable file, missing, unknown or repeated column,
-    no rows, a row of another length, a duplicate or unusable id, a value that is no number in the task's range.
+    no rows, a row of another length, a duplicate or unusable id, a value that is not a number in the task's range.
     """
     path = Path(path)
     rows = read_csv_rows(path)
@@ -116,7 +146,7 @@ def read_submission(path: str | Path, task: Task) -> pd.DataFrame:
 
 
 def _checked(task: Task, file_ids: Sequence[str], predicted: np.ndarray) -> np.ndarray:
-    """`predicted` as float32 or float64, after every check that does not need the file."""
+    """Return `predicted` as float32 or float64, after every check that does not need the file."""
     if predicted.ndim != 2 or predicted.shape[1] != len(task.targets):
         raise ValueError(f"predicted {predicted.shape} must be (clips, {len(task.targets)} targets)")
     if predicted.dtype != np.float32:

@@ -100,16 +100,18 @@ class _Context:
 
 
 def _of_all_processes(x: Tensor) -> Tensor:
-    """The rows of all processes, in order of rank; gradients flow back to where a row came from.
+    """Return the rows of all processes, in order of rank; gradients reach those of this process.
 
-    DistributedDataParallel takes the mean of the processes' gradients. Each of the W processes has the gradient of the
-    same loss here, and all-gather's backward adds them up, so that this mean is the gradient of one process.
+    DistributedDataParallel takes the mean of the W processes' gradients. Each process knows the part of the loss's
+    gradient that comes through its own rows; times W, the mean is the gradient of one process with all the rows.
     """
     if not _is_one_of_several():
         return x
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(x.contiguous()))
+    n = torch.distributed.get_world_size()
+    rows = [torch.empty_like(x) for _ in range(n)]
+    torch.distributed.all_gather(rows, x.detach().contiguous())
+    rows[torch.distributed.get_rank()] = x.detach() + n * (x - x.detach())  # the value of x, its gradient n-fold
+    return torch.cat(rows)
 
 
 def _is_one_of_several() -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from viper.encoders.base import Encoder
 from viper.encoders.pretrained import go_offline
-from viper.encoders.recorded import in_words_of, recorded_encoder
+from viper.encoders.registry import in_words_of, recorded_encoder
 from viper.engine.device import Runtime, choose_runtime
 from viper.errors import ClipError, UserError
 from viper.fusion.checkpoint import load_checkpoint, task_of
@@ -55,7 +55,7 @@ class ClipReading:
 
 @dataclass(frozen=True)
 class _Stream:
-    """A modality that can be had here: its encoder, ready, and what that reads."""
+    """A modality whose encoder can run here: the encoder, and what it reads."""
 
     encoder: Encoder[Any, Any]
     source: Source
@@ -90,7 +90,7 @@ class ClipPredictor:
         device: str = "auto",
         offline: bool = False,
     ) -> ClipPredictor:
-        """A checkpoint, or a run's best, and its encoders; one that cannot run here is left out, and a line says so.
+        """Load a checkpoint, or a run's best, and its encoders; one that cannot run here is left out, with a line.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class ClipPredictor:
             streams[name] = _Stream(encoder, source)
             assumed += [] if is_recorded else [name]
         if not streams:
-            raise UserError(f"{model_path}: none of its modalities can be had here ({in_words(unavailable)})")
+            raise UserError(f"{model_path}: no encoder of this checkpoint can run here ({in_words(unavailable)})")
         for name, reason in unavailable.items():
             log.warning("%s is left out: %s", name, reason)
         if assumed:
@@ -143,7 +143,7 @@ class ClipPredictor:
         return column
 
     def read(self, path: Path, subtitles: Path | None = None) -> ClipReading:
-        """Reads and encodes a whole clip.
+        """Read and encode a whole clip.
 
         Parameters
         ----------
@@ -163,7 +163,7 @@ class ClipPredictor:
     def read_windows(
         self, path: Path, every: float, window: float | None = None, subtitles: Path | None = None
     ) -> Iterator[ClipReading]:
-        """Reads and encodes a video piece by piece, each as if it were a clip of its own, cut out of the file.
+        """Read and encode a video piece by piece, each as if it were a clip of its own, cut out of the file.
 
         Time begins at 0 in each, frames are chosen among its own, and a sentence belongs to the piece that has its
         middle. However long the video is, no more than a piece of it is in memory (and its sound, 4 bytes for each of
@@ -190,7 +190,7 @@ class ClipPredictor:
             yield self._encoded(Path(path), piece)
 
     def predict(self, readings: Sequence[ClipReading], hidden: Collection[str] = ()) -> np.ndarray:
-        """(readings, targets) float32: what the checkpoint answers, within the task's range.
+        """Return (readings, targets) float32: what the checkpoint answers, within the task's range.
 
         One whose modalities are all hidden or absent gets the answer of the learned queries alone. A checkpoint with a
         `group_column` standardises the features of all `readings` together, as one group.
@@ -237,12 +237,12 @@ class ClipPredictor:
 
 
 def nothing_to_read(path: Path, reasons: Mapping[str, str]) -> str:
-    """What is said of a video that has none of the modalities."""
+    """Return what is said of a video that has none of the modalities."""
     return f"{path.name}: holds nothing that the checkpoint can read ({in_words(reasons)})"
 
 
 def in_words(reasons: Mapping[str, str]) -> str:
-    """Modality -> reason on one line; modalities with the same reason share it."""
+    """Return modality -> reason on one line; modalities with the same reason share it."""
     names: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         names.setdefault(reason, []).append(name)
@@ -259,7 +259,7 @@ def _record(record: Mapping[str, Any] | None) -> EncoderInfo:
 
 
 def _runtime(info: EncoderInfo, device: str) -> Runtime:
-    """In the precision that the features were made in."""
+    """Return the runtime in the precision that the features were made in."""
     return choose_runtime(device, recorded=info.arithmetic)
 
 
@@ -273,7 +273,7 @@ def predict_clip(
     device: str = "auto",
     offline: bool = False,
 ) -> dict[str, float]:
-    """Predicts one video: its frames, faces, sound and words go through the encoders the checkpoint was trained with.
+    """Predict one video: its frames, faces, sound and words go through the encoders the checkpoint was trained with.
 
     Parameters
     ----------

@@ -12,8 +12,8 @@ import numpy as np
 
 from viper.errors import ClipError, UserError
 from viper.media.faces.crop import CropOptions, Crops, FaceCropper, NumberedFrames
-from viper.media.frame_rule import FrameRule, read_chosen
 from viper.media.pictures import Frames, as_if_stored, frame_entries, shrunk
+from viper.media.sampling import FrameRule, read_chosen
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, read_cues
 from viper.media.video import VideoFrames, open_media
@@ -36,7 +36,7 @@ Content = Frames | Sound | list[Cue]
 
 
 def source_of(info: EncoderInfo) -> tuple[Source, bool]:
-    """What an encoder with this record read, and whether the record says all of it.
+    """Return what an encoder with this record read, and whether the record says all of it.
 
     Of pictures whose making is not recorded (by an older version, or another tool) the defaults of get_frame and
     crop_images are assumed. UserError for a source that is none of a video's.
@@ -96,7 +96,7 @@ class ClipReader:
         self._croppers = {s.crops: FaceCropper(s.crops, device) for s in self._pictures if s.crops is not None}
 
     def read(self, path: Path, subtitles: Path | None = None) -> ClipContent:
-        """The whole clip; a file that is no sound or video at all is a ClipError."""
+        """Return the whole clip; a file that is no sound or video at all is a ClipError."""
         open_media(path).close()
         chosen = {rule: attempt(lambda rule=rule: read_chosen(path, rule).video) for rule in self.rules}
         contents, faces = self.pictures(chosen)
@@ -107,8 +107,8 @@ class ClipReader:
         return ClipContent(0.0, _length([*chosen.values(), *contents.values()]), contents, faces)
 
     def windows(self, path: Path, every: float, window: float, subtitles: Path | None = None) -> Iterator[ClipContent]:
-        """The clip in pieces, see `viper.media.windows.next_span`: by the pictures' times, else by the sound's, else by
-        the words'. Pictures are streamed; of sound, what a clip may have is held.
+        """Yield the clip in pieces, see `viper.media.windows.next_span`: by times of the pictures, else the sound,
+        else the words. Pictures are streamed; of sound, what a clip may have is held.
 
         ClipError for a file that is no sound or video at all, or has nothing that is read.
         """
@@ -149,7 +149,7 @@ class ClipReader:
     def pictures(
         self, chosen: Mapping[FrameRule, VideoFrames | ClipError]
     ) -> tuple[dict[Source, Content | ClipError], FaceTrack | None]:
-        """Frames and crops from the chosen frames of a video, and what there is to show of them."""
+        """Return frames and crops from the chosen frames of a video, and the track to show."""
         contents: dict[Source, Content | ClipError] = {}
         tracks: list[FaceTrack] = []
         for rule, video in chosen.items():
@@ -170,7 +170,7 @@ class ClipReader:
 
 
 def attempt(read: Any) -> Any:
-    """What `read` answers, or the ClipError it raises."""
+    """Return what `read` answers, or the ClipError it raises."""
     try:
         return read()
     except ClipError as error:
@@ -178,14 +178,14 @@ def attempt(read: Any) -> Any:
 
 
 def heard(sound: Sound | None) -> Sound:
-    """The sound, if there is some; else a ClipError."""
+    """Return the sound, if there is some; else a ClipError."""
     if sound is None or not len(sound.samples):
         raise ClipError("no sound in it")
     return sound
 
 
 def words_of(path: Path, subtitles: Path | None) -> list[Cue]:
-    """The cues of a video; none is a ClipError.
+    """Return the cues of a video; none is a ClipError.
 
     `subtitles` is their file, or a folder that has one of the video's name, by default the video's own.
     """
@@ -207,13 +207,13 @@ def words_of(path: Path, subtitles: Path | None) -> list[Cue]:
 
 
 def _cut_sound(sound: Sound, span: Span) -> Sound:
-    """What is heard in a piece, as a clip of its own."""
+    """Return what is heard in a piece, as a clip of its own."""
     first, last = (round((second - sound.start) * sound.rate) for second in (span.start, span.end))
     return Sound(sound.samples[max(0, first) : max(0, last)], sound.rate, max(0.0, sound.start - span.start))
 
 
 def _cut_words(words: list[Cue], span: Span) -> list[Cue]:
-    """The cues whose middle is in a piece, at its own times: each is in one piece, where pieces do not overlap."""
+    """Return the cues whose middle is in a piece, at its own times; without overlap each cue is in one piece."""
     own = [
         Cue(cue.start - span.start, cue.end - span.start, cue.text)
         for cue in words
@@ -229,7 +229,7 @@ def _no_face(frames: Frames) -> ClipError:
 
 
 def _length(contents: Iterable[Any]) -> float:
-    """Seconds, by the pictures, else by the sound, else by the words."""
+    """Return the seconds, by the pictures, else by the sound, else by the words."""
     ends = {VideoFrames: 0.0, Sound: 0.0, list: 0.0}
     for content in contents:
         if isinstance(content, VideoFrames):

@@ -43,7 +43,7 @@ class Timeline:
         self._thumbnails: list[tuple[float, np.ndarray]] = []
 
     def add(self, reading: ClipReading) -> None:
-        """Takes the next piece."""
+        """Take the next piece."""
         self.spans.append((reading.start, reading.end))
         self._used |= reading.features.keys()
         self._reasons = reading.absent | self._reasons
@@ -57,12 +57,12 @@ class Timeline:
             self.take(self._predictor.predict([reading]) if reading.features else _nothing(self._predictor))
 
     def check(self) -> None:
-        """After the last piece: a video in which nothing could be read is a ClipError."""
+        """Raise ClipError, after the last piece, if nothing could be read."""
         if not self._used:
             raise ClipError(nothing_to_read(self.path, self._reasons))
 
     def take(self, rows: np.ndarray) -> None:
-        """Predictions (n, targets) of the next n pieces."""
+        """Take the predictions (n, targets) of the next n pieces."""
         self._rows += list(rows)
 
     @property
@@ -87,7 +87,7 @@ class Timeline:
 
 
 def predict_together(predictor: ClipPredictor, timelines: Sequence[Timeline]) -> None:
-    """Predicts what waits: all pieces of all videos are one group."""
+    """Predict what waits: all pieces of all videos are one group."""
     readings = [reading for timeline in timelines for reading in timeline.waiting]
     rows = predictor.predict(readings)
     for row, reading in zip(rows, readings, strict=True):
@@ -103,7 +103,7 @@ def _nothing(predictor: ClipPredictor) -> np.ndarray:
 
 
 def _thumbnails(reading: ClipReading, most: int) -> list[tuple[float, np.ndarray]]:
-    """Of the frames with a face, or of all where there is none."""
+    """Return thumbnails of the frames with a face, or of all without any."""
     track = reading.faces
     if track is None or not len(track.times):
         return []

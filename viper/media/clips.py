@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from viper.commands.common import log
 from viper.errors import ClipError, UserError
 from viper.files import fingerprint
+from viper.logs import log
 from viper.media.imports.files import FEATURE_SUFFIXES, companions, read_table
 from viper.media.imports.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.media.imports.table import Table, table_of_array
@@ -27,7 +27,7 @@ class SoundClip(MediaClip):
     """A file whose sound is read."""
 
     def read(self) -> Sound | None:
-        """Its sound; None, and a line in the log, where there is none."""
+        """Return its sound; None, and a line in the log, where there is none."""
         sound = read_sound(self.path)
         if sound is None:
             log.info("extract_audio_features: %s: no sound in it; its tokens are masked", self.path.name)
@@ -42,11 +42,11 @@ class SubtitleClip:
     path: Path | None
 
     def source(self) -> str:
-        """Fingerprint of the file."""
+        """Return the fingerprint of the file."""
         return MediaClip(self.id, self.path).source() if self.path else "none"
 
     def read(self) -> list[Cue] | None:
-        """Its cues; None, and a line in the log, where there are none."""
+        """Return its cues; None, and a line in the log, where there are none."""
         cues = read_cues(self.path) if self.path else None
         if not cues:
             log.info("extract_textual_features: %s: no subtitles; its tokens are masked", self.id)
@@ -67,11 +67,11 @@ class ForeignClip(MediaClip):
     columns: tuple[str, ...] = ()
 
     def source(self) -> str:
-        """Fingerprint of the file, and of those beside it that have its times and mask."""
+        """Return the fingerprint of the file, and of those beside it that have its times and mask."""
         return "-".join(fingerprint(path) for path in (self.path, *companions(self.path).values()))
 
     def read(self) -> Table:
-        """Its rows."""
+        """Return its rows."""
         return read_table(self.path, self.key, self.columns)
 
 
@@ -83,13 +83,13 @@ class RowsClip:
     rows: np.ndarray
 
     def source(self) -> str:
-        """Fingerprint of the values: the other clips of the file may change without it."""
+        """Return the fingerprint of the values: the other clips of the file may change without it."""
         digest = hashlib.blake2b(f"{self.rows.dtype.str}{self.rows.shape}".encode(), digest_size=12)
         digest.update(np.ascontiguousarray(self.rows).data)
         return digest.hexdigest()
 
     def read(self) -> Table:
-        """Its rows; a clip of zeros only, or of nothing, is one without this modality: a masked token."""
+        """Return its rows; a clip of zeros only, or of nothing, is one without this modality: a masked token."""
         table = table_of_array(self.rows)
         if self.rows.any():
             return table
@@ -101,14 +101,14 @@ Content = Frames | Sound | list[Cue] | Table | None
 
 
 def source_of(clip: Clip) -> str:
-    """The kind of what is read of a clip, as encoder.json names it."""
+    """Return the kind of what is read of a clip, as encoder.json names it."""
     if isinstance(clip, FrameClip):
         return "faces" if clip.has_faces else "frames"
     return {SoundClip: "sound", SubtitleClip: "subtitles"}.get(type(clip), "files")
 
 
 def inputs_of(clips: Sequence[Clip]) -> dict[str, Any]:
-    """How the pictures of a folder were made, for encoder.json; nothing for what is no pictures, or is not known.
+    """Return how the pictures of a folder were made, for encoder.json; nothing if not pictures, or if unknown.
 
     The first clip with a record speaks for all: the stages make a folder anew when their options change.
     """
@@ -124,21 +124,21 @@ def inputs_of(clips: Sequence[Clip]) -> dict[str, Any]:
 
 
 def list_sound_clips(folder: Path | None) -> Sequence[Clip]:
-    """The files of a folder that have, or may have, sound. No folder is a UserError."""
+    """Return the files of a folder that have, or may have, sound. No folder is a UserError."""
     if folder is None:
         raise UserError("--input_folder is missing")
     return [SoundClip(clip.id, clip.path) for clip in list_sounds(folder)]
 
 
 def list_picture_clips(folder: Path | None, option: str = "--from_files") -> Sequence[Clip]:
-    """Folders of pictures. No folder is a UserError, which also names `option`."""
+    """Return folders of pictures. No folder is a UserError, which also names `option`."""
     if folder is None:
         raise UserError(f"--input_folder is missing (or {option}, for features made elsewhere)")
     return list_frame_clips(folder)
 
 
 def list_foreign_clips(path: Path, key: str, columns: tuple[str, ...]) -> Sequence[Clip]:
-    """Features made elsewhere: a folder's files, one a clip, or the clips of one pickle, as MMSA makes it.
+    """Return features made elsewhere: a folder's files, one a clip, or the clips of one pickle, as MMSA makes it.
 
     `key` and `columns` as of ForeignClip. UserError where there is none.
     """

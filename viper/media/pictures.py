@@ -19,9 +19,8 @@ from PIL import Image
 
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, fingerprint, read_json, visible_entries
-from viper.media.limits import MAX_PICTURE_BYTES, MAX_PIXELS
 from viper.media.listing import by_clip
-from viper.media.video import VideoFrames
+from viper.media.video import MAX_PICTURE_BYTES, MAX_PIXELS, VideoFrames
 
 FRAMES_FILE = "frames.json"
 FACES_FILE = "faces.json"

@@ -1,22 +1,112 @@
-"""Which frames of a clip, and which stretches of its sound, are looked at."""
+"""Which frames of a video are taken: the rule that get_frame is given and frames.json keeps; windows of a sound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-import cv2
 import numpy as np
 
-# Motion is measured on a gray copy at most so wide, in pixels.
-FLOW_WIDTH = 320
-# Of events, in seconds but for the prominence, which is a share of the clip's range of motion: how far the motion is
-# smoothed (the Gaussian's sigma), how far events are apart at least, how far they stand out, and how far one reaches.
-SIGMA, DISTANCE, PROMINENCE, HALF_WINDOW = 0.2, 1.0, 0.3, 0.5
-# StimuVAR counts 6, 30 and 15 frames, whatever the clip's rate: the above at this one.
-STIMUVAR_FPS = 30.0
-# Pixels a frame. Motion that varies less over a clip is the arithmetic's noise, not to be blown up to the full range.
-_FLAT = 1e-4
+from viper.errors import UserError
+from viper.media.motion import (
+    DISTANCE,
+    FLOW_WIDTH,
+    HALF_WINDOW,
+    PROMINENCE,
+    SIGMA,
+    STIMUVAR_FPS,
+    Motion,
+    read_motion,
+)
+from viper.media.video import VideoFrames, read_frames_by_time
+
+DEFAULT_N_FRAMES = 32
+
+
+@dataclass(frozen=True)
+class FrameRule:
+    """How frames are chosen; `n_frames` is None where they are as many as `fps` gives."""
+
+    method: Literal["uniform", "fps", "events", "stimuvar"] = "uniform"
+    n_frames: int | None = DEFAULT_N_FRAMES
+    fps: float | None = None
+
+    @property
+    def is_by_events(self) -> bool:
+        """Whether the motion between all frames decides."""
+        return self.method in ("events", "stimuvar")
+
+    @property
+    def assumed_fps(self) -> float | None:
+        """The rate that events are looked for at, where it is not the clip's own."""
+        return STIMUVAR_FPS if self.method == "stimuvar" else None
+
+    def record(self) -> dict[str, Any]:
+        """All that decides the choice, of events as numbers too: where one changes, the clip is done again."""
+        if self.method == "uniform":
+            return {"method": "uniform", "n_frames": self.n_frames}
+        if self.method == "fps":
+            return {"method": "fps", "n_frames": self.n_frames, "fps": self.fps}
+        return {
+            "method": self.method,
+            "n_frames": self.n_frames,
+            "assumed_fps": self.assumed_fps,
+            "flow_width": FLOW_WIDTH,
+            "sigma": SIGMA,
+            "distance": DISTANCE,
+            "prominence": PROMINENCE,
+            "half_window": HALF_WINDOW,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> FrameRule:
+        """The rule whose record this is; one of frames that this version chooses otherwise is a UserError."""
+        method, n_frames, fps = record.get("method"), record.get("n_frames"), record.get("fps")
+        are_numbers = (isinstance(n_frames, int) and n_frames > 0) or (n_frames is None and method == "fps")
+        are_numbers &= method != "fps" or (isinstance(fps, int | float) and fps > 0)
+        if method in ("uniform", "fps", "events", "stimuvar") and are_numbers:
+            rule = cls(method, n_frames, fps)
+            if rule.record() == dict(record):
+                return rule
+        raise UserError(f"frames were chosen in a way that this version of viper does not know ({dict(record)})")
+
+    def choose(self, times: np.ndarray, motion: Motion | None = None) -> np.ndarray:
+        """Which of the frames at these times (N,), in seconds, are taken: (n,) int64, strictly increasing.
+
+        `motion` is that between the same frames, which events need.
+        """
+        if self.method == "uniform":
+            assert self.n_frames is not None
+            return uniform_indices(len(times), self.n_frames)
+        if self.method == "fps":
+            assert self.fps is not None
+            indices = rate_indices(times, self.fps)
+            return indices if self.n_frames is None else indices[uniform_indices(len(indices), self.n_frames)]
+        assert self.n_frames is not None
+        assert motion is not None
+        mode: Literal["events", "stimuvar"] = "stimuvar" if self.method == "stimuvar" else "events"
+        prominences = motion.prominences
+        return select(len(times), motion.peaks, self.n_frames, mode, fps=motion.fps, prominences=prominences)
+
+
+@dataclass(frozen=True)
+class ChosenFrames:
+    """The chosen frames of a video, and the motion where they were chosen by it or it was asked for."""
+
+    video: VideoFrames
+    motion: Motion | None
+
+
+def read_chosen(path: Path, rule: FrameRule, with_motion: bool = False) -> ChosenFrames:
+    """Decodes a video and keeps the frames of the rule; ClipError as `viper.media.video.read_frames_by_time`."""
+    motion = read_motion(path, rule.assumed_fps) if rule.is_by_events or with_motion else None
+    if not rule.is_by_events:
+        return ChosenFrames(read_frames_by_time(path, rule.choose), motion)
+    assert motion is not None
+    indices = rule.choose(motion.times, motion)
+    return ChosenFrames(read_frames_by_time(path, lambda times: indices), motion)
 
 
 def uniform_indices(n_frames: int, n: int) -> np.ndarray:
@@ -49,85 +139,6 @@ def rate_indices(times: np.ndarray, fps: float) -> np.ndarray:
     order = order[target[order] < end - 1e-6]
     nearest = np.unique(target[order], return_index=True)[1]
     return np.asarray(order[nearest], np.int64)
-
-
-def motion_curve(frames: Iterable[np.ndarray]) -> np.ndarray:
-    """How much moves between each frame and the next, as shares of the clip's range: (N - 1,) float64 in [0, 1].
-
-    Those of `motion_lengths`, `normalized`; empty where there are fewer than two frames.
-    """
-    return normalized(list(motion_lengths(frames)))
-
-
-def motion_lengths(frames: Iterable[np.ndarray]) -> Iterator[float]:
-    """How much moves between each frame and the next, in pixels.
-
-    The mean length of the vectors of a dense optical flow (Farneback 2003; the parameters are StimuVAR's).
-
-    Parameters
-    ----------
-    frames : N pictures, (H, W) gray or (H, W, 3) RGB, uint8. Two are held at a time, as gray copies of the first one's
-        shape, at most `FLOW_WIDTH` wide. The first gives nothing, each further one a number as soon as it comes.
-    """
-    before: np.ndarray | None = None
-    for frame in frames:
-        now = _small_gray(frame, None if before is None else before.shape)
-        if before is not None:
-            flow = cv2.calcOpticalFlowFarneback(
-                before, now, None, pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
-            )  # type: ignore[call-overload]
-            yield float(np.hypot(flow[..., 0], flow[..., 1]).mean())
-        before = now
-
-
-def normalized(lengths: Sequence[float]) -> np.ndarray:
-    """Motion (N - 1,) as shares of its range, float64 in [0, 1]; motion that is the same throughout is zeros."""
-    curve = np.array(lengths, np.float64)
-    if len(curve) == 0 or np.ptp(curve) < _FLAT:
-        return np.zeros(len(curve))
-    return np.asarray((curve - curve.min()) / np.ptp(curve))
-
-
-def _small_gray(frame: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
-    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) if frame.ndim == 3 else frame
-    height, width = gray.shape
-    if shape is None:
-        shape = (height, width) if width <= FLOW_WIDTH else (max(1, round(height * FLOW_WIDTH / width)), FLOW_WIDTH)
-    if gray.shape == tuple(shape):
-        return gray
-    return np.asarray(cv2.resize(gray, (shape[1], shape[0]), interpolation=cv2.INTER_AREA))
-
-
-def smooth_curve(curve: np.ndarray, fps: float) -> np.ndarray:
-    """A motion curve after a Gaussian filter, mirrored at its ends: the curve whose maxima are events."""
-    if len(curve) == 0:
-        return curve
-    from scipy.ndimage import gaussian_filter1d
-
-    # A file may claim any rate; a sigma above the curve's length makes no difference but takes time and memory.
-    sigma = min(SIGMA * fps, len(curve))
-    return np.asarray(gaussian_filter1d(curve, sigma, mode="reflect"))
-
-
-def detect_events(curve: np.ndarray, fps: float) -> np.ndarray:
-    """The moments at which motion is at its height, as StimuVAR (IJCV 2025) finds them, but in seconds.
-
-    Local maxima of the smoothed curve, at least `DISTANCE` apart and standing out by `PROMINENCE`. StimuVAR's own, in
-    frames, are those with `fps` = `STIMUVAR_FPS`.
-
-    Parameters
-    ----------
-    curve : (N - 1,) from `motion_curve`.
-    fps : frames a second, on average. Where the rate varies, seconds are those of this average.
-
-    Returns
-    -------
-    (P,) int64, rising: peak p is the motion from frame p to p + 1. The clip's very first and last are never among them.
-    """
-    from scipy.signal import find_peaks
-
-    peaks, _ = find_peaks(smooth_curve(curve, fps), distance=max(1.0, DISTANCE * fps), prominence=PROMINENCE)
-    return np.asarray(peaks, np.int64)
 
 
 def select(

@@ -12,8 +12,7 @@ from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 
 from viper.errors import ClipError
-from viper.media.limits import MAX_SOUND_SECONDS, SOUND_RATES
-from viper.media.video import open_media, start_seconds
+from viper.media.video import MAX_SOUND_SECONDS, SOUND_RATES, open_media, start_seconds
 
 log = logging.getLogger("viper")
 

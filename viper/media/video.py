@@ -15,7 +15,18 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from viper.errors import ClipError
-from viper.media.limits import MAX_CLIP_PIXELS, MAX_PIXELS
+
+# Limits on what a file may claim: above them it is a lie, a mistake or an attack, and would fill the memory.
+# Pixels of one picture or frame. 8K video has 33 million; 16,000 x 16,000 would be 256 million and 768 MB as RGB.
+MAX_PIXELS = 80_000_000
+# Bytes of one picture's file: as many as it holds without compression.
+MAX_PICTURE_BYTES = 3 * MAX_PIXELS
+# Pixels of all frames taken from one video: 36 frames of 8K, 3.6 GB as RGB.
+MAX_CLIP_PIXELS = 1_200_000_000
+# Seconds of one clip's sound: 460 MB at 16 kHz. A tiny file of silence can claim, and decode to, weeks.
+MAX_SOUND_SECONDS = 2 * 3600
+# Hz. Resampling from rates outside would blow up the sound or the filter.
+SOUND_RATES = (1000, 768_000)
 
 # What FFmpeg may call a picture that came with a sound file; it is no video.
 _COVER = "attached_pic"

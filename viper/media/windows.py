@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from viper.errors import ClipError, UserError
-from viper.media.events import motion_of
-from viper.media.frame_rule import FrameRule
-from viper.media.limits import MAX_CLIP_PIXELS
-from viper.media.sampling import motion_lengths
-from viper.media.video import StreamedFrame, VideoFrames, stream_frames
+from viper.media.motion import motion_lengths, motion_of
+from viper.media.sampling import FrameRule
+from viper.media.video import MAX_CLIP_PIXELS, StreamedFrame, VideoFrames, stream_frames
 
 # Rounding of times: a frame at 2 s may be said to be at 1.9999999.
 _SLACK = 1e-6

@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pair:
-    """Truth and prediction of one target; bars as left end and width in percent, none for what is no number."""
+    """Truth and prediction of one target; bars as left end and width in percent, none for NaN."""
 
     name: str
     true: float
@@ -39,7 +39,7 @@ class Pair:
     zero: float
 
     def lane(self, has_truth: bool) -> Markup:
-        """Both bars, drawn; `has_truth`: leave room for the truth, as other pairs of the card have one."""
+        """Return both bars, drawn; `has_truth`: leave room for the truth, as other pairs of the card have one."""
         truth = [] if self.true_bar is None else [Mark("is-true", *self.true_bar)]
         predicted = Mark("is-predicted" if has_truth else "is-only", *self.predicted_bar)
         return lane("twin", [*truth, predicted, *zero_line(self.zero)])
@@ -80,7 +80,7 @@ class Card:
 
 
 def cards(content: ReportContent, cases: Sequence[Case]) -> list[Card]:
-    """The cards of some clips, their bars all on the scale of the task, or of what was predicted."""
+    """Return the cards of some clips, their bars all on the scale of the task, or of what was predicted."""
     values = content.predicted.ravel().tolist() if content.task.range is None else []
     shown = [value for case in cases for value in case.predicted.values()]
     scale = Scale.of(content.task.range, [*values, *shown])
@@ -88,12 +88,12 @@ def cards(content: ReportContent, cases: Sequence[Case]) -> list[Card]:
 
 
 def pictures(thumbnails: Sequence[Thumbnail]) -> list[Picture]:
-    """Thumbnails, small enough for a page that holds many."""
+    """Return thumbnails small enough for a page of many."""
     return [Picture(picture_uri(each.image, THUMBNAIL_HEIGHT), each.time) for each in thumbnails]
 
 
 def strip(name: str, attention: ModalityAttention, duration: float, most: float) -> Strip:
-    """A strip of cells, the darker the more attention a second of it got.
+    """Return a strip of cells, the darker the more attention a second of it got.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def strip(name: str, attention: ModalityAttention, duration: float, most: float)
 
 
 def attention_density(attention: ModalityAttention, duration: float) -> tuple[np.ndarray, np.ndarray]:
-    """Attention a second, averaged over the targets, in cells that fill the clip.
+    """Return attention per second, averaged over the targets, in cells that fill the clip.
 
     Each token has the time that is nearer to it than to any other; with many of them, neighbours share a cell.
 
@@ -170,7 +170,7 @@ def _pair(target: str, case: Case, scale: Scale) -> Pair:
 
 
 def _weight(pair: Pair) -> float:
-    """How much a target has to say: the larger of truth and prediction."""
+    """Return how much a target has to say: the larger of truth and prediction."""
     return max(abs(value) for value in (pair.true, pair.predicted, 0.0) if math.isfinite(value))
 
 

@@ -11,7 +11,7 @@ import torch
 from viper.fusion.attention import attention_to_tokens, has_attention
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.stored import on_device
-from viper.preferences import all_pairs
+from viper.manifest import all_pairs
 from viper.report.content import Case, ModalityAttention, Thumbnail
 from viper.task import Task
 from viper.training.data import FusionData
@@ -44,7 +44,7 @@ class Predictions:
 
 
 def clip_errors(task: Task, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(n,) the error of each clip, see `ERROR_NAMES`; a tie of utilities is a pair in the wrong order."""
+    """Return (n,) the error of each clip, see `ERROR_NAMES`; a tie of utilities is a pair in the wrong order."""
     if task.kind == "preference":
         return _wrong_pairs(predicted[:, 0], true)[0]
     if task.kind == "single_label":
@@ -55,7 +55,7 @@ def clip_errors(task: Task, predicted: np.ndarray, true: np.ndarray) -> np.ndarr
 
 
 def best_and_worst(task: Task, predicted: np.ndarray, true: np.ndarray, n: int) -> tuple[list[int], list[int]]:
-    """Rows of the clips with the least and with the largest error, most extreme first, at most `n` of each.
+    """Return the rows with the smallest and with the largest error, most extreme first, at most `n` of each.
 
     No clip is in both: of few clips each list has half. Clips of a preference task whose pairs are all right, or all
     wrong, are told apart by how far.
@@ -73,7 +73,7 @@ def describe(
     attention: Mapping[int, dict[str, ModalityAttention]],
     pictures: Mapping[str, list[Thumbnail]],
 ) -> list[Case]:
-    """The cases of these rows."""
+    """Return the cases of these rows."""
     p, targets = predictions, predictions.task.targets
     errors = clip_errors(p.task, p.predicted, p.true)
     has_labels = p.task.kind != "preference"
@@ -98,7 +98,7 @@ def describe(
 def attention_of(
     model: PerceiverFusion, data: FusionData, rows: Sequence[int], batch_size: int, device: torch.device
 ) -> dict[int, dict[str, ModalityAttention]]:
-    """Row -> modality -> where the answers for that clip looked; nothing where the fusion has no attention to tell."""
+    """Return row -> modality -> the attention of that clip's answers; empty where the fusion has no attention."""
     if not has_attention(model):
         return {}
     found = {}
@@ -119,7 +119,7 @@ def attention_of(
 
 
 def _wrong_pairs(utilities: np.ndarray, orders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) the share of each clip's pairs in the wrong order, and the mean margin by which its pairs are right."""
+    """Return (n,) the share of each clip's pairs in the wrong order, and the mean margin of its pairs."""
     less, more = all_pairs(orders)
     margin = utilities[more] - utilities[less]
     clips, n = np.concatenate([less, more]), len(utilities)

@@ -24,19 +24,19 @@ class Scale:
 
     @classmethod
     def over(cls, values: Iterable[float], low: float = 0.0, high: float = 0.0) -> Scale:
-        """From `low` to `high`, farther where a finite value lies outside; never of no length."""
+        """Return a scale from `low` to `high`, farther where finite values lie outside; never of no length."""
         known = [value for value in values if math.isfinite(value)]
         low, high = min([low, *known]), max([high, *known])
         return cls(low, high if high > low else low + 1.0)
 
     @classmethod
     def of(cls, range: tuple[float, float] | None, values: Iterable[float]) -> Scale:
-        """From the lowest to the highest value of a task, and zero; where it has no range, as far as `values` reach."""
+        """Return the scale of a task's range, zero and `values`."""
         low, high = range or (0.0, 0.0)
         return cls.over(values, min(low, 0.0), max(high, 0.0))
 
     def at(self, value: float) -> float:
-        """Percent from the left end."""
+        """Return the percent from the left end."""
         share = (value - self.low) / (self.high - self.low)
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
@@ -46,7 +46,7 @@ class Scale:
         return self.at(0.0)
 
     def span(self, value: float) -> tuple[float, float]:
-        """Left end and width of a bar from zero to the value; of no width for what is no number."""
+        """Return left end and width of a bar from zero to the value; no width for NaN."""
         if not math.isfinite(value):
             return self.zero, 0.0
         place = self.at(value)
@@ -112,7 +112,7 @@ class Bar:
 
 
 def bars(rows: Sequence[tuple[str, str, Interval, bool]], high: float = 0.0) -> list[Bar]:
-    """Bars of (name, note, interval, whether it is set off) on one scale, which reaches `high` at least."""
+    """Return bars of (name, note, interval, whether it is set off) on one scale, which reaches `high` at least."""
     numbers = [number for _, _, each, _ in rows for number in (each.value, each.low, each.high)]
     scale = Scale.over(numbers, high=high)
     return [

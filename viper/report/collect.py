@@ -43,7 +43,7 @@ class Wanted:
 
 
 def collect(source: OpenedRun, others: Sequence[OpenedRun], wanted: Wanted) -> ReportContent:
-    """Predicts a split and measures everything of a report.
+    """Predict a split and measure everything for a report.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class _Collector:
         check_predictions(self.task, self.data.clips, self.predicted, self.true)
 
     def _predict(self, subsets: Sequence[Subset], rows: Sequence[int]) -> dict[Subset, np.ndarray]:
-        """Subset of the modalities -> (clips, targets) predicted from it; NaN for clips not in `rows`."""
+        """Return subset of the modalities -> (clips, targets) predicted from it; NaN for clips not in `rows`."""
         wanted, views = self.wanted, views_of(subsets, self.data, len(rows))
         found = predict_views(self.source.model, self.data, views, wanted.batch_size, wanted.device, rows)
         result = {}
@@ -80,7 +80,7 @@ class _Collector:
         return result
 
     def content(self, others: Sequence[OpenedRun]) -> ReportContent:
-        """All of it."""
+        """Return the whole content."""
         source, task, data = self.source, self.task, self.data
         measured = self.bootstrap.measure_all(task, self.predicted, self.true)
         headline = measured[self.metric].together
@@ -114,7 +114,7 @@ class _Collector:
         )
 
     def _subjects(self) -> tuple[str, list[str] | None]:
-        """What is drawn, in words, and of each row its subject; None where rows are drawn by themselves."""
+        """Return what is resampled, in words, and the subject of each row; None: rows by themselves."""
         if self.task.kind == "preference":
             return "orders", None
         column = subject_column(self.source.manifest, self.wanted.subject_column)
@@ -125,19 +125,19 @@ class _Collector:
             return f"subjects (column {column})", list(subjects)
         if self.wanted.subject_column is not None:
             raise UserError(f"--subject_column {column}: the clips of {self.split} are all of one subject")
-        self.notes.append(f"By the column {column}, these clips are all of one subject: how results would differ "
-                          "with others cannot be told, and clips are drawn as if they were independent.")  # fmt: skip
+        self.notes.append(f"By the column {column}, these clips are all of one subject: intervals treat the clips as "
+                          "independent and say nothing about other subjects.")  # fmt: skip
         return "clips", None
 
     def _split_report(self) -> SplitReport | None:
         if self.task.kind == "regression" and self.task.range is None:
-            self.notes.append("The task's card gives no range, so that there are no bins for confusion matrices.")
+            self.notes.append("The task's card gives no range, so there are no confusion matrices.")
             return None
         with without_warnings():
             return build_report(self.task, self.data.clips, self.predicted, self.true)
 
     def _subsets(self) -> list[SubsetScore]:
-        """Scores of all subsets; of many clips on some of them, since every subset is a prediction of its own."""
+        """Return the scores of all subsets, on a sample of the clips, since each subset is predicted anew."""
         if len(self.data.stores) < 2:
             return []
         is_preference, most = self.task.kind == "preference", self.wanted.subset_clips
@@ -167,15 +167,15 @@ class _Collector:
         clips = [data.clips[row] for row in rows]
         folder = wanted.frames_folder or find_pictures(self.source, clips)
         if folder is None:
-            self.notes.append("No folder of frames or faces was found, so clips come without pictures; --frames_folder "
-                              "names one.")  # fmt: skip
+            self.notes.append("No folder of frames or faces was found, so clips have no pictures; name one with "
+                              "--frames_folder.")  # fmt: skip
         pictures = thumbnails(folder, clips) if folder else {}
         predictions = Predictions(self.task, data.clips, self.predicted, self.true, self._without_each(rows))
         first, last = (describe(rows, predictions, attention, pictures) for rows in (best, worst))
         return first, last
 
     def _without_each(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Modality -> predictions of these rows by all others; of a single modality there are none."""
+        """Return modality -> predictions of these rows without it; empty with a single modality."""
         names = tuple(self.data.stores)
         others = {name: tuple(n for n in names if n != name) for name in names if len(names) > 1}
         found = self._predict(list(others.values()), rows) if others else {}
@@ -188,7 +188,7 @@ class _Collector:
                 text = f"the column {name} has more than {MAX_GROUPS} values: too many to be groups"
                 if self.wanted.group_columns:
                     raise UserError(f"--group_columns {name}: {text}")
-                self.notes.append(f"Not looked at by group: {text}.")
+                self.notes.append(f"Not scored by group: {text}.")
                 continue
             found = scored_groups(self.task, self.metric, self.table[name], self.predicted, self.true, self.bootstrap)
             if found is not None:

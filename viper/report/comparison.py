@@ -28,7 +28,7 @@ def compared(
     batch_size: int,
     device: torch.device,
 ) -> tuple[Comparison, int]:
-    """How another run does on the clips that both have labels for, or the orders that both know.
+    """Return how another run does on the clips that both have labels for, or the orders that both know.
 
     Both are scored by this run's labels and on the same resamples, so that what makes clips hard for both cancels.
 
@@ -69,13 +69,13 @@ def compared(
 
 
 def _common_clips(data: FusionData, theirs: FusionData) -> np.ndarray:
-    """Rows of `data` whose clips the other run has labels for too."""
+    """Return rows of `data` whose clips the other run has labels for too."""
     known = set(theirs.clips)
     return np.array([row for row, clip in enumerate(data.clips) if clip in known], np.int64)
 
 
 def _common_orders(data: FusionData, theirs: FusionData) -> np.ndarray:
-    """Rows of the orders that both runs have."""
+    """Return rows of the orders that both runs have."""
     known = set(_orders(theirs))
     return np.array([row for row, order in enumerate(_orders(data)) if order in known], np.int64)
 

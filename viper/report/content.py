@@ -176,7 +176,7 @@ class ReportContent:
     metrics : metric -> over all targets; the headline is among them, first.
     clips : ids (n), in the order of the rows of `predicted` and `true`.
     true : (n, targets) labels, NaN where there are none; of a preference task the orders, see
-        `viper.preferences.order_rows`.
+        `viper.manifest.order_rows`.
     split_report : confusion matrices, precision-recall curves or utilities, by the task's kind: what confusion_matrix
         writes, and the page draws with the same code; None of a regression without a range.
     best, worst : clips with the least and the largest error, most extreme first.
@@ -214,14 +214,14 @@ class ReportContent:
         return self.metrics[self.metric]
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number, JSON-ready: report.json. What is undefined is None; pictures are left out."""
+        """Return every number, JSON-ready: report.json. What is undefined is None; pictures are left out."""
         record = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         split_report = None if self.split_report is None else self.split_report.to_dict()
         return _plain({**record, "task": self.task.to_dict(), "split_report": split_report})
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as dicts, arrays as lists, numbers that JSON has not as None."""
+    """Return dataclasses as dicts, arrays as lists, and numbers that JSON lacks as None."""
     if isinstance(value, Thumbnail):
         return {"time": value.time}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -54,7 +54,7 @@ class Panel:
 
 
 def training_panels(content: ReportContent) -> list[Panel]:
-    """Loss and headline metric over the epochs, each target's behind it; the epoch that is reported is marked."""
+    """Return loss and headline metric over the epochs, each target's behind it; the reported epoch is marked."""
     curves = content.training
     if curves is None or not curves.epochs:
         return []
@@ -74,7 +74,7 @@ def training_panels(content: ReportContent) -> list[Panel]:
 
 
 def agreement_panels(content: ReportContent) -> list[Panel]:
-    """Truth against prediction: heat maps, or precision-recall curves, or utilities, by the task's kind."""
+    """Return truth against prediction: heat maps, or precision-recall curves, or utilities, by the task's kind."""
     report = content.split_report
     if report is None:
         return []
@@ -92,14 +92,14 @@ def agreement_panels(content: ReportContent) -> list[Panel]:
 
 
 def scatter_panels(content: ReportContent) -> list[Panel]:
-    """Predicted against true, for each target; of classes and labels, the probabilities of those that have them."""
+    """Return predicted against true for each target; for classes and labels, histograms of their probabilities."""
     if content.task.kind == "preference":
         return []
     return list(_class_panels(content) if content.task.kind != "regression" else _scatter_panels(content))
 
 
 def calibration_panels(content: ReportContent) -> list[Panel]:
-    """Mean label of the clips of each bin of predictions."""
+    """Return the mean label of the clips of each bin of predictions."""
     known = [each for each in content.calibration if any(_has_mean(each_bin) for each_bin in each.bins)]
     return [_calibration_panel(content, each) for each in known]
 
@@ -152,7 +152,7 @@ def _small_matrix(matrix: Matrix) -> Panel:
 def _large_matrix(matrix: Matrix) -> Panel:
     size = len(matrix.counts)
     annotate = size <= _MOST_NUMBERS
-    # Long names take their place beside and below, of which the cells shall not be robbed.
+    # Long names need room beside and below that the cells must not lose.
     longest = min(max(len(tick) for tick in matrix.ticks), _MOST_LETTERS)
     side = 0.9 + 0.12 * longest + (0.56 if annotate else 0.27) * size
     figure = new_figure(side + 0.5, side)
@@ -184,7 +184,7 @@ def _curve_panel(target: str, curve: Curve) -> Panel:
 
 
 def _thinned(curve: Curve) -> Curve:
-    """The curve without points that fall on the same dot as the one before: 5,000 clips take no megabyte a label."""
+    """Return the curve without points on the same dot as the one before, to keep the page small."""
     places = np.round(np.stack([curve.recall, curve.precision]) * _CURVE_STEPS)
     keep = np.ones(places.shape[1], bool)
     keep[1:-1] = (places[:, 1:-1] != places[:, :-2]).any(axis=0)
@@ -217,7 +217,7 @@ def _first_metric(row: TargetRow | None) -> str:
 
 
 def _draw_points(axes: Axes, true: np.ndarray, predicted: np.ndarray, limits: tuple[float, float]) -> None:
-    """Dots, or, where they would cover each other, hexagons by the number of clips (logarithmic)."""
+    """Draw dots, or hexagons by the number of clips (logarithmic) where dots would cover each other."""
     if len(true) <= _MOST_DOTS:
         # One path for all dots: a page has thousands of them.
         axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=DARK, alpha=0.5,
@@ -249,7 +249,7 @@ def _class_panels(content: ReportContent) -> Iterator[Panel]:
         axes.set_xlabel("predicted probability", fontsize=8.5, color=INK)
         _finish(axes, "left")
         median, other = float(np.median(has)), float(np.median(lacks)) if len(lacks) else math.nan
-        text = f"{count(len(has))} clips, median {number(median, 2)}; of the others {number(other, 2)}"
+        text = f"{count(len(has))} clips, median {number(median, 2)}; other clips {number(other, 2)}"
         description = f"Predicted probability of {target} of the clips that have it and of the others: {text}."
         yield Panel(figure_svg(figure, description), target, text)
 
@@ -273,7 +273,7 @@ def _has_mean(each: CalibrationBin) -> bool:
 
 
 def _limits(content: ReportContent, *values: np.ndarray) -> tuple[float, float]:
-    """The task's range, or what the values span; wider where values lie outside it."""
+    """Return the task's range, or what the values span; wider where values lie outside it."""
     all_values = np.concatenate(values)
     low, high = float(all_values.min()), float(all_values.max())
     # Of a pair, the order that is predicted has a probability of a half at least.

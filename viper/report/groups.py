@@ -31,7 +31,7 @@ LEAST_N = 10  # clips (or orders) of a group that is scored
 
 
 def subject_column(manifest: Manifest, given: str | None) -> str | None:
-    """The column that says whose clip a row is; None where there is none.
+    """Return the column that says whose clip a row is; None where there is none.
 
     The one that is given; or the card's group_column; or one of a usual name (`SUBJECT_NAMES`). One that is given and
     is not there is a UserError.
@@ -45,7 +45,7 @@ def subject_column(manifest: Manifest, given: str | None) -> str | None:
 
 
 def group_columns(manifest: Manifest, given: Sequence[str]) -> list[str]:
-    """The columns by which clips are grouped: those given, or else all of a usual name (`GROUP_NAMES`)."""
+    """Return the columns to group clips by: those given, or else all of a usual name (`GROUP_NAMES`)."""
     if given:
         return [_existing(manifest, name, "--group_columns") for name in given]
     return [name for name in _further_columns(manifest) if _plain(name) in GROUP_NAMES]
@@ -54,7 +54,7 @@ def group_columns(manifest: Manifest, given: Sequence[str]) -> list[str]:
 def scored_groups(
     task: Task, metric: str, column: pd.Series, predicted: np.ndarray, true: np.ndarray, bootstrap: Bootstrap
 ) -> GroupColumn | None:
-    """A metric within each group of a column, and the gap between the best and the worst served group.
+    """Return a metric within each group of a column, and the gap between the best and the worst served group.
 
     The gap's interval is that of the difference between the same two groups on the same resamples, so that it may
     reach below 0: which two they are was chosen by looking, which makes a gap look larger than it is.
@@ -87,7 +87,7 @@ def scored_groups(
 
 
 def grouped(column: pd.Series) -> pd.Series:
-    """A column's cells as names of groups: ages in years as ranges, other cells as they are, empty ones empty."""
+    """Return a column's cells as names of groups: ages in years as ranges, other cells as they are."""
     cells = column.astype(str).str.strip()
     if _plain(str(column.name)) != "age":
         return cells
@@ -100,12 +100,12 @@ def grouped(column: pd.Series) -> pd.Series:
 
 
 def has_too_many(column: pd.Series) -> bool:
-    """Whether a column has more values than groups can be told apart on a page: of subjects, say, or of free text."""
+    """Return whether a column has too many values to be groups, such as subjects or free text."""
     return grouped(column).nunique() > MAX_GROUPS
 
 
 def _rows(task: Task, inside: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Rows of `true` that belong to a group, of which `inside` (clips,) says which clips are in it."""
+    """Return the rows of `true` in a group; `inside` (clips,) says which clips are in it."""
     if task.kind == "preference":
         return np.flatnonzero((inside[true.clip(min=0)] | (true < 0)).all(axis=1))
     return np.flatnonzero(inside)

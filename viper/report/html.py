@@ -35,7 +35,7 @@ _JPEG_QUALITY = 82
 
 
 def render(template: str, **values: Any) -> str:
-    """A page: `templates/TEMPLATE` with these values. All text is escaped unless it is Markup.
+    """Render a page: `templates/TEMPLATE` with these values. All text is escaped unless it is Markup.
 
     What is not given is an error (jinja2.UndefinedError), not an empty place.
     """
@@ -43,7 +43,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def picture_uri(image: np.ndarray, height: int) -> str:
-    """A picture as the data URI of a JPEG.
+    """Return a picture as the data URI of a JPEG.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def _environment() -> Environment:
 
 
 def _style() -> str:
-    """style.css with the steps of the two colour maps in it."""
+    """Return style.css with the steps of the two colour maps in it."""
     text = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     for mark, colour_map in (("/* light map */", COLOUR_MAP), ("/* dark map */", _DARK_MAP)):
         shares = np.linspace(0, 1, N_LEVELS)
@@ -88,7 +88,7 @@ def _style() -> str:
 
 
 def _policy(scripts: list[str]) -> str:
-    """What a browser lets the page do: no connection at all, and no script but the page's own."""
+    """Return the page's content security policy: no connection at all, and no script but the page's own."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
@@ -111,7 +111,7 @@ _NAMESPACES = re.compile(r' xmlns(?::xlink)?="[^"]*"| version="1\.1"')
 
 
 def figure_svg(figure: Figure, description: str, natural_size: bool = False) -> Markup:
-    """A figure as inline SVG, in the page's own colours (dark or light) and fonts; the same figure is the same text.
+    """Return a figure as inline SVG in the page's colours (dark or light) and fonts; equal figures give equal text.
 
     Parameters
     ----------
@@ -142,12 +142,12 @@ def figure_svg(figure: Figure, description: str, natural_size: bool = False) -> 
 
 
 def level(share: float) -> int:
-    """The step of the page's colour map, whose colour is var(--m<step>), of a number in [0, 1]."""
+    """Return the step of the page's colour map, whose colour is var(--m<step>), of a number in [0, 1]."""
     return round(min(max(share, 0.0), 1.0) * (N_LEVELS - 1))
 
 
 def _page_tag(prefix: str, match: re.Match[str]) -> str:
-    """One of matplotlib's tags with ids of its own, the page's colours and fonts, and hundredths of a point at most."""
+    """Return a matplotlib tag with its own ids, the page's colours and fonts, and two decimals at most."""
     tag = match[0]
     data = ""
     if tag.startswith("<image"):  # what is in it is not to be searched
@@ -177,5 +177,5 @@ def _page_font(match: re.Match[str]) -> str:
 
 @functools.cache
 def _mapped_colours() -> dict[str, str]:
-    """Every colour of the colour map -> the page's name of its step."""
+    """Return every colour of the colour map -> the page's name of its step."""
     return {to_hex(COLOUR_MAP(share)): f"var(--m{level(share)})" for share in np.linspace(0, 1, COLOUR_MAP.N)}

@@ -1,4 +1,4 @@
-"""What a report says in sentences: its first paragraph, and what a reader must know."""
+"""Sentences of a report: its summary, and the notes a reader must know."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from viper.inference.run import OpenedRun
 from viper.report.words import heading
 from viper.training.data import FusionData
 
-FEW_UNITS = 30  # clips or subjects, of which a percentile interval is too narrow
+FEW_UNITS = 30  # clips or subjects; with fewer, a percentile interval is too narrow
 KINDS = {
     "regression": "a number for each of", "single_label": "one class a clip out of",
     "multi_label": "whether a clip has each of", "preference": "an order of clips, by",
@@ -22,7 +22,7 @@ KINDS = {
 
 
 def summary_of(source: OpenedRun, split: str, n_clips: int, headline: Interval, unit: str) -> str:
-    """The paragraph on the task, the data and the options."""
+    """Return the paragraph on the task, the data and the options."""
     task, config = source.task, source.model.config
     column = source.manifest.table[task.split_column]
     splits = ", ".join(f"{int((column == name).sum()):,} in {name}" for name in ("Train", "Val", "Test")
@@ -46,40 +46,42 @@ def summary_of(source: OpenedRun, split: str, n_clips: int, headline: Interval, 
 
 
 def interval_text(interval: Interval) -> str:
-    """A value with its interval."""
+    """Return a value with its interval."""
     if not math.isfinite(interval.value):
         return "undefined"
     if not math.isfinite(interval.low):
         return f"{interval.value:.3f} (no interval)"
-    return f"{interval.value:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f})"
+    return f"{interval.value:.3f} (95% interval {interval.low:.3f} to {interval.high:.3f})"
 
 
 def notes_on(source: OpenedRun, split: str, data: FusionData, headline: Interval, unit: str) -> list[str]:
-    """Sentences a reader must know, those that change what the numbers mean first."""
+    """Return what a reader must know, first what changes the meaning of the numbers."""
     config, notes = source.model.config, []
     if split == "Val":
-        notes.append("These clips chose the epoch (and whatever else was tuned on them), which flatters the scores "
-                     "here; only clips that nothing was chosen by give an honest one.")  # fmt: skip
+        notes.append(
+            "The epoch was selected on this split, so these scores are optimistic. Report a held-out test split."
+        )
     elif split == "Train":
-        notes.append("The model was trained on these very clips: the scores say how well it knows them, no more.")
+        notes.append(
+            "The model was trained on these clips: the scores say how well it fits them, not how well it generalizes."
+        )
     if headline.n_units < LEAST_UNITS:
-        notes.append(f"With {headline.n_units} {unit} there is no telling how far a score would move with others: "
-                     "no intervals are given.")  # fmt: skip
+        notes.append(f"With only {headline.n_units} {unit}, no intervals are given.")
     elif headline.n_units < FEW_UNITS:
-        notes.append(f"With {headline.n_units} {unit}, the intervals are themselves uncertain, and rather too narrow.")
+        notes.append(f"With only {headline.n_units} {unit}, the intervals are likely too narrow.")
     if headline.low == headline.high:
-        notes.append("All resamples have the same score: that is no proof that other clips would have it too.")
+        notes.append("All resamples have the same score; other clips may still score differently.")
     if config.group_column:
-        notes.append(f"Features are standardised within {config.group_column}: no label is used, but a prediction "
+        notes.append(f"Features are standardized within {config.group_column}: no label is used, but a prediction "
                      "depends on the other clips of its group.")  # fmt: skip
     notes += _on_labels(source, split, data)
     notes += _on_features(split, data)
     if config.linear_share and has_attention(source.model):
-        notes.append(f"A linear model gives {config.linear_share:.0%} of each answer; where the attention looked "
-                     "explains nothing of that share.")  # fmt: skip
+        notes.append(f"A linear model gives {config.linear_share:.0%} of each answer; attention does not explain that "
+                     "part.")  # fmt: skip
     if not has_attention(source.model):
         reason = "mixes the modalities in every token" if config.fusion == "channels" else "has no attention"
-        notes.append(f"{config.fusion} fusion {reason}: there is no telling where it looked.")
+        notes.append(f"{config.fusion} fusion {reason}: no attention is shown.")
     return notes
 
 
@@ -87,7 +89,7 @@ def _on_labels(source: OpenedRun, split: str, data: FusionData) -> list[str]:
     rows = source.manifest.split(split)
     notes = []
     if unlabelled := len(rows.clips) - len(data):
-        what = "stand in no order" if source.task.kind == "preference" else "have no label"
+        what = "are in no order" if source.task.kind == "preference" else "have no label"
         notes.append(f"{unlabelled:,} of the {len(rows.clips):,} clips of {split} {what} and are left out.")
     lacking = 0.0 if data.orders is not None else float(np.isnan(data.labels).mean())
     if lacking:
@@ -101,7 +103,7 @@ def _on_features(split: str, data: FusionData) -> list[str]:
         if missing := sum(clip not in store for clip in data.clips):
             notes.append(f"{missing:,} of the {len(data):,} clips of {split} have no {name} features.")
     if without := data.without_any():
-        notes.append(f"{_some(without)} no features at all; the answer for such clips is always the same.")
+        notes.append(f"{_some(without)} no features at all; all such clips get the same answer.")
     return notes
 
 

@@ -29,14 +29,14 @@ class Verdict:
 
 
 def write_report(content: ReportContent, folder: Path) -> list[Path]:
-    """Writes report.html into `folder`, atomically, and answers the files written."""
+    """Write report.html into `folder`, atomically, and return the files written."""
     path = folder / FILE_NAME
     write_text(path, report_page(content))
     return [path]
 
 
 def report_page(content: ReportContent) -> str:
-    """The page's text. What the content has nothing of is left out."""
+    """Return the page's text. What the content has nothing of is left out."""
     metric = METRICS[content.metric]
     high = _high(content.metric)
     columns = _columns(content)
@@ -70,7 +70,7 @@ def report_page(content: ReportContent) -> str:
 
 
 def _by_command(commands: dict[str, str]) -> dict[str, str]:
-    """Command line -> the stages it ran, in words: `viper pipeline` runs many."""
+    """Return command line -> the stages it ran, in words: `viper pipeline` runs many."""
     stages: dict[str, list[str]] = {}
     for stage, command in commands.items():
         stages.setdefault(command, []).append(stage)
@@ -78,7 +78,7 @@ def _by_command(commands: dict[str, str]) -> dict[str, str]:
 
 
 def verdict(comparison: Comparison, direction: str) -> Verdict:
-    """Whether the interval of the difference leaves a doubt about which run is better."""
+    """Return whether the interval of the difference leaves a doubt about which run is better."""
     difference = comparison.difference
     if not (math.isfinite(difference.low) and math.isfinite(difference.high)):
         return Verdict("not known", "")
@@ -89,7 +89,7 @@ def verdict(comparison: Comparison, direction: str) -> Verdict:
 
 
 def _sections(content: ReportContent, values: dict[str, Any]) -> dict[str, str]:
-    """Anchor -> title of the sections there are, in their order."""
+    """Return anchor -> title of the sections there are, in their order."""
     agreement = {
         "multi_label": "Precision and recall", "preference": "Utilities",
     }.get(content.task.kind, "Confusion")  # fmt: skip
@@ -112,12 +112,12 @@ def _sections(content: ReportContent, values: dict[str, Any]) -> dict[str, str]:
 
 
 def _high(metric: str) -> float:
-    """Metrics that get better upwards all end at 1, and are seen against that."""
+    """Return the end of a metric's bars: metrics that get better upwards end at 1."""
     return 1.0 if METRICS[metric].direction == "maximise" else 0.0
 
 
 def _columns(content: ReportContent) -> list[str]:
-    """The metrics that some target has, the headline first."""
+    """Return the metrics that some target has, the headline first."""
     there = {metric for row in content.targets for metric in row.metrics}
     return [metric for metric in dict.fromkeys([content.metric, *content.metrics, *sorted(there)]) if metric in there]
 
@@ -129,7 +129,7 @@ def _target_bars(content: ReportContent, metric: str) -> dict[str, Bar]:
 
 
 def _subset_bars(content: ReportContent, high: float) -> list[Bar]:
-    """All modalities first and set off, then by what they score."""
+    """Return a bar per subset: all modalities first and set off, then by score."""
     most = max((len(each.modalities) for each in content.subsets), default=0)
     worse = -1.0 if METRICS[content.metric].direction == "maximise" else 1.0
 

@@ -100,12 +100,12 @@ class View:
 
 
 def write_prediction(page: PredictionPage, path: Path) -> None:
-    """Writes the page, atomically."""
+    """Write the page, atomically."""
     write_text(path, prediction_page(page))
 
 
 def prediction_page(page: PredictionPage) -> str:
-    """The page's text."""
+    """Return the page's text."""
     scale = _scale(page)
     views = [_view(page, video, scale) for video in page.videos]
     return render("prediction.html", page=page, views=views, scale=scale)
@@ -135,7 +135,7 @@ def _view(page: PredictionPage, video: VideoPrediction, scale: Scale) -> View:
 
 
 def _along(shown: Sequence[Picture], length: float) -> list[tuple[float, Picture]]:
-    """In each of some equal parts of the video, the picture that is nearest to its middle, if there is one."""
+    """Return, for equal parts of the video, the picture nearest to the middle of each, if any."""
     part = length / _MOST_PICTURES
     along = []
     for number in range(_MOST_PICTURES):

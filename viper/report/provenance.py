@@ -25,7 +25,7 @@ _NOT_METRICS = ("epoch", "training_loss", "n_clips")
 
 
 def provenance(source: OpenedRun, clips: Sequence[str]) -> Provenance:
-    """What is on record of a run, and of the features of these clips."""
+    """Return what is on record of a run, and of the features of these clips."""
     card = source.card
     commands = {f"{name} features": store.info.command for name, store in source.stores.items()}
     commands["train_perceiver"] = card.get("command", "")
@@ -52,7 +52,7 @@ def _record(store: FeatureStore, clips: Sequence[str]) -> ModalityRecord:
 
 
 def training_curves(run: Path, best_epoch: int | None) -> TrainingCurves | None:
-    """metrics.csv of a run; None without one, and of a single epoch, as a fusion that is fitted by a solver has."""
+    """Return metrics.csv of a run; None without one, or with one epoch, as a fitted fusion has."""
     path = run / METRICS_FILE
     if not path.is_file():
         return None
@@ -68,7 +68,7 @@ def training_curves(run: Path, best_epoch: int | None) -> TrainingCurves | None:
 
 
 def settings_that_differ(one: OpenedRun, other: OpenedRun) -> dict[str, tuple[Any, Any]]:
-    """Option -> both runs' values, where they are not the same."""
+    """Return option -> both runs' values, where they are not the same."""
     names = [*one.settings, *(name for name in other.settings if name not in one.settings)]
     pairs = {name: (one.settings.get(name), other.settings.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -87,7 +87,7 @@ PICTURE_SOURCES = ("faces", "frames")  # of EncoderInfo.source, and what the fol
 
 
 def find_pictures(source: OpenedRun, clips: Sequence[str]) -> Path | None:
-    """The folder of frames or face crops, as far as it can be known: by encoder.json, or lying beside features or run.
+    """Return the folder of frames or face crops: by encoder.json, or beside the features or the run.
 
     One that has none of the clips is not the one.
     """
@@ -102,7 +102,7 @@ def find_pictures(source: OpenedRun, clips: Sequence[str]) -> Path | None:
 
 
 def thumbnails(folder: Path, clips: Sequence[str]) -> dict[str, list[Thumbnail]]:
-    """Clip -> its pictures in order of time; those of a clip that has none, or whose files are damaged, are left out.
+    """Return clip -> its pictures in order of time, for clips that have some and whose files are sound.
 
     Raises UserError for a folder that holds no clips' pictures.
     """
@@ -111,7 +111,7 @@ def thumbnails(folder: Path, clips: Sequence[str]) -> dict[str, list[Thumbnail]]
 
 
 def _pictures(clip: FrameClip) -> list[Thumbnail]:
-    """Evenly spread over the clip; of face crops only those with a face, where there is one."""
+    """Return pictures evenly spread over the clip; of face crops only those with a face, if any."""
     try:
         entries, paths = clip.record["frames"], clip.paths()
         usable = [k for k, entry in enumerate(entries) if entry.get("found", True)] or list(range(len(entries)))

@@ -18,24 +18,24 @@ _TARGET_TITLES = {"map": "Average precision", "uar": "Recall", "macro_f1": "F1"}
 
 
 def run_names(runs: Sequence[str]) -> dict[str, str]:
-    """Runs by the last two parts of their paths; by all of them, where that does not tell them apart."""
+    """Return names of runs: the last two parts of their paths, or the whole path where those are not unique."""
     short = {run: "/".join(Path(run).parts[-2:]).lstrip("/") or run for run in runs}
     taken = Counter(short.values())
     return {run: name if taken[name] == 1 else run for run, name in short.items()}
 
 
 def noun(task: Task) -> str:
-    """What one of the task's targets is."""
+    """Return what one of the task's targets is."""
     return _NOUNS.get(task.kind, ("target", "targets"))[0]
 
 
 def plural(task: Task) -> str:
-    """What the task's targets are."""
+    """Return what the task's targets are."""
     return _NOUNS.get(task.kind, ("target", "targets"))[1]
 
 
 def target_title(metric: str) -> str:
-    """A metric's name where it is of a single target."""
+    """Return a metric's name for a single target."""
     return _TARGET_TITLES.get(metric, heading(METRICS[metric].title))
 
 
@@ -43,7 +43,7 @@ NOTHING = "–"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with so many decimals and a true minus sign; a dash for what is no number.
+    """Return a number with so many decimals and a true minus sign; a dash for NaN.
 
     One too small for them keeps two digits, so that a small error does not read as none.
     """
@@ -53,36 +53,36 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def fixed(value: float, digits: int = 2) -> str:
-    """A number with so many decimals whatever it is, for columns that are read at a glance."""
+    """Return a number with so many decimals whatever it is, for columns that are read at a glance."""
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else NOTHING
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A difference, with its sign."""
+    """Return a difference, with its sign."""
     return f"+{fixed(value, digits)}" if value > 0 else fixed(value, digits)
 
 
 def bounds(interval: Interval, digits: int = 3) -> str:
-    """Low and high of an interval: "0.812 to 0.867"; nothing where it has none."""
+    """Return the low and high of an interval: "0.812 to 0.867"; nothing where it has none."""
     if not math.isfinite(interval.low) or not math.isfinite(interval.high):
         return ""
     return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
 
 
 def count(value: int) -> str:
-    """1234 as 1,234."""
+    """Return 1234 as 1,234."""
     return f"{value:,}"
 
 
 def percent(share: float) -> str:
-    """0.456 as "46 %"."""
+    """Return 0.456 as "46%"."""
     if not math.isfinite(share):
         return NOTHING
-    return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+    return "<1%" if 0 < share < 0.005 else f"{100 * share:.0f}%"
 
 
 def seconds(time: float) -> str:
-    """3.25 as "3.2 s", 75 as "1:15"."""
+    """Return 3.25 as "3.2 s", 75 as "1:15"."""
     if not math.isfinite(time):
         return NOTHING
     if time < 60:
@@ -93,7 +93,7 @@ def seconds(time: float) -> str:
 
 
 def option(value: Any) -> str:
-    """A value of an option: nothing is a dash, a list its parts, a mapping its pairs."""
+    """Return a value of an option: nothing is a dash, a list its parts, a mapping its pairs."""
     if value is None or value == [] or value == {} or value == "":
         return NOTHING
     if isinstance(value, bool):
@@ -106,7 +106,7 @@ def option(value: Any) -> str:
 
 
 def heading(title: str) -> str:
-    """A metric's title where a line begins: "binary accuracy" gets a capital, "mAP" stays as it is."""
+    """Return a metric's title for the start of a line: "binary accuracy" gets a capital, "mAP" stays as it is."""
     return title if any(letter.isupper() for letter in title.split()[0]) else title[:1].upper() + title[1:]
 
 

@@ -77,7 +77,7 @@ class FusionData(Dataset[Example]):
     @property
     def truth(self) -> np.ndarray:
         """Return what predictions are scored against: labels (clips, targets), or orders (n, L) of a preference task,
-        see `viper.preferences.order_rows`.
+        see `viper.manifest.order_rows`.
         """
         return self.labels if self.orders is None else self.orders
 

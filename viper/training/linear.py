@@ -17,7 +17,7 @@ from viper.fusion.baselines import PooledLinear, PooledMLP, Pooling
 from viper.fusion.config import PerceiverFusionConfig
 from viper.fusion.perceiver import PerceiverFusion
 from viper.logs import without_warnings
-from viper.preferences import all_pairs
+from viper.manifest import all_pairs
 from viper.task import Task
 from viper.training.data import FusionData
 

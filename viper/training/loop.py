@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -84,8 +84,9 @@ def train(
     assert options.learning_rate is not None
     optimizer = make_optimizer(network, options.learning_rate, options.weight_decay)
     average = make_average(network, options.ema) if options.ema else None
-    model = accelerator.prepare(network, device_placement=[False])
-    model = torch.compile(model) if options.compile else model
+    model: nn.Module = accelerator.prepare(network, device_placement=[False])
+    if options.compile:
+        model = cast(nn.Module, torch.compile(model))
     part = options.batch_size // accelerator.num_processes
     accumulation = Accumulation(accelerator, model, network, collate, arithmetic, part, alone)
     n_examples, start = len(examples), 0  # type: ignore[arg-type]

@@ -14,28 +14,24 @@ deleted at any time; the next training makes it again.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from viper.errors import UserError
 from viper.files import atomic_folder, digest_of, read_json, write_json
+from viper.logs import log, progress_bar
 from viper.store import SUFFIX, Feature, FeatureStore
 
 try:
     import fcntl
 except ImportError:  # Windows, which does not let a mapped file be deleted, so that nothing needs to be held
     fcntl = None  # type: ignore[assignment]
-
-log = logging.getLogger("viper")
 
 PACKED_FOLDER = ".packed"
 FORMAT = 1  # part of the key: raised when the layout changes
@@ -246,7 +242,7 @@ def _pack_once(
 def _write(store: FeatureStore, clips: Sequence[str], states: Sequence[FileState], folder: Path) -> None:
     present = np.array([state is not None for state in states], bool)
     offsets = np.zeros(len(clips) + 1, np.int64)
-    bar = tqdm(clips, desc=f"pack {store.info.modality}", unit="clip", leave=False, disable=not sys.stderr.isatty())
+    bar = progress_bar(clips, desc=f"pack {store.info.modality}", unit="clip", leave=False)
     with contextlib.ExitStack() as stack:
         tokens, mask, time = (stack.enter_context((folder / name).open("wb")) for name in (TOKENS, MASK, TIME))
         for row, clip in enumerate(bar):

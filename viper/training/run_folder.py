@@ -16,10 +16,9 @@ import yaml
 import viper
 from viper.errors import UserError
 from viper.files import digest_of, remove, write_text
+from viper.logs import log
 from viper.manifest import Manifest
 from viper.store import EncoderInfo, FeatureStore
-
-log = logging.getLogger("viper")
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"

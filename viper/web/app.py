@@ -64,7 +64,7 @@ class Page:
         self._numbers = itertools.count()
 
     def build(self) -> gr.Blocks:
-        """The page, ready to be served."""
+        """Return the page, ready to be served."""
         with gr.Blocks(title="viper: try a checkpoint", analytics_enabled=False) as blocks:
             blocks.state_session_capacity = MAX_SESSIONS
             _html(texts.header(self._predictor, self._record))
@@ -94,7 +94,7 @@ class Page:
         words = None
         if self._of_words:
             words = gr.File(
-                label="First: its subtitles, if any (.srt, .vtt)", file_types=[*SUBTITLE_SUFFIXES],
+                label="Subtitles (optional; upload before the video)", file_types=[*SUBTITLE_SUFFIXES],
                 height=150, elem_id="subtitles",
             )  # fmt: skip
             # Gradio's own makes an empty temporary file beside each that is sent, which nobody deletes.
@@ -125,13 +125,13 @@ class Page:
         )  # fmt: skip
 
     def _of_upload(self, clip: str | None, words: str | None = None) -> Iterator[list[Any]]:
-        """Reads what the browser sent."""
+        """Read what the browser sent."""
         if clip is None:
             return
         yield from self._read(lambda: self._uploads.taken(clip, words))
 
     def _of_sample(self) -> Iterator[list[Any]]:
-        """Makes a clip and reads it."""
+        """Make a clip and read it."""
         yield from self._read(lambda: self._uploads.made(lambda folder: write_sample(folder, next(self._numbers))))
 
     def _read(self, take: Callable[[], AbstractContextManager[Made]]) -> Iterator[list[Any]]:
@@ -150,12 +150,12 @@ class Page:
             yield [None, *cleared, gr.update(), *_only(texts.error(texts.UNEXPECTED))]
 
     def _forget(self) -> list[Any]:
-        """Drops what is known of the clip."""
+        """Drop what is known of the clip."""
         cleared = [None] * (2 if self._of_words else 1)
         return [None, *cleared, gr.update(value=self._available), *_only(texts.WELCOME)]
 
     def _switch(self, session: Session | None, chosen: Sequence[str]) -> list[Any]:
-        """Another subset of modalities for the clip that was read."""
+        """Show another subset of modalities for the clip that was read."""
         if session is None:
             return [gr.skip()] * 4
         session.hidden.clear()
@@ -163,7 +163,7 @@ class Page:
         return self._show(session)
 
     def _show(self, session: Session) -> list[Any]:
-        """Contents of message, bars, faces and timeline."""
+        """Return the contents of message, bars, faces and timeline."""
         absent = dict(session.reading.absent)
         if not session.has_words:
             absent |= dict.fromkeys(absent.keys() & self._of_words, "no subtitles were given")
@@ -191,14 +191,14 @@ class Page:
         )  # fmt: skip
 
     def _answers(self, session: Session) -> tuple[Answers, Answers | None]:
-        """Of what may be used now; and of everything, where that is more."""
+        """Return the answers with what may be used now, and with everything where that is more."""
         now = answer(self._predictor, session, session.hidden)
         is_all = session.hidden.isdisjoint(session.reading.features)
         return now, None if is_all else answer(self._predictor, session, ())
 
 
 def _html(content: str, name: str | None = None) -> gr.HTML:
-    """A part of the page with its own markup; no script."""
+    """Return a part of the page with its own markup; no script."""
     return gr.HTML(content, elem_id=name, elem_classes="v-html", js_on_load=None, apply_default_css=False)
 
 
@@ -207,7 +207,7 @@ def _path_of(sent: Any) -> str | None:
 
 
 def _only(message: str) -> list[str]:
-    """Contents of message, bars, faces and timeline when there is nothing but the first."""
+    """Return the contents of message, bars, faces and timeline when there is only a message."""
     return [message, "", "", ""]
 
 
@@ -216,7 +216,7 @@ def _source(spec: dict[str, Any]) -> str:
 
 
 def theme() -> gr.themes.Base:
-    """Colours are such that text has a contrast of 4.5 or more, in light and in dark."""
+    """Return the theme; its text has a contrast of 4.5 or more, in light and in dark."""
     fonts = [Font(name) for name in ("system-ui", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif")]
     mono = [Font(name) for name in ("ui-monospace", "Liberation Mono", "monospace")]
     return gr.themes.Base(primary_hue=_BLUE, secondary_hue=_BLUE, neutral_hue=_GREY, font=fonts, font_mono=mono).set(
@@ -242,10 +242,10 @@ def theme() -> gr.themes.Base:
 
 
 def frame_css() -> str:
-    """Of what is around Gradio's parts, where `css` does not reach."""
+    """Return the style around Gradio's parts, where `css` does not reach."""
     return "@media (max-width: 40rem) { .gradio-container .main.fillable { padding-inline: .25rem !important; } }"
 
 
 def css() -> str:
-    """Of the page's own parts."""
+    """Return the style of the page's own parts."""
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")

@@ -25,14 +25,14 @@ _VALUE_NAMES = {"regression": "intensity", "preference": "utility"}
 
 
 def value_name(task: Task) -> str:
-    """What the numbers of a task are, in a word."""
+    """Return what the numbers of a task are, in a word."""
     return _VALUE_NAMES.get(task.kind, "probability")
 
 
 def bars(
     task: Task, values: np.ndarray, full: np.ndarray | None = None, shown: Mapping[str, float] | None = None
 ) -> Markup:
-    """A table with a bar per target.
+    """Return a table with a bar per target.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def bars(
 
 
 def track(faces: FaceTrack | None) -> Markup:
-    """The frames that were looked at, over time, with a box around the face."""
+    """Return the frames that were looked at, over time, with a box around the face."""
     if faces is None or not faces.frames:
         return Markup('<p class="nothing">No pictures: the modalities that are used do not look at any.</p>')
     n = len(faces.frames)
@@ -103,7 +103,7 @@ def track(faces: FaceTrack | None) -> Markup:
 
 
 def timeline(task: Task, seconds: float, middles: np.ndarray, values: np.ndarray, full: np.ndarray | None) -> Markup:
-    """A small curve per target, all on the axes of the whole clip.
+    """Return a small curve per target, all on the axes of the whole clip.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def timeline(task: Task, seconds: float, middles: np.ndarray, values: np.ndarray
 
 
 def sources(modalities: Sequence[str], absent: Mapping[str, str], hidden: Collection[str]) -> Markup:
-    """Which modalities the answer comes from, and why not from the others."""
+    """Return which modalities the answer comes from, and why not from the others."""
     items = []
     for name in modalities:
         state, why = "there", ""

@@ -39,7 +39,7 @@ _PATIENCE = 2  # seconds that open connections are given at the end
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket on that address, so that a port in use is known before anything slow; it is a UserError."""
+    """Bind a socket, so that a port in use is known (a UserError) before anything slow."""
     if not 0 <= port <= 65535:
         raise UserError(f"--port {port}: must be from 1 to 65535, or 0 for any that is free")
     try:
@@ -60,7 +60,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether only this machine reaches an address."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
@@ -68,7 +68,7 @@ def is_local(host: str) -> bool:
 
 @contextlib.contextmanager
 def upload_folder() -> Iterator[Path]:
-    """A folder for uploads, deleted at the end; Gradio, imported only after this, uses it and asks no network."""
+    """Yield a folder for uploads, deleted at the end; Gradio, imported only after this, uses it and stays offline."""
     with tempfile.TemporaryDirectory(prefix="viper-page-", ignore_cleanup_errors=True) as folder:
         settings = {
             "GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -87,7 +87,7 @@ def upload_folder() -> Iterator[Path]:
 
 
 def make_app(blocks: Any, max_bytes: int, host: str) -> Any:
-    """The page as an ASGI application: Gradio's, behind headers and, on this machine alone, a check of the address."""
+    """Return the page as an ASGI application: Gradio's, behind headers and, if local, a check of the host."""
     import gradio as gr
     from fastapi import FastAPI, Request, Response
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -119,13 +119,13 @@ def make_app(blocks: Any, max_bytes: int, host: str) -> Any:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not that at the end the connections of pages which are still open were cut."""
+    """Return whether a log line is news: not that connections of open pages were cut at the end."""
     is_cut = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
     return not is_cut and "graceful shutdown" not in record.getMessage()
 
 
 def serve(app: Any, opened: socket.socket) -> None:
-    """Serves until Ctrl-C or SIGTERM, which come out as KeyboardInterrupt."""
+    """Serve until Ctrl-C or SIGTERM, which come out as KeyboardInterrupt."""
     import uvicorn
 
     logging.getLogger("uvicorn.error").addFilter(_is_news)

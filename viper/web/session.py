@@ -56,7 +56,7 @@ class Uploads:
 
     @contextlib.contextmanager
     def taken(self, clip: str, subtitles: str | None = None) -> Iterator[Made]:
-        """The clip and its subtitles in a place of their own, which is deleted however this ends.
+        """Yield the clip and its subtitles in a folder of their own, which is deleted however this ends.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class Uploads:
 
     @contextlib.contextmanager
     def made(self, write: Callable[[Path], Made]) -> Iterator[Made]:
-        """The same for a clip that is made here, in a folder that `write` is given."""
+        """Yield a clip that is made here, in a folder that `write` is given, which is deleted too."""
         with self._private_folder() as private:
             yield write(private)
 
@@ -90,7 +90,7 @@ class Uploads:
             shutil.rmtree(private, ignore_errors=True)
 
     def sweep(self, max_age: float = MAX_AGE) -> None:
-        """Deletes what has lain here for so many seconds without being read."""
+        """Delete what has lain here for so many seconds without being read."""
         oldest = time.time() - max_age
         for path in list(self.folder.iterdir()):
             with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ class Uploads:
                     remove(path)
 
     def _is_here(self, path: Path) -> bool:
-        """What the browser says is the path of its file. Nothing else may be read, let alone be deleted."""
+        """Return whether a path from the browser is a file in the folder. Nothing else may be read or deleted."""
         return path.resolve().is_relative_to(self.folder.resolve()) and path.is_file()
 
     def _delete(self, path: Path) -> None:
@@ -108,7 +108,7 @@ class Uploads:
                 path.parent.rmdir()
 
     def _linked(self, path: Path, folder: Path) -> Path:
-        """Another name: of two visitors who send the same file, one must not delete it under the other's hands."""
+        """Link the file under another name: of two visitors who send the same file, one must not delete the other's."""
         if not self._is_here(path):
             raise ClipError("the file is no longer here; send it again")
         target = folder / f"{path.stem[:MAX_NAME]}{path.suffix[:MAX_NAME]}"
@@ -123,7 +123,7 @@ class Uploads:
 
 
 def check_length(path: Path, max_seconds: float) -> None:
-    """A clip longer than that is a ClipError. Measured, not believed: browsers record files that do not say."""
+    """Raise ClipError for a longer clip. The length is measured: browsers record files that do not say it."""
     with open_media(path) as container:
         first, last = None, 0.0
         try:
@@ -199,7 +199,7 @@ class Answers:
 def read_session(
     predictor: ClipPredictor, path: Path, subtitles: Path | None, shown: dict[str, float] | None = None
 ) -> Iterator[Session]:
-    """The clip as a whole first, then with more and more of its timeline. ClipError for a bad file."""
+    """Yield the clip as a whole first, then with more and more of its timeline. ClipError for a bad file."""
     reading = predictor.read(path, subtitles)
     session = Session(path.name, reading, shown=shown or {}, has_words=subtitles is not None)
     yield session
@@ -211,7 +211,7 @@ def read_session(
 
 
 def answer(predictor: ClipPredictor, session: Session, hidden: Collection[str]) -> Answers:
-    """Predicts from what was read."""
+    """Predict from what was read."""
     timeline = np.zeros((0, len(predictor.task.targets)))
     if session.windows:
         timeline = predictor.predict(session.windows, hidden).astype(float)
@@ -220,7 +220,7 @@ def answer(predictor: ClipPredictor, session: Session, hidden: Collection[str]) 
 
 
 def write_sample(folder: Path, number: int) -> tuple[Path, Path, dict[str, float]]:
-    """A made-up clip and its subtitles; equal numbers give equal clips. Answers what it was made to show, too."""
+    """Write a made-up clip and subtitles; return them and what it shows. Equal numbers give equal clips."""
     rng = np.random.default_rng(number)
     strong = rng.choice(len(EMOTIONS), size=3, replace=False)
     shown = {name: float(rng.uniform(0.6, 1.0) if k in strong else rng.uniform(0, 0.15))

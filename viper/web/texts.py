@@ -29,7 +29,7 @@ TITLES = {
 
 
 def header(predictor: ClipPredictor, record: Mapping[str, Any]) -> Markup:
-    """What the checkpoint is, how good it was, and what its answers are not."""
+    """Return what the checkpoint is, how good it was, and what its answers are not."""
     task = predictor.task
     scored = ""
     if evaluation := record.get("evaluation"):
@@ -56,7 +56,7 @@ def header(predictor: ClipPredictor, record: Mapping[str, Any]) -> Markup:
 
 
 def limits() -> Markup:
-    """At the foot of the page."""
+    """Return the foot of the page."""
     return Markup(
         '<section class="limits"><h2>What these numbers are not</h2><ul>'
         "<li>Not what somebody feels: the model repeats what the labels of its training data say of clips like this "
@@ -74,12 +74,12 @@ def limits() -> Markup:
 
 
 def hint(text: str) -> Markup:
-    """A line in small print."""
+    """Return a line in small print."""
     return Markup('<p class="hint">{}</p>').format(text)
 
 
 def unavailable(reasons: Mapping[str, str]) -> Markup:
-    """Modalities of the checkpoint that cannot be had on this machine."""
+    """Return the modalities whose encoders cannot run on this machine."""
     items = Markup("").join(
         Markup('<li class="absent"><b>{}</b> {}</li>').format(name, reason) for name, reason in reasons.items()
     )
@@ -87,17 +87,17 @@ def unavailable(reasons: Mapping[str, str]) -> Markup:
 
 
 def of_clip(session: Session, sources: Markup) -> Markup:
-    """What was read."""
+    """Return what was read."""
     return Markup('<div role="status"><p class="clip">{} · {:.1f} seconds</p>{}</div>').format(
         session.name, session.seconds, sources
     )
 
 
 def error(message: str) -> Markup:
-    """What went wrong, in one line."""
+    """Return what went wrong, in one line."""
     return Markup('<p class="message" role="alert">{}</p>').format(message)
 
 
 def section(title: str, content: Markup) -> Markup:
-    """A part of the answer under its heading."""
+    """Return a part of the answer under its heading."""
     return Markup("<section><h2>{}</h2>{}</section>").format(title, content)

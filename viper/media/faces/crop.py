@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from viper.errors import UserError
-from viper.media.faces.follow import FaceBox, FaceDetector, crop_square, follow
+from viper.media.faces.detect import FaceDetector
+from viper.media.faces.follow import FaceBox, follow
 from viper.media.pictures import Frames
 
 BATCH_SIZE = 64
@@ -113,3 +115,28 @@ class FaceCropper:
                 }
             records.append(record)
         return Crops(images, records)
+
+
+def crop_square(image: np.ndarray, box: np.ndarray, margin: float, size: int) -> tuple[np.ndarray, list[float]]:
+    """The square around a face, `margin` of the box's longer side added on every side, resized to `size`.
+
+    What lies outside the picture is filled with its nearest pixels, so that faces keep their proportions.
+
+    Returns
+    -------
+    (size, size, 3) uint8, and the square (x0, y0, x1, y1) in the picture's pixels.
+    """
+    centre = (box[:2] + box[2:]) / 2
+    side = max(1.0, float(max(box[2:] - box[:2])) * (1 + 2 * margin))
+    x0, y0 = (centre - side / 2).tolist()
+    shrink = side / size
+    # INTER_AREA of a shrinking resize averages what falls into a pixel; warpAffine would skip pixels and flicker.
+    pad = np.ceil([max(0, -y0), max(0, y0 + side - image.shape[0]), max(0, -x0), max(0, x0 + side - image.shape[1])])
+    top, bottom, left, right = (int(value) for value in pad)
+    if top or bottom or left or right:
+        image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REPLICATE)
+    rows = slice(round(y0 + top), max(round(y0 + top) + 1, round(y0 + top + side)))
+    columns = slice(round(x0 + left), max(round(x0 + left) + 1, round(x0 + left + side)))
+    interpolation = cv2.INTER_AREA if shrink > 1 else cv2.INTER_CUBIC
+    square = cv2.resize(image[rows, columns], (size, size), interpolation=interpolation)
+    return square, [round(value, 2) for value in (x0, y0, x0 + side, y0 + side)]

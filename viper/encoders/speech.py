@@ -1,100 +1,35 @@
-"""Audio encoders with weights (any transformers speech encoder), and the windows that all audio encoders cut."""
+"""Speech encoders: any transformers network that reads sound (WavLM, wav2vec 2.0, HuBERT ...)."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 
-from viper.encoders.base import Encoder, split_like, weights_fingerprint
+from viper.encoders.base import ShortName, weights_fingerprint
 from viper.encoders.pretrained import (
     choose_hidden,
     explained,
+    is_model,
     is_offline,
     load_config,
     load_transformers_model,
     local_or_hub,
 )
-from viper.engine.device import DeviceBatches, Runtime
+from viper.encoders.windows import SoundSample, WindowEncoder
 from viper.errors import UserError
 from viper.logs import quiet_transformers
-from viper.media.sampling import window_bounds
 from viper.media.sound import Sound
 from viper.store import EncoderInfo, Feature
 
+if TYPE_CHECKING:
+    import torch
+
+    from viper.engine.device import Runtime
+
 # The receptive field of a WavLM x-vector is about 0.3 s: a shorter window would leave its statistics nothing to pool.
 MIN_WINDOW_SECONDS = 0.4
-
-
-@dataclass(frozen=True)
-class SoundSample:
-    """One clip's windows, each a row of its own length, and the second in the middle of each. No sound: no windows."""
-
-    windows: list[np.ndarray]
-    times: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-
-class WindowEncoder(Encoder["Sound | None", SoundSample]):
-    """An encoder of sound: one token a window; n_fragments half-overlapping windows a clip.
-
-    Parameters
-    ----------
-    n_fragments : windows a clip.
-    fragment_seconds : where given, no window is longer than this (it is cut at its end); a shorter window stays as it
-        is: zeros added to it would change its embedding, so none are.
-    """
-
-    modality = "audio"
-    reads: ClassVar[str] = "sound"
-
-    def __init__(self, n_fragments: int = 32, fragment_seconds: float | None = None) -> None:
-        if n_fragments < 1:
-            raise UserError(f"--n_fragments {n_fragments}: must be at least 1")
-        if fragment_seconds is not None and fragment_seconds <= 0:
-            raise UserError(f"--fragment_seconds {fragment_seconds}: must be above 0")
-        self.n_fragments, self.fragment_seconds = n_fragments, fragment_seconds
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What decides the windows."""
-        return {"n_fragments": self.n_fragments, "fragment_seconds": self.fragment_seconds}
-
-    def size(self, sample: SoundSample) -> int:
-        """Windows."""
-        return len(sample)
-
-    def windows(self, sound: Sound) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds (n, 2) of the windows in samples, and the second in the middle of each."""
-        bounds = window_bounds(len(sound.samples), self.n_fragments)
-        if self.fragment_seconds is not None:
-            longest = max(1, round(self.fragment_seconds * sound.rate))
-            bounds = np.stack([bounds[:, 0], np.minimum(bounds[:, 1], bounds[:, 0] + longest)], axis=1)
-        return bounds, sound.start + bounds.mean(axis=1) / sound.rate
-
-    def load(self, content: Sound | None) -> SoundSample:
-        """Cuts the sound into windows and makes each ready."""
-        if content is None or not len(content.samples):
-            return SoundSample([], np.zeros(0))
-        bounds, times = self.windows(content)
-        return SoundSample(self.cut(content, bounds), times)
-
-    @abstractmethod
-    def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
-        """The windows' arrays."""
-
-    def features(self, tokens: Any, samples: list[SoundSample], width: int) -> list[Feature]:
-        """One Feature a sample; zeros, all masked, for a clip without sound."""
-        return [
-            Feature.make(own, None, sample.times) if len(sample) else Feature.absent(width, self.n_fragments)
-            for own, sample in zip(split_like(tokens, samples), samples, strict=True)
-        ]
 
 
 class SpeechEncoder(WindowEncoder):
@@ -108,6 +43,12 @@ class SpeechEncoder(WindowEncoder):
     """
 
     kind: ClassVar[str] = "speech"
+    names = (
+        ShortName("wavlm-base-plus-sv", "WavLM x-vector, 512", "microsoft/wavlm-base-plus-sv", is_default=True),
+        ShortName("wav2vec2-base", "wav2vec 2.0, 768", "facebook/wav2vec2-base"),
+        ShortName("hubert-base", "HuBERT, 768", "facebook/hubert-base-ls960"),
+    )
+    packages = ("transformers",)
 
     def __init__(
         self,
@@ -121,20 +62,27 @@ class SpeechEncoder(WindowEncoder):
         self.model, self.layer, self.pool = model, layer, pool
         self._network: Any = None
 
+    @classmethod
+    def matches(cls, model: str) -> bool:
+        """Take any model."""
+        return is_model(model)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_network": None}
 
     @cached_property
     def extractor(self) -> Any:
-        """The model's own feature extractor: it says the rate and whether each window is standardised."""
+        """Return the model's own feature extractor, which says the rate and whether each window is standardised."""
         from transformers import AutoFeatureExtractor
 
         with quiet_transformers(), explained(self.model):
             return AutoFeatureExtractor.from_pretrained(local_or_hub(self.model), local_files_only=is_offline())
 
     def prepare(self, runtime: Runtime) -> None:
-        """Loads the weights, with the x-vector head where the checkpoint has one."""
+        """Load the weights, with the x-vector head where the checkpoint has one."""
         from transformers import AutoModel, AutoModelForAudioXVector
+
+        from viper.engine.device import DeviceBatches
 
         self._is_xvector = any("XVector" in name for name in load_config(self.model).architectures or [])
         if self._is_xvector and self.layer != -1:
@@ -148,12 +96,12 @@ class SpeechEncoder(WindowEncoder):
         self._width = self._batches.map(self._forward, [silence], 1)[0].shape[1]
 
     def info(self) -> EncoderInfo:
-        """Weights, layer, pooling and windows decide the values."""
+        """Return what decides the values: weights, layer, pooling and windows."""
         options = {"weights": self._fingerprint, "layer": self.layer, "pool": self.pool, **self.options}
         return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)
 
     def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
-        """Each window as the model's feature extractor wants it; a very short one is repeated up to 0.4 s."""
+        """Return each window as the model's feature extractor wants it; a very short one is repeated up to 0.4 s."""
         if self.extractor.sampling_rate != sound.rate:
             raise UserError(f"{self.model} wants sound at {self.extractor.sampling_rate} Hz, not {sound.rate}")
         shortest = int(MIN_WINDOW_SECONDS * sound.rate)
@@ -166,7 +114,9 @@ class SpeechEncoder(WindowEncoder):
         ]
 
     def encode(self, samples: list[SoundSample], batch_size: int) -> list[Feature]:
-        """Windows of equal length, from any clips, go through together: none is padded, so none is changed."""
+        """Put windows of equal length, from any clips, through together: none is padded, so none is changed."""
+        import torch
+
         windows = [window for sample in samples for window in sample.windows]
         tokens = np.zeros((len(windows), self._width), np.float32)
         by_length: dict[int, list[int]] = {}
@@ -178,6 +128,8 @@ class SpeechEncoder(WindowEncoder):
         return self.features(tokens, samples, self._width)
 
     def _forward(self, windows: list[np.ndarray]) -> torch.Tensor:
+        import torch
+
         waves = self._batches.to_device(torch.from_numpy(np.stack(windows)))
         if self._is_xvector:
             return self._network(input_values=waves).embeddings
@@ -193,25 +145,32 @@ class SpeechEncoder(WindowEncoder):
 _SAMPLES_AT_ONCE = 40_000
 
 
-class _InPieces(torch.nn.Module):
-    """Convolutions over sound, a few windows at a time. Windows do not see each other, so the answer is the same."""
+def _in_pieces(convolutions: torch.nn.Module) -> torch.nn.Module:
+    """Return convolutions over sound that take a few windows at a time.
 
-    def __init__(self, convolutions: torch.nn.Module) -> None:
-        super().__init__()
-        self.convolutions = convolutions
+    Windows do not see each other, so the answer is the same.
+    """
+    import torch
 
-    def forward(self, waves: torch.Tensor) -> torch.Tensor:
-        most = max(1, _SAMPLES_AT_ONCE // waves.shape[1])
-        return torch.cat([self.convolutions(piece) for piece in waves.split(most)])
+    class InPieces(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolutions = convolutions
+
+        def forward(self, waves: torch.Tensor) -> torch.Tensor:
+            most = max(1, _SAMPLES_AT_ONCE // waves.shape[1])
+            return torch.cat([self.convolutions(piece) for piece in waves.split(most)])
+
+    return InPieces()
 
 
 def _spared(network: Any, device: torch.device) -> Any:
-    """The network with two detours taken out that cost a batch its advantage; the values are the same."""
+    """Return the network without two detours that cost a batch its advantage; the values are the same."""
     from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
     base = network.base_model
     if device.type == "cpu" and hasattr(base, "feature_extractor"):
-        base.feature_extractor = _InPieces(base.feature_extractor)
+        base.feature_extractor = _in_pieces(base.feature_extractor)
     for module in base.modules():
         if isinstance(module, WavLMAttention):
             module.register_forward_pre_hook(_lay_out_by_time, with_kwargs=True)

@@ -8,8 +8,7 @@ import shutil
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-from viper.datasets.cognitive import drop_orders, keep_compared
-from viper.datasets.rows import MEDIA_SUFFIXES, Clip, Labels, media_below
+from viper.datasets.labels import MEDIA_SUFFIXES, Clip, Labels, media_below
 from viper.errors import UserError
 from viper.files import remove, temporary_path, visible_entries
 from viper.manifest import clip_id
@@ -41,8 +40,8 @@ def find_media(labels: Labels, folder: Path, without: Path | None = None) -> dic
         else:
             found[clip.id] = path
     labels.clips = [clip for clip in labels.clips if clip.id in found]
-    if drop_orders(labels, f"comparisons of {NO_FILE}", lambda order: any(clip not in found for clip in order)):
-        keep_compared(labels)
+    if labels.drop_orders(f"comparisons of {NO_FILE}", lambda order: any(clip not in found for clip in order)):
+        labels.keep_compared()
     return found
 
 

@@ -71,10 +71,10 @@ TABLES = ("position_ids", "relative_position_index", "relative_coords_table", "i
 
 
 def is_head(model_type: str, weight: str) -> bool:
-    """Whether the weight, by its name below the encoder or beside it, belongs to a head of that type's checkpoints."""
+    """Return whether a weight, by its name below the encoder or beside it, belongs to a head of that model type."""
     return any(weight == head or weight.startswith(f"{head}.") for head in HEADS.get(model_type, OTHERS))
 
 
 def is_table(weight: str) -> bool:
-    """Whether it is no weight, whatever the architecture, but follows from the config."""
+    """Return whether it is no weight, whatever the architecture, but follows from the config."""
     return weight.split(".")[-1] in TABLES

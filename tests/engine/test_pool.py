@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viper.engine import channel
+from viper.engine import pool
 
 Ends = tuple[Connection, Connection]
 
@@ -25,11 +25,11 @@ def ends() -> Any:
 
 
 def through(ends: Ends, value: Any) -> Any:
-    sender = threading.Thread(target=channel.send, args=(ends[0], channel.pack(value)))
+    sender = threading.Thread(target=pool._send, args=(ends[0], pool._pack(value)))
     sender.start()
-    parts = channel.receive(ends[1])
+    parts = pool._receive(ends[1])
     sender.join()
-    return channel.unpack(parts)
+    return pool._unpack(parts)
 
 
 @pytest.mark.parametrize(
@@ -59,17 +59,17 @@ def test_messages_follow_each_other(ends: Ends) -> None:
 
 
 def test_large_arrays_are_sent_apart_from_the_pickle(ends: Ends) -> None:
-    message, *arrays = channel.pack([np.ones(10_000), np.ones(5, np.float32)])
+    message, *arrays = pool._pack([np.ones(10_000), np.ones(5, np.float32)])
     assert [array.nbytes for array in arrays] == [80_000, 20]
     assert message.nbytes < 1000
 
 
 @pytest.mark.parametrize("sent", [0, 2, 8, 50_000])
 def test_an_end_that_dies_in_the_middle_is_an_end_of_file(ends: Ends, sent: int) -> None:
-    parts = channel.pack(np.ones(10_000))
-    header = b"".join([len(parts).to_bytes(4), *(part.nbytes.to_bytes(8) for part in parts)])
-    message = header + b"".join(bytes(part) for part in parts)
+    pool._send(ends[0], pool._pack(np.ones(10_000)))
+    message = os.read(ends[1].fileno(), 200_000)
+    assert len(message) > 80_000
     os.write(ends[0].fileno(), message[:sent])
     ends[0].close()
-    with pytest.raises(EOFError):
-        channel.receive(ends[1])
+    with pytest.raises((EOFError, OSError)):
+        pool._receive(ends[1])

@@ -1,22 +1,22 @@
-"""What every reader of label files answers, clips and what was left out, and the checks they share."""
+"""What every reader of label files returns, clips and what was left out; the checks they share; what a format is."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from viper.errors import UserError
-from viper.manifest import canonical_split, clip_id
+from viper.manifest import Order, canonical_split, clip_id
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from viper.media.pictures import IMAGE_SUFFIXES
-from viper.preferences import Order
 from viper.task import Task
 
+LEFT_OUT = "clips of which no comparison is left"
 MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, *IMAGE_SUFFIXES)
 
 
@@ -71,6 +71,25 @@ class Labels:
         """Notes that something was left out."""
         self.dropped.setdefault(reason, []).append(what)
 
+    def drop_orders(self, reason: str, is_out: Callable[[Order], bool]) -> bool:
+        """Leave out those comparisons; return whether any are left."""
+        kept = []
+        for order in self.orders:
+            if is_out(order):
+                self.drop(reason, " < ".join(order))
+            else:
+                kept.append(order)
+        self.orders = kept
+        return bool(kept)
+
+    def keep_compared(self) -> None:
+        """Leave out the clips that no comparison names (any more)."""
+        compared = {identifier for order in self.orders for identifier in order}
+        for clip in self.clips:
+            if clip.id not in compared:
+                self.drop(LEFT_OUT, clip.id)
+        self.clips = [clip for clip in self.clips if clip.id in compared]
+
     def check(self) -> Labels:
         """These labels; a UserError where there are none, or two clips have one id."""
         if not self.clips:
@@ -82,6 +101,66 @@ class Labels:
             if other is not clip:
                 raise UserError(f"{clip.where}: the id {clip.id!r} was already used by {other.where}")
         return self
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a CSV calls its columns; None: the card's name, or one of the usual."""
+
+    id: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How label files are read.
+
+    Attributes
+    ----------
+    format : a format's name; auto: the first that matches the task and the source.
+    columns : what a CSV calls its columns.
+    classes : for multi-label tasks: a JSON {class: [words]}.
+    lists_split : the split of V2V's lists.
+    keep : column -> the only value of it that is kept.
+    clips_folder : where links to the clips go, which must not be where files are taken for clips.
+    """
+
+    format: str = "auto"
+    columns: Columns = field(default_factory=Columns)
+    classes: Path | None = None
+    lists_split: str = "Test"
+    keep: Mapping[str, str] = field(default_factory=dict)
+    clips_folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way in which label files are written. A dataset's own is in its file, and listed in `viper.datasets.FORMATS`.
+
+    Attributes
+    ----------
+    name : as of --format.
+    read : reads a source (a file or a folder) for a task.
+    matches : whether --format auto takes it for this source and task.
+    kind : the kind of task it is for; None: any.
+    is_folder : whether the source must be a folder.
+    takes_every_file : whether every media file in the source is a clip.
+    finish : what is left out last, after --keep.
+    """
+
+    name: str
+    read: Callable[[Path, Task, ReadOptions], Labels]
+    matches: Callable[[Path, Task], bool]
+    kind: str | None = None
+    is_folder: bool = False
+    takes_every_file: bool = False
+    finish: Callable[[Labels], None] | None = None
+
+
+def is_card_folder(*cards: str) -> Callable[[Path, Task], bool]:
+    """Return a `matches` that is true for a folder and a task of one of these names."""
+    return lambda source, task: task.name in cards and source.is_dir()
 
 
 def check_splits(labels: Labels) -> None:
@@ -169,7 +248,7 @@ def load_json(path: Path) -> Any:
         counts = Counter(key for key, _ in pairs)
         twice = [key for key, n in counts.items() if n > 1]
         if twice:
-            raise UserError(f"{path}: the key {twice[0]!r} stands there twice")
+            raise UserError(f"{path}: the key {twice[0]!r} appears twice")
         return dict(pairs)
 
     try:

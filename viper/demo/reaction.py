@@ -1,8 +1,11 @@
-"""The seven targets of a synthetic reaction, and in which channel each of them can be seen, heard or read."""
+"""A synthetic reaction: its seven targets, the channel in which each is seen, heard or read, and how it unfolds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
 
 EMOTIONS: tuple[str, ...] = ("Adoration", "Amusement", "Anxiety", "Disgust", "Empathic-Pain", "Fear", "Surprise")
 """The targets of the Hume-Reaction data set, in the order of its label file."""
@@ -34,3 +37,14 @@ def check_intensities(intensities: Mapping[str, float]) -> dict[str, float]:
         if not 0.0 <= value <= 1.0:  # NaN fails this comparison as well
             raise ValueError(f"intensity of {name} is {value}, outside [0, 1]")
     return values
+
+
+def rise(time: NDArray[np.float64], seconds: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return (T,) in [0, 1] at each `time` (T,) of a clip of `seconds`: 0 at rest, 1 at the apex it then holds.
+
+    The onset comes within the first seventh, the apex about a quarter of the clip later, eased at both ends.
+    """
+    onset = rng.uniform(0.02, 0.14) * seconds
+    rising = rng.uniform(0.18, 0.30) * seconds
+    x = np.clip((time - onset) / rising, 0, 1)
+    return x * x * (3 - 2 * x)

@@ -1,11 +1,11 @@
-"""Label files there are none: the files' names say who speaks how (RAVDESS, Berlin EmoDB)."""
+"""RAVDESS and Berlin EmoDB, which have no label files: the names of the clips say who speaks how."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from viper.datasets.rows import Clip, Labels, class_cell, media_below
+from viper.datasets.labels import Clip, Format, Labels, ReadOptions, class_cell, is_card_folder, media_below
 from viper.errors import UserError
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from viper.task import Task
@@ -30,7 +30,7 @@ _EMODB_MEN = {"03", "10", "11", "12", "15"}
 _EMODB_WOMEN = {"08", "09", "13", "14", "16"}
 
 
-def read_ravdess(folder: Path, task: Task) -> Labels:
+def read_ravdess(folder: Path, task: Task, _: ReadOptions) -> Labels:
     """Clips of `03-01-06-01-02-01-12.mp4` and the like, at any depth; the id is the name without the suffix."""
     labels = Labels()
     for path in _media(folder):
@@ -67,7 +67,7 @@ def one_a_performance(labels: Labels) -> None:
     labels.clips = [clip for clip in labels.clips if best[clip.id[3:]] is clip]
 
 
-def read_emodb(folder: Path, task: Task) -> Labels:
+def read_emodb(folder: Path, task: Task, _: ReadOptions) -> Labels:
     """Clips of `03a01Fa.wav` and the like, at any depth; the id is the name without the suffix."""
     labels = Labels()
     for path in _media(folder):
@@ -105,3 +105,10 @@ def _decoded(path: Path, name: str, code: str, known: dict[str, str]) -> str:
 def _media(folder: Path) -> list[Path]:
     """Sound and video files below a folder, in the order of their names."""
     return sorted(media_below(folder, (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES)), key=lambda path: (path.name, path))
+
+
+RAVDESS = Format(
+    "ravdess", read_ravdess, is_card_folder("ravdess"), "single_label",
+    is_folder=True, takes_every_file=True, finish=one_a_performance,
+)  # fmt: skip
+EMODB = Format("emodb", read_emodb, is_card_folder("emodb"), "single_label", is_folder=True, takes_every_file=True)

@@ -1,43 +1,42 @@
-"""Textual encoders: the words that fit a frame best (CLIP and RoBERTa), or the words of subtitles."""
+"""Prompts: an image-text model picks the sentence that fits a frame best, and a text network encodes it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
+import yaml
 
-from viper.encoders.base import Encoder, split_like, weights_fingerprint
-from viper.encoders.pretrained import (
-    explained,
-    is_offline,
-    load_state_dict,
-    load_transformers_model,
-    local_or_hub,
-)
-from viper.encoders.prompts import Prompts
-from viper.encoders.visual import PictureEncoder, PictureSample
-from viper.engine.device import DeviceBatches, Runtime
+from viper.encoders.base import ShortName, weights_fingerprint
+from viper.encoders.pictures import PictureEncoder, PictureSample
+from viper.encoders.pretrained import explained, is_model, load_state_dict
+from viper.encoders.words import ROBERTA, SentenceModel
 from viper.errors import UserError
 from viper.files import digest_of
-from viper.logs import quiet_transformers
 from viper.media.pictures import Frames
-from viper.media.subtitles import Cue
 from viper.store import EncoderInfo, Feature
+from viper.task import load_task
 
+if TYPE_CHECKING:
+    import torch
+
+    from viper.engine.device import Runtime
+
+# Between the two models, as encoder.json and --models write them.
+AND = " + "
 # What open_clip's list of published weights says of the pictures they were trained on.
 _PICTURE_KEYS = ("mean", "std", "interpolation", "resize_mode")
 
 
 @contextlib.contextmanager
 def _quiet_root_log() -> Iterator[None]:
-    """open_clip writes to the root logger; what matters of it is raised as well."""
+    """Silence the root logger, to which open_clip writes; what matters of it is raised as well."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.CRITICAL)
@@ -47,37 +46,45 @@ def _quiet_root_log() -> Iterator[None]:
         root.setLevel(level)
 
 
-class SentenceModel:
-    """A transformers text encoder; a sentence's embedding is its class (first) token in the last layer."""
+@dataclass(frozen=True)
+class Prompts:
+    """Sentences, and the emotion each stands for ("neutral" for none)."""
 
-    def __init__(self, model: str, runtime: Runtime) -> None:
-        from transformers import AutoModel, AutoTokenizer
+    sentences: tuple[str, ...]
+    emotions: tuple[str, ...]
 
-        with quiet_transformers(), explained(model):
-            self._tokenizer = AutoTokenizer.from_pretrained(local_or_hub(model), local_files_only=is_offline())
-        network: Any = load_transformers_model(AutoModel, model)
-        self.fingerprint = weights_fingerprint(network)
-        self.width, self.precision = int(network.config.hidden_size), runtime.precision_name
-        # A tokenizer may not say its model's limit; position embeddings do, two of them taken by padding offsets.
-        self._limit = min(self._tokenizer.model_max_length, network.config.max_position_embeddings - 2)
-        self._network, self._batches = runtime.place(network), DeviceBatches(runtime)
 
-    def embed(self, sentences: Sequence[str], batch_size: int) -> np.ndarray:
-        """(sentences, width) float32. Padding is masked, so a sentence's embedding does not depend on its batch."""
-        rows = np.zeros((len(sentences), self.width), np.float32)
-        if not sentences:
-            return rows
-        ids = self._tokenizer(list(sentences), truncation=True, max_length=self._limit)["input_ids"]
-        # Sentences of similar length go through together, so that there is little padding.
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        parts = self._batches.map(self._forward, [ids[i] for i in order], batch_size)
-        rows[order] = torch.cat(parts).float().cpu().numpy()
-        return rows
+def load_prompts(path: Path) -> Prompts:
+    """Read a prompt list: every word of every emotion in every pattern, then the neutral sentences as they are.
 
-    def _forward(self, ids: list[list[int]]) -> torch.Tensor:
-        inputs = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt")
-        on_device = {name: self._batches.to_device(value) for name, value in inputs.items()}
-        return self._network(**on_device).last_hidden_state[:, 0]
+    Raises UserError naming the file and the key that is wrong.
+    """
+    try:
+        card = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as a prompt list ({' '.join(str(error).split())})") from error
+    if not isinstance(card, dict) or set(card) != {"patterns", "emotions", "neutral"}:
+        raise UserError(f"{path}: a prompt list has the keys patterns, emotions and neutral")
+    patterns = _sentences(card["patterns"], path, "patterns")
+    for pattern in patterns:
+        if "{word}" not in pattern:
+            raise UserError(f"{path}: the pattern {pattern!r} has no {{word}} in it")
+    if not isinstance(card["emotions"], dict) or not card["emotions"]:
+        raise UserError(f"{path}: emotions must name each emotion with a list of words")
+    pairs = [
+        (pattern.replace("{word}", word), str(emotion))
+        for emotion, words in card["emotions"].items()
+        for word in _sentences(words, path, f"emotions.{emotion}")
+        for pattern in patterns
+    ]
+    pairs += [(sentence, "neutral") for sentence in _sentences(card["neutral"], path, "neutral")]
+    return Prompts(tuple(sentence for sentence, _ in pairs), tuple(emotion for _, emotion in pairs))
+
+
+def _sentences(value: Any, path: Path, key: str) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry.strip() for entry in value):
+        raise UserError(f"{path}: {key} must be a list of sentences")
+    return value
 
 
 class PromptEncoder(PictureEncoder):
@@ -97,6 +104,13 @@ class PromptEncoder(PictureEncoder):
 
     kind: ClassVar[str] = "clip_prompts"
     modality = "textual"
+    names = (
+        ShortName(
+            "clip", "CLIP picks each frame's best prompt, RoBERTa encodes it, 768",
+            weights=("timm/vit_base_patch32_clip_224.openai", ROBERTA), is_default=True,
+        ),
+    )  # fmt: skip
+    packages = ("open_clip", "transformers")
 
     def __init__(
         self,
@@ -104,17 +118,64 @@ class PromptEncoder(PictureEncoder):
         clip_model: str = "ViT-B-32",
         clip_pretrained: str = "openai",
         clip_checkpoint_path: Path | None = None,
-        text_model: str = "FacebookAI/roberta-base",
+        text_model: str = ROBERTA,
     ) -> None:
         self.prompts, self.clip_model, self.text_model = prompts, clip_model, text_model
         self.clip_pretrained, self.clip_checkpoint_path = clip_pretrained, clip_checkpoint_path
         self._clip: Any = None
 
+    @classmethod
+    def matches(cls, model: str) -> bool:
+        """Take any model, as the text encoder."""
+        return is_model(model)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], model: str) -> PromptEncoder:
+        """Take the prompts of a task's card, CLIP as the options say, and `model` as the text encoder."""
+        task = options["task"]
+        prompts = load_task(task).prompts
+        if prompts is None:
+            raise UserError(f"--task {task}: its card names no prompts; add `prompts: FILE` or give --subtitles")
+        return cls(
+            load_prompts(prompts),
+            options["clip_model"],
+            options["clip_pretrained"],
+            options["clip_checkpoint_path"],
+            model or ROBERTA,
+        )
+
+    @classmethod
+    def from_record(cls, info: EncoderInfo, model: str | None) -> PromptEncoder:
+        """Take the recorded prompts and models, or the two that `model` names, "CLIP + TEXT"."""
+        settings = info.settings
+        if "sentences" not in settings:
+            raise UserError(
+                "the prompts of its features were not recorded; extract them again with this version of viper"
+            )
+        sentences = tuple(settings["sentences"])
+        clip_model, text_model = settings["clip_model"], settings["text_model"]
+        checkpoint = settings["clip_checkpoint_path"]
+        if model is not None:
+            clip_name, separator, text_model = model.partition(AND)
+            if not separator:
+                raise UserError(f"--models NAME={model}: there are two models, write them as 'CLIP{AND}TEXT'")
+            # A folder has its own weights; a file's are of the recorded architecture.
+            checkpoint = clip_name if Path(clip_name).is_file() else None
+            clip_model = clip_model if checkpoint else clip_name
+        path = None if checkpoint is None else Path(checkpoint)
+        # What each sentence stands for makes no difference to a feature, and is not recorded.
+        prompts = Prompts(sentences, ("",) * len(sentences))
+        return cls(prompts, clip_model, settings["clip_pretrained"], path, text_model)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_clip": None, "_prompt_directions": None, "_mean": None, "_std": None}
 
     def prepare(self, runtime: Runtime) -> None:
-        """Loads both models and embeds the prompts with each."""
+        """Load both models and embed the prompts with each."""
+        import torch
+
+        from viper.engine.device import DeviceBatches
+
         # Always float32: the feature is a choice. Where two prompts are nearly as good bf16 may choose the other, whose
         # embedding is another sentence's; and what can be proved of bf16's error is far wider than the gap between the
         # best prompts, so that recomputing close calls in float32 would recompute nearly all frames.
@@ -134,7 +195,7 @@ class PromptEncoder(PictureEncoder):
         self._prompt_directions = torch.cat(self._batches.map(self._embed_prompts, tokens, 64))
 
     def _load_clip(self) -> tuple[Any, Any]:
-        """The image-text model and its tokenizer."""
+        """Return the image-text model and its tokenizer."""
         import open_clip
 
         is_folder, is_own = Path(self.clip_model).is_dir(), self.clip_checkpoint_path is not None
@@ -169,7 +230,7 @@ class PromptEncoder(PictureEncoder):
         return clip, tokenizer
 
     def info(self) -> EncoderInfo:
-        """Both models and the prompts decide the values."""
+        """Return what decides the values: both models and the prompts."""
         options = {
             "clip_weights": self._clip_fingerprint,
             "clip_quick_gelu": self._has_quick_gelu,
@@ -184,13 +245,13 @@ class PromptEncoder(PictureEncoder):
             "clip_checkpoint_path": None if checkpoint is None else str(checkpoint),
             "text_model": self.text_model,
         }
-        model = f"{self.clip_model} + {self.text_model}"
+        model = f"{self.clip_model}{AND}{self.text_model}"
         return EncoderInfo(
             self.kind, self.modality, self._width, options, model, precision="float32", settings=settings
         )
 
     def rows(self, frames: Frames) -> np.ndarray:
-        """Resizes and crops as open_clip does; scaling and normalisation are left to the device."""
+        """Resize and crop as open_clip does; scaling and normalisation are left to the device."""
         from PIL import Image
 
         resize = self._geometry()
@@ -199,7 +260,7 @@ class PromptEncoder(PictureEncoder):
         )
 
     def _geometry(self) -> Any:
-        """open_clip's own transform up to, and without, the conversion to numbers."""
+        """Return open_clip's own transform up to, and without, the conversion to numbers."""
         from open_clip.transform import PreprocessCfg, image_transform_v2
         from torchvision.transforms import Compose, Normalize, ToTensor
 
@@ -207,16 +268,16 @@ class PromptEncoder(PictureEncoder):
         return Compose([step for step in steps if not isinstance(step, ToTensor | Normalize)])
 
     def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
-        """One token a frame: the embedding of its best prompt."""
+        """Return one token a frame: the embedding of its best prompt."""
         best = self.best_prompts([sample.rows for sample in samples], batch_size)
         return self.features(self._prompt_tokens[best], samples, self._width)
 
     def best_prompts(self, pictures: list[np.ndarray], batch_size: int) -> np.ndarray:
-        """(frames,) index of the prompt each frame is most similar to (cosine)."""
+        """Return (frames,) the index of the prompt each frame is most similar to (cosine)."""
         return self._batches.rows(self._best, pictures, batch_size).reshape(-1).astype(np.int64)
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What open_clip's transform would give the network for these (n, 3, H, W) uint8, float32."""
+        """Return what open_clip's transform would give the network for these (n, 3, H, W) uint8, float32."""
         return (pixels.float() / 255 - self._mean) / self._std
 
     def _embed_prompts(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -225,96 +286,3 @@ class PromptEncoder(PictureEncoder):
     def _best(self, pixels: torch.Tensor) -> torch.Tensor:
         directions = self._clip.encode_image(self.inputs(pixels), normalize=True)
         return (directions @ self._prompt_directions.T).argmax(dim=1, keepdim=True)
-
-
-@dataclass(frozen=True)
-class CueSample:
-    """One clip's cues: sentences and the second in the middle of each; or their vectors, where the host made them."""
-
-    texts: list[str]
-    times: np.ndarray
-    rows: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-
-class CueEncoder(Encoder["list[Cue] | None", CueSample]):
-    """An encoder of subtitles: one token a cue; a clip without any is absent."""
-
-    modality = "textual"
-    reads: ClassVar[str] = "subtitles"
-
-    def size(self, sample: CueSample) -> int:
-        """Cues."""
-        return len(sample)
-
-    def load(self, content: list[Cue] | None) -> CueSample:
-        """Texts and times of the cues."""
-        cues = content or []
-        return CueSample([cue.text for cue in cues], np.array([(cue.start + cue.end) / 2 for cue in cues]))
-
-    @staticmethod
-    def features(tokens: np.ndarray, samples: list[CueSample], width: int) -> list[Feature]:
-        """One Feature a sample."""
-        return [
-            Feature.make(own, None, sample.times) if len(sample) else Feature.absent(width)
-            for own, sample in zip(split_like(tokens, samples), samples, strict=True)
-        ]
-
-
-class SubtitleEncoder(CueEncoder):
-    """A transformers text encoder over subtitles: each cue's class token."""
-
-    kind: ClassVar[str] = "subtitles"
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self._sentences: SentenceModel | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_sentences": None}
-
-    def prepare(self, runtime: Runtime) -> None:
-        """Loads the text encoder."""
-        self._sentences = SentenceModel(self.model, runtime)
-
-    def info(self) -> EncoderInfo:
-        """The weights decide the values."""
-        assert self._sentences is not None
-        options = {"weights": self._sentences.fingerprint}
-        return EncoderInfo(
-            self.kind, self.modality, self._sentences.width, options, self.model, precision=self._sentences.precision
-        )
-
-    def encode(self, samples: list[CueSample], batch_size: int) -> list[Feature]:
-        """One token a cue."""
-        assert self._sentences is not None
-        texts = [text for sample in samples for text in sample.texts]
-        return self.features(self._sentences.embed(texts, batch_size), samples, self._sentences.width)
-
-
-class HashedWordsEncoder(CueEncoder):
-    """Bags of hashed words (scikit-learn's HashingVectorizer, signed, unit length): 256 channels, no weights."""
-
-    kind: ClassVar[str] = "hashed"
-    WIDTH = 256
-
-    def info(self) -> EncoderInfo:
-        """Nothing to choose."""
-        return EncoderInfo(self.kind, self.modality, self.WIDTH)
-
-    def load(self, content: list[Cue] | None) -> CueSample:
-        """All of the work."""
-        from sklearn.feature_extraction.text import HashingVectorizer
-
-        sample = super().load(content)
-        if not len(sample):
-            return sample
-        vectors = HashingVectorizer(n_features=self.WIDTH).transform(sample.texts).toarray()
-        return CueSample(sample.texts, sample.times, vectors.astype(np.float32))
-
-    def encode(self, samples: list[CueSample], batch_size: int) -> list[Feature]:
-        """Hands on what `load` made."""
-        rows = [sample.rows for sample in samples if sample.rows is not None]
-        return self.features(np.concatenate(rows) if rows else np.zeros((0, self.WIDTH)), samples, self.WIDTH)

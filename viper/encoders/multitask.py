@@ -1,0 +1,121 @@
+"""Facial action units, by py-feat's multitask network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import cv2
+import numpy as np
+
+from viper.encoders.base import ShortName, weights_fingerprint
+from viper.encoders.pictures import PictureEncoder, PictureSample
+from viper.encoders.pretrained import explained
+from viper.errors import UserError
+from viper.media.pictures import Frames
+from viper.store import EncoderInfo, Feature
+
+if TYPE_CHECKING:
+    import torch
+
+    from viper.engine.device import Runtime
+
+PUBLISHED = "py-feat/face_multitask_v2"
+
+
+class MultitaskEncoder(PictureEncoder):
+    """py-feat's multitask network on face crops: 20 action units and 7 emotions, as probabilities: 27 channels.
+
+    The crop should leave a tenth of the face box on every side (crop_images' default margin), as in its training.
+
+    Parameters
+    ----------
+    weights : a local .safetensors with the network's configuration in its metadata; None: py-feat's published one.
+    """
+
+    kind: ClassVar[str] = "multitask"
+    modality = "FAU"
+    names = (
+        ShortName("multitask", "py-feat: 20 action units and 7 emotions, 27", weights=(PUBLISHED,), is_default=True),
+    )
+    packages = ("feat",)
+    CHIP = 256
+
+    def __init__(self, weights: Path | None = None) -> None:
+        self.weights = weights
+        self._network: Any = None
+
+    @classmethod
+    def from_record(cls, info: EncoderInfo, model: str | None) -> MultitaskEncoder:
+        """Take the published weights, or those of the file that is named."""
+        name = model or info.model
+        return cls(None if name in (PUBLISHED, "multitask") else Path(name))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_network": None}
+
+    def prepare(self, runtime: Runtime) -> None:
+        """Load the network. py-feat reads other files than .safetensors by unpickling, so they are refused.
+
+        It is not compiled: py-feat found the compiled network's action units off by up to .16 in bf16.
+        """
+        from viper.engine.device import DeviceBatches
+
+        if self.weights is not None and (self.weights.suffix != ".safetensors" or not self.weights.is_file()):
+            raise UserError(f"--weights {self.weights}: must be an existing .safetensors file")
+        multitask = import_py_feat()
+        name = str(self.weights) if self.weights else PUBLISHED
+        with explained(name, "--weights FOLDER/NAME.safetensors"):
+            self._network = multitask(
+                device=str(runtime.device), weights_path=self.weights and str(self.weights), amp=False
+            )
+        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
+        self._model_name = name
+        self._fingerprint = weights_fingerprint(self._network.model)
+        self._names = [*self._network.au_names, *self._network.emotion_names]
+
+    def info(self) -> EncoderInfo:
+        """Return the weights, which decide the values, and the channels' names."""
+        options = {"weights": self._fingerprint, "channels": self._names}
+        return EncoderInfo(
+            self.kind, self.modality, len(self._names), options, self._model_name, precision=self._precision
+        )
+
+    def rows(self, frames: Frames) -> np.ndarray:
+        """Return pictures of the size py-feat cuts faces to."""
+        return np.array([_resized(image, self.CHIP).transpose(2, 0, 1) for image in frames.images])
+
+    def encode(self, samples: list[PictureSample], batch_size: int) -> list[Feature]:
+        """Return one token a frame."""
+        tokens = self._batches.rows(self._forward, [sample.rows for sample in samples], batch_size)
+        return self.features(tokens, samples, len(self._names))
+
+    def _forward(self, chips: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        output = self._network(chips.float() / 255)
+        return torch.from_numpy(np.concatenate([output.au, output.emotion], axis=1))
+
+
+def import_py_feat() -> Any:
+    """Return py-feat's MultitaskModel. Without FFmpeg's shared libraries, which it needs, a one-line UserError."""
+    # Importing it sets OMP_NUM_THREADS for this process' children, which is not its business.
+    threads = os.environ.get("OMP_NUM_THREADS")
+    try:
+        from feat.multitask.inference import MultitaskModel
+    except (ImportError, RuntimeError, OSError) as error:
+        raise UserError(
+            "py-feat cannot be imported here, because FFmpeg's shared libraries are missing (on Debian: the package "
+            f"ffmpeg) or it is not installed ({str(error).strip().splitlines()[0]}). "
+            "`--model_name landmarks` needs none of it"
+        ) from error
+    finally:
+        if threads is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+    return MultitaskModel
+
+
+def _resized(image: np.ndarray, side: int) -> np.ndarray:
+    interpolation = cv2.INTER_AREA if max(image.shape[:2]) > side else cv2.INTER_CUBIC
+    return image if image.shape[:2] == (side, side) else cv2.resize(image, (side, side), interpolation=interpolation)

@@ -1,0 +1,95 @@
+"""What encoders of words share: the cues of subtitles as samples, and a network that embeds sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from viper.encoders.base import Encoder, split_like, weights_fingerprint
+from viper.encoders.pretrained import explained, is_offline, load_transformers_model, local_or_hub
+from viper.logs import quiet_transformers
+from viper.media.subtitles import Cue
+from viper.store import Feature
+
+if TYPE_CHECKING:
+    import torch
+
+    from viper.engine.device import Runtime
+
+ROBERTA = "FacebookAI/roberta-base"
+
+
+@dataclass(frozen=True)
+class CueSample:
+    """One clip's cues: sentences and the second in the middle of each; or their vectors, where the host made them."""
+
+    texts: list[str]
+    times: np.ndarray
+    rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+class CueEncoder(Encoder["list[Cue] | None", CueSample]):
+    """An encoder of subtitles: one token a cue; a clip without any is absent."""
+
+    modality = "textual"
+    reads: ClassVar[str] = "subtitles"
+
+    def size(self, sample: CueSample) -> int:
+        """Return the number of cues."""
+        return len(sample)
+
+    def load(self, content: list[Cue] | None) -> CueSample:
+        """Return the texts and times of the cues."""
+        cues = content or []
+        return CueSample([cue.text for cue in cues], np.array([(cue.start + cue.end) / 2 for cue in cues]))
+
+    @staticmethod
+    def features(tokens: np.ndarray, samples: list[CueSample], width: int) -> list[Feature]:
+        """Return one Feature a sample."""
+        return [
+            Feature.make(own, None, sample.times) if len(sample) else Feature.absent(width)
+            for own, sample in zip(split_like(tokens, samples), samples, strict=True)
+        ]
+
+
+class SentenceModel:
+    """A transformers text encoder; a sentence's embedding is its class (first) token in the last layer."""
+
+    def __init__(self, model: str, runtime: Runtime) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        from viper.engine.device import DeviceBatches
+
+        with quiet_transformers(), explained(model):
+            self._tokenizer = AutoTokenizer.from_pretrained(local_or_hub(model), local_files_only=is_offline())
+        network: Any = load_transformers_model(AutoModel, model)
+        self.fingerprint = weights_fingerprint(network)
+        self.width, self.precision = int(network.config.hidden_size), runtime.precision_name
+        # A tokenizer may not say its model's limit; position embeddings do, two of them taken by padding offsets.
+        self._limit = min(self._tokenizer.model_max_length, network.config.max_position_embeddings - 2)
+        self._network, self._batches = runtime.place(network), DeviceBatches(runtime)
+
+    def embed(self, sentences: Sequence[str], batch_size: int) -> np.ndarray:
+        """Return (sentences, width) float32. Padding is masked: a sentence's embedding does not depend on its batch."""
+        import torch
+
+        rows = np.zeros((len(sentences), self.width), np.float32)
+        if not sentences:
+            return rows
+        ids = self._tokenizer(list(sentences), truncation=True, max_length=self._limit)["input_ids"]
+        # Sentences of similar length go through together, so that there is little padding.
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        parts = self._batches.map(self._forward, [ids[i] for i in order], batch_size)
+        rows[order] = torch.cat(parts).float().cpu().numpy()
+        return rows
+
+    def _forward(self, ids: list[list[int]]) -> torch.Tensor:
+        inputs = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+        on_device = {name: self._batches.to_device(value) for name, value in inputs.items()}
+        return self._network(**on_device).last_hidden_state[:, 0]
