@@ -131,7 +131,7 @@ def load_run(path: Folder, csv_path: Folder | None = None, features: Features | 
     csv_path : the manifest, if it is no longer where it was when the run was trained.
     features : modality -> store or folder, for those that have moved.
     """
-    return Run(open_run(Path(path), "run", csv_path and Path(csv_path), _folders(features or {})))
+    return Run(open_run(Path(path), "run", None if csv_path is None else Path(csv_path), _folders(features or {})))
 
 
 def predict(
@@ -173,8 +173,8 @@ def predict(
             errors.append(error)
     if not readings:
         raise errors[0]
-    for error in errors:
-        log.warning("%s", error)
+    for unreadable in errors:
+        log.warning("%s", unreadable)
     return _table(predictor.task, ids, predictor.predict(readings, hidden))
 
 
