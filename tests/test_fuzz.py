@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import math
-import os
 import signal
 import struct
 import threading
@@ -25,6 +24,7 @@ import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
+from many import IS_LONG
 
 from viper.engine.failures import Failure, FailureLog, read_failures
 from viper.errors import ClipError, UserError
@@ -36,7 +36,6 @@ from viper.media.subtitles import Cue, read_cues
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import Task
 
-LONG = os.environ.get("VIPER_LONG_TESTS") == "1"
 SLOWEST = 20.0  # seconds for one example before it counts as hanging
 MEMORY = 1 << 30  # bytes all examples may add to this process
 
@@ -46,10 +45,10 @@ CLASSES = Task("mood", "single_label", ("joy", "fear"), range=(0.0, 1.0), label_
 
 
 def fuzz(examples: int) -> Callable[[Any], Any]:
-    """So many examples, always the same ones; in the long tests thirty times as many, others each time."""
+    """A quarter of so many examples, always the same ones; in the long tests thirty times as many, others each time."""
     quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     return settings(
-        max_examples=examples * (30 if LONG else 1), derandomize=not LONG, deadline=None, database=None,
+        max_examples=examples * 30 if IS_LONG else examples // 4, derandomize=not IS_LONG, deadline=None, database=None,
         suppress_health_check=quiet, phases=[each for each in Phase if each is not Phase.explain], print_blob=True,
     )  # fmt: skip
 

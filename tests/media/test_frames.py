@@ -16,6 +16,7 @@ import av
 import numpy as np
 import pytest
 from conftest import Outcome, Run
+from many import IS_LONG
 from media import coded_frames, frames_record, read_code, tone, write_coded
 
 from viper.demo.media import write_video, write_wav
@@ -518,6 +519,7 @@ def test_worker_processes_write_the_same(videos: Path, tmp_path: Path, get_frame
     assert content(tmp_path / "frames") == written
 
 
+@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 def test_a_killed_run_is_taken_up_where_it_stopped(
     videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]
 ) -> None:

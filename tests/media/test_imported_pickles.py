@@ -17,6 +17,7 @@ import pytest
 from conftest import Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from many import IS_LONG
 
 from viper.engine.failures import read_failures
 from viper.errors import ClipError, UserError
@@ -273,7 +274,10 @@ SMALL = {"train": {"id": ["v$_$1"], "vision": np.ones((1, 2, 2), np.float32), "r
 
 
 @settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300 if IS_LONG else 60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     st.binary(max_size=80)

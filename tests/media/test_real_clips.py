@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from many import IS_LONG
 
 from viper.cli import run_command
 from viper.media.sound import read_sound
@@ -18,7 +19,7 @@ CLIPS = Path(__file__).parents[3] / "shared" / "clips"
 pytestmark = pytest.mark.skipif(not CLIPS.is_dir(), reason="the shared clips are not beside this checkout")
 
 SOUND_ONLY = "eamm__00015"
-N_FRAMES = 8
+N_FRAMES = 8 if IS_LONG else 5
 
 
 def _manifest() -> dict[str, dict[str, str]]:
@@ -89,7 +90,7 @@ def test_faces_are_found_where_the_manifest_has_some(faces: Path) -> None:
             continue
         found = _found(faces, clip)
         if row["set"] == "core":
-            assert np.mean(found) >= 0.8, clip  # the crowd of one clip comes and goes: 7 of 8
+            assert np.mean(found) >= (0.8 if IS_LONG else 0.6), clip  # the crowd of one clip comes and goes: 7 of 8
         elif clip == "pyfeat__face_noface":
             assert set(found) == {True, False}
             assert found == sorted(found, reverse=True)  # the face goes, and does not come back
@@ -97,6 +98,7 @@ def test_faces_are_found_where_the_manifest_has_some(faces: Path) -> None:
             assert not any(found), clip
 
 
+@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 def test_one_of_several_people_is_followed(faces: Path) -> None:
     frames = json.loads((faces / "facenetpytorch__video" / "faces.json").read_text())["frames"]
     boxes = [np.array(frame["box"]) for frame in frames if frame["found"]]

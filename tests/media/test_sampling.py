@@ -17,6 +17,7 @@ from bursts import burst_frames, write_bursts
 from conftest import Outcome, Run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from many import IS_LONG
 from media import frames_record, write_coded
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
@@ -30,7 +31,7 @@ from viper.media.sampling import rate_indices, select, uniform_indices
 from viper.media.video import read_frames, stream_frames
 
 SMALL = (48, 64)
-quick = settings(deadline=None, derandomize=True, database=None, max_examples=150)
+quick = settings(deadline=None, derandomize=True, database=None, max_examples=150 if IS_LONG else 40)
 
 
 @st.composite

@@ -79,12 +79,14 @@ def power_spectrum(samples: np.ndarray) -> np.ndarray:
     spectrum = librosa.stft(
         np.pad(samples, N_FFT // 2), n_fft=N_FFT, win_length=SPECTRUM_WINDOW, hop_length=HOP, center=False
     )
-    return np.square(np.abs(spectrum)).T.astype(np.float64)
+    with np.errstate(over="ignore"):  # of a sound far too loud the power is infinite, and its clip is refused
+        return np.square(np.abs(spectrum)).T.astype(np.float64)
 
 
 def mel_decibels(power: np.ndarray) -> np.ndarray:
     """Return (T, 64) decibels of mel bands between 50 Hz and 8 kHz, of a (T, 513) power spectrum."""
-    return decibels(power @ _mel_bands())
+    with np.errstate(invalid="ignore"):
+        return decibels(power @ _mel_bands())
 
 
 def spectral_shapes(power: np.ndarray) -> np.ndarray:
