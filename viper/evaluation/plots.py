@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +137,7 @@ class Plots:
         return _shown(bar_figure(list(values), list(values.values()), _title(compared, split), caption))
 
 
-def curves_over_epochs(epochs: Sequence[float], curves: dict[str, Sequence[float]]) -> Figure:
+def curves_over_epochs(epochs: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Figure:
     """Return a figure with one panel per curve over the epochs of a training."""
     figure = new_figure(3.4 * len(curves) + 0.4, 2.8)
     for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False).flat, curves.items(), strict=True):
