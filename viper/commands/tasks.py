@@ -27,20 +27,20 @@ class TasksOptions:
     """Cards to explain: shipped ones by name, own ones by path. None: all shipped ones, a line each."""
 
 
-def run(config: TasksOptions) -> int:
-    """Prints the list or the explanations; answers the exit code."""
-    if config.names:
-        print("\n\n".join(explain(name) for name in config.names))
+def run(options: TasksOptions) -> int:
+    """Print the list or the explanations; return the exit code."""
+    if options.names:
+        print("\n\n".join(explain(name) for name in options.names))
         return 0
     for name in task_names():
         task = load_task(name)
         print(f"{name:<20}{task.kind:<14}{task.description}")
-    print("\n`viper tasks NAME` explains one. An own card is a YAML file: --task FILE.yaml.")
+    print("\n`viper tasks NAME` explains one. Your own card is a YAML file: --task FILE.yaml.")
     return 0
 
 
 def explain(name: str) -> str:
-    """A card in words, several lines. A wrong card is a UserError that names the key."""
+    """Return a card in words, several lines. A wrong card is a UserError that names the key."""
     task = load_task(name)
     targets = ", ".join(task.targets)
     if task.range is not None and task.kind == "regression":
