@@ -23,7 +23,8 @@ import numpy as np
 import torch
 import tyro
 
-from viper.cli import run_command
+from viper.commands import report
+from viper.commands.report import ReportOptions
 from viper.commands.train_perceiver import TrainOptions
 from viper.files import csv_text, write_json, write_text
 from viper.fusion.checkpoint import point_best, save_checkpoint
@@ -42,7 +43,7 @@ N_FRAMES, SIDE = 5, 160
 
 
 @dataclass
-class Config:
+class Options:
     """Options."""
 
     n_clips: int = 5000
@@ -50,24 +51,25 @@ class Config:
     preset: Literal["tiny", "small"] = "small"
     """Size of the model."""
     n_resamples: int = 1000
-    """Of the bootstrap."""
+    """Bootstrap resamples."""
     profile: bool = False
     """Also print where the time goes."""
 
 
-def main(config: Config) -> None:
-    """Makes the run, makes its report, prints seconds and bytes."""
+def main(options: Options) -> None:
+    """Make a run and its report, and print seconds and bytes."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        make_run(root, config)
+        make_run(root, options)
         start_logging()
-        arguments = ["--run", str(root / "run"), "--output_path", str(root / "report"), "--device", "cpu",
-                     "--n_resamples", str(config.n_resamples)]  # fmt: skip
+        wanted = ReportOptions(
+            run=root / "run", output_path=root / "report", device="cpu", n_resamples=options.n_resamples
+        )
         profile = cProfile.Profile()
         began, began_work = time.perf_counter(), time.process_time()
-        if config.profile:
+        if options.profile:
             profile.enable()
-        run_command("report", arguments)
+        report.run(wanted)
         profile.disable()
         seconds, work = time.perf_counter() - began, time.process_time() - began_work
         page = (root / "report" / "report.html").read_text()
@@ -78,36 +80,38 @@ def main(config: Config) -> None:
         }
         parts["all else"] = len(page) - sum(parts.values())
     print(
-        f"{config.n_clips:,} clips, preset {config.preset}, {torch.get_num_threads()} threads: {seconds:.1f} s, "
+        f"{options.n_clips:,} clips, preset {options.preset}, {torch.get_num_threads()} threads: {seconds:.1f} s, "
         f"{work:.1f} s of processors"
     )
     for name, size in {**sizes, **{f"  of report.html: {part}": size for part, size in parts.items()}}.items():
         print(f"{name:<32}{size / 1e6:8.2f} MB")
-    if config.profile:
+    if options.profile:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
 
 
-def make_run(root: Path, config: Config) -> None:
-    """Writes manifest, stores, frames and a run."""
+def make_run(root: Path, options: Options) -> None:
+    """Write manifest, stores, frames and a run."""
     rng, task = np.random.default_rng(0), load_task("hume_reaction")
-    clips = [f"{number:06d}" for number in range(config.n_clips)]
+    clips = [f"{number:06d}" for number in range(options.n_clips)]
     header = [task.id_column, task.split_column, *task.targets, "Subject", "Age", "Country"]
-    labels = rng.uniform(0, 1, (config.n_clips, len(task.targets))).round(4)
+    labels = rng.uniform(0, 1, (options.n_clips, len(task.targets))).round(4)
     people = [(f"p{k % 300:03d}", 18 + k % 300 % 50, ("China", "USA", "South Africa")[k % 300 % 3])
-              for k in range(config.n_clips)]  # fmt: skip
+              for k in range(options.n_clips)]  # fmt: skip
     rows = [[clip, "Val", *row, *person] for clip, row, person in zip(clips, labels, people, strict=True)]
     write_text(root / "manifest.csv", csv_text([header, *rows]))
     stores = {name: _store(root / "features" / name, width, clips, rng) for name, width in WIDTHS.items()}
     _frames(root / "faces", clips, rng)
     modalities = {name: {"width": store.width, "encoder": asdict(store.info)} for name, store in stores.items()}
     torch.manual_seed(0)
-    settings = PerceiverFusionConfig(preset=config.preset, modalities=modalities, task=task.to_dict(), linear_share=0.5)
+    settings = PerceiverFusionConfig(
+        preset=options.preset, modalities=modalities, task=task.to_dict(), linear_share=0.5
+    )
     run = root / "run"
-    options = TrainOptions(csv_path=root / "manifest.csv", output_checkpoint_folder=run)
+    training = TrainOptions(csv_path=root / "manifest.csv", output_checkpoint_folder=run)
     for name in WIDTHS:
-        setattr(options, f"{name}_features_input_folder", root / "features" / name)
+        setattr(training, f"{name}_features_input_folder", root / "features" / name)
     manifest = Manifest.load(root / "manifest.csv", task)
-    run_folder.start(run, run_folder.describe(options, stores, manifest), overwrite=False)
+    run_folder.start(run, run_folder.describe(training, stores, manifest, "", {}), overwrite=False)
     for store in stores.values():  # as a training leaves them
         open_features(store, clips, scan(store, clips), "Val")
     save_checkpoint(run, 1, PerceiverFusion(settings).eval())
@@ -140,4 +144,4 @@ def _frames(folder: Path, clips: list[str], rng: np.random.Generator) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.cli(Options))

@@ -4,8 +4,8 @@
     python benchmarks/training_loop.py --other ../viper-before --preset small --n_clips 512 --repeats 5
 
 Both train the `tokens` fusion on random features of the published widths. An epoch is the time between two lines of the
-run's log, validation and checkpoint included; the first epoch is left out. CPU seconds are of the whole process, imports
-included: on a machine that is busy with other work they tell more than the clock.
+run's log, validation and checkpoint included; the first epoch is left out. CPU seconds are those of the whole process,
+imports included: on a machine that is busy with other work they tell more than the clock.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +83,13 @@ def train(checkout: Path, root: Path, options: list[str], config: Config) -> tup
     command += ["--device", config.device, "--keep", "best", "--linear_share", "0", "--overwrite"]
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": str(config.threads)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, env=environment, cwd=root, check=True, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, env=environment, cwd=root, check=False, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{checkout}: {done.stderr[-2000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = re.findall(r"^([\d-]+ [\d:]+,\d+) epoch \d+  validation", (run / "train.log").read_text(), re.MULTILINE)
     times = [datetime.strptime(line, "%Y-%m-%d %H:%M:%S,%f") for line in lines]
-    epochs = [(b - a).total_seconds() for a, b in zip(times, times[1:], strict=False)]
+    epochs = [(b - a).total_seconds() for a, b in pairwise(times)]
     return statistics.median(epochs), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import checkpoints
 import pytest
 from browser import browser, chromium  # noqa: F401  fixtures
+from many import Launcher
 
 from viper import cli
 from viper.encoders.multitask import import_py_feat
@@ -76,6 +77,13 @@ def run(capsys: pytest.CaptureFixture[str], log_as_before: None) -> Any:
 
     yield run_command
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Commands as processes that can be killed."""
+    with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
+        yield launcher
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from clips import pictures, voice, write_faces
 
+import viper
 from viper.demo import write_wav
 from viper.task import load_task
 
@@ -59,4 +60,13 @@ def test_the_page_is_run_from_features_to_a_plot(
     assert isinstance(scores, pd.DataFrame)
     assert isinstance(seen, pd.DataFrame)
     assert (scores.index[-1], len(seen)) == ("all", N_CLIPS)
+    Path("broken.wav").write_bytes(b"no sound")
+    new = viper.predict(["videos/0.wav", "broken.wav", "videos/1.wav"], "runs/both", device="cpu")
+    assert list(new.index) == ["0", "1"]
+    assert np.isfinite(new).all(axis=None)
+    alone = viper.predict_clip("videos/0.wav", "runs/both", device="cpu")
+    assert list(new.columns) == list(alone)
+    assert np.allclose(new.loc["0"], list(alone.values()), atol=1e-6)
+    with pytest.raises(viper.ClipError, match=r"broken\.wav"):
+        viper.predict("broken.wav", "runs/both", device="cpu")
     assert capsys.readouterr().out == "train has no option 'n_epoch'; did you mean n_epochs?\n"

@@ -18,6 +18,7 @@ from viper.commands import crop_images as crop_images_command
 from viper.commands import extract_features, train_perceiver
 from viper.commands import get_frame as get_frame_command
 from viper.commands.convert import arguments_of, build
+from viper.commands.extract_features import EXTRACT_OPTIONS
 from viper.commands.feature_options import feature_fields
 from viper.engine.device import choose_device
 from viper.errors import ClipError, NothingDoneError, UserError, either
@@ -38,12 +39,6 @@ from viper.training.recorder import METRICS_FILE
 
 Folder = str | Path
 Features = Mapping[str, "Folder | FeatureStore"]
-EXTRACTS: dict[str, type[extract_features.ExtractOptions]] = {
-    "visual": extract_features.VisualOptions,
-    "audio": extract_features.AudioOptions,
-    "textual": extract_features.TextualOptions,
-    "FAU": extract_features.FAUOptions,
-}
 BATCH_SIZE = 64  # clips at once; it does not change a prediction
 
 
@@ -93,13 +88,13 @@ def extract(
     --------
     >>> viper.extract("visual", "faces", output_folder="features/visual", model_name="hog")   # doctest: +SKIP
     """
-    if modality not in EXTRACTS:
-        raise UserError(f"extract: modality must be {either(list(EXTRACTS))}, not {modality!r}")
+    if modality not in EXTRACT_OPTIONS:
+        raise UserError(f"extract: modality must be {either(list(EXTRACT_OPTIONS))}, not {modality!r}")
     given: dict[str, Any] = {"output_folder": Path(output_folder)}
     if input_folder is not None:
         given["input_folder"] = Path(input_folder)
     name = f"extract_{modality}_features"
-    _run(name, extract_features.run, build(EXTRACTS[modality], options, name, given=given))
+    _run(name, extract_features.run, build(EXTRACT_OPTIONS[modality], options, name, given=given))
     return FeatureStore.open(output_folder)
 
 
@@ -136,7 +131,7 @@ def load_run(path: Folder, csv_path: Folder | None = None, features: Features | 
     csv_path : the manifest, if it is no longer where it was when the run was trained.
     features : modality -> store or folder, for those that have moved.
     """
-    return Run(open_run(Path(path), "run", csv_path and Path(csv_path), _folders(features or {})))
+    return Run(open_run(Path(path), "run", None if csv_path is None else Path(csv_path), _folders(features or {})))
 
 
 def predict(
@@ -178,8 +173,8 @@ def predict(
             errors.append(error)
     if not readings:
         raise errors[0]
-    for error in errors:
-        log.warning("%s", error)
+    for unreadable in errors:
+        log.warning("%s", unreadable)
     return _table(predictor.task, ids, predictor.predict(readings, hidden))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from many import IS_LONG
 
 import viper
 from viper.cli import COMMANDS, parse, run_command
@@ -145,7 +146,12 @@ def test_an_output_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
 
 # A terminal's Ctrl-C reaches the workers too, and so do some schedulers' signals.
 @pytest.mark.parametrize(
-    ("signal_number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+    ("signal_number", "to_all"),
+    [
+        (signal.SIGINT, True),
+        (signal.SIGTERM, False),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")),
+    ],
 )
 def test_a_stopped_stage_says_so_keeps_what_is_done_and_goes_on(
     tmp_path: Path, signal_number: signal.Signals, to_all: bool

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import yaml
 from planted import SIZES, Planted, plant, rows_of
 
-from viper.cli import run_command
+from viper.cli import parse, run_command
 from viper.commands.common import mean_and_std
 from viper.commands.compare import hidden_at_random
 from viper.errors import UserError
@@ -50,6 +52,16 @@ def test_every_model_is_trained_with_the_same_options_over_seeds(compared: Path)
         assert {name: options[name] for name in expected} == expected
         assert options["learning_rate"] == 2e-3  # that of the preset, for the published layout too
     assert not [path for path in compared.rglob("*") if path.suffix in (".pt", ".pkl", ".bin")]
+
+
+def test_a_run_records_the_command_that_makes_it_again(compared: Path, planted: Planted) -> None:
+    record = yaml.safe_load((compared / "mlp" / "seed_4" / "config.yaml").read_text())
+    command = shlex.split(record["command"])
+    assert command[:2] == ["viper", "train_perceiver"]
+    options = dataclasses.asdict(parse("train_perceiver", command[2:]))
+    same = {"n_epochs", "preset", "fusion", "weight_decay", "d_latents", "batch_size", "visual_features_input_folder"}
+    assert {name: str(options[name]) for name in same} == {name: str(record["options"][name]) for name in same}
+    assert (options["seed"], options["n_seeds"]) == (3, 2)
 
 
 def test_the_table_is_the_runs_mean_and_deviation(compared: Path) -> None:
@@ -123,7 +135,10 @@ def test_what_a_user_gets_wrong_is_one_line(planted: Planted, tmp_path: Path) ->
         (["--n_seeds", "0"], "--n_seeds 0"),
         (["--train_options", "preset=small"], "sets preset itself"),
         (["--train_options", "output_checkpoint_folder=x"], "sets output_checkpoint_folder itself"),
-        (["--train_options", "los=mse"], "train_perceiver has no option 'los'"),
+        (["--train_options", "los=mse"], "train_perceiver has no option 'los'; did you mean loss"),
+        (["--train_options", "weight_decay=x"], "weight_decay must be a number, not 'x'"),
+        (["--train_options", "patience=1.5"], "patience must be a whole number, not '1.5'"),
+        (["--train_options", "compile=perhaps"], "compile must be true or false, not 'perhaps'"),
         (["--train_options", "loss"], "must be NAME=VALUE"),
         (["--no-audio", "--no-textual", "--missing", "0.3"], "needs at least two"),
     ]

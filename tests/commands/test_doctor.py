@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,30 +10,28 @@ from viper.cli import run_command
 from viper.encoders.registry import registered
 
 
-def _doctor(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_HOME": str(home)}
-    environment.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, "-m", "viper.cli", "doctor", *options]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
-def test_doctor_lists_every_encoder_and_what_it_lacks(tmp_path: Path) -> None:
-    answer = _doctor(tmp_path)
-    lines = answer.stdout.splitlines()
+def test_doctor_lists_every_encoder_and_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    code = run_command("doctor", [])
+    said = capsys.readouterr().out
+    lines = said.splitlines()
     for entry in registered():
         line = next(line for line in lines if f" {entry.name} " in line and entry.modality in line)
         runs = line.replace(entry.short.summary, "").split()[-1]
         if entry.encoder.extra:
-            assert runs == "yes" or f"pip install 'viper[{entry.encoder.extra}]'" in answer.stdout, line
+            assert runs == "yes" or f"pip install 'viper[{entry.encoder.extra}]'" in said, line
         elif entry.is_weight_free:
             assert runs == "yes", line
         elif entry.encoder.packages != ("feat",):
             assert runs == "fetch", line  # the cache of this test is empty
-    assert "egemaps" in answer.stdout
-    assert "licence: research only" in answer.stdout
-    assert "hf download google/vit-base-patch16-224-in21k" in answer.stdout
-    if "missing: install FFmpeg" not in answer.stdout:
-        assert answer.returncode == 0
+    assert "egemaps" in said
+    assert "licence: research only" in said
+    assert "hf download google/vit-base-patch16-224-in21k" in said
+    if "missing: install FFmpeg" not in said:
+        assert code == 0
 
 
 def test_offline_a_default_without_weights_is_broken(

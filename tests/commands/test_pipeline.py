@@ -35,6 +35,7 @@ CARD = {
         "tone": {"command": "audio", "model_name": "logmel", "n_fragments": 2},
     },
     "train": {"n_epochs": 2, "preset": "tiny", "learning_rate": "1e-3", "batch_size": 4},
+    "report": {"n_resamples": 20},
 }
 
 

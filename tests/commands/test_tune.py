@@ -184,6 +184,9 @@ def test_spaces_are_checked(planted: Planted, tmp_path: Path) -> None:
         "learning_rate: {low: 1e-4}": "learning_rate must be",
         "loss: {choices: []}": "loss must be",
         "loss: mse": "loss must be",
+        "learning_rate: {choices: [fast]}": "learning_rate must be a number, not 'fast'",
+        "n_layers: {low: 1.5, high: 3}": "n_layers must be a whole number, not 1.5",
+        "fusion: {choices: [gru, lstm]}": "fusion must be tokens, channels, linear, mlp or gru, not 'lstm'",
     }
     for text, message in cases.items():
         path.write_text(text)

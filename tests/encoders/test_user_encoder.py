@@ -8,8 +8,9 @@ import json
 import pickle
 import re
 import shlex
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from clips import pictures, write_frames, write_srt
 from conftest import Outcome, Run
 from many import IS_LONG
 
-from viper import predict_clip
+from viper import encoders, predict_clip
 from viper.cli import run_command
 from viper.demo.media import write_video, write_wav
+from viper.encoders.registry import recorded_encoder
 from viper.encoders.user_encoder import is_own, load_own
 from viper.engine.device import choose_runtime
 from viper.engine.failures import read_failures
 from viper.errors import ClipError, UserError
-from viper.media.sound import Sound
+from viper.media.sound import Sound, read_sound
 from viper.store import Feature, FeatureStore
 
 PAGE = Path(__file__).parents[2] / "docs" / "add_an_encoder.md"
@@ -410,6 +412,47 @@ def test_fau_knows_its_own_models(folder: Path, run: Run) -> None:
     outcome = _extract(run, "openface", command="FAU", source="crops")
     assert outcome.code == 2
     assert "--model_name openface: must be multitask or landmarks" in outcome.said
+
+
+@pytest.fixture
+def part_of_viper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The page's file in a folder that counts as viper/encoders."""
+    (folder / "encoders").mkdir()
+    (folder / "loudness.py").rename(folder / "encoders" / "loudness.py")
+    monkeypatch.setattr(encoders, "__path__", [*encoders.__path__, str(folder / "encoders")])
+    yield
+    sys.modules.pop("viper.encoders.loudness", None)
+    vars(encoders).pop("loudness", None)
+
+
+def test_the_same_file_in_vipers_folder_is_part_of_viper(
+    folder: Path, part_of_viper: None, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _extract(run, "loudness", "--n_fragments", 4).code == 0
+    store = FeatureStore.open(folder / "out")
+    assert (store.info.encoder, store.info.modality, store.info.options) == ("loudness", "loudness", {"n_fragments": 4})
+    assert not is_own(store.info)
+    encoder = recorded_encoder(store.info, choose_runtime("cpu", "float32"))
+    (feature,) = encoder.encode([encoder.load(read_sound(folder / "videos" / "3.wav"))], 1)
+    np.testing.assert_array_equal(feature.tokens, store.read("3").tokens)
+    capsys.readouterr()
+    run_command("doctor", ["--offline"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["loudness", "loudness"]]
+    assert line.split()[2:4] == ["yes", "Turns"]
+    # A picture's command does not offer it, nor another modality's an encoder of its own.
+    write_frames(folder / "frames" / "1", pictures(1))
+    said = _extract(run, "loudness", command="visual", source="frames").said
+    assert "--model_name loudness: reads sound, not frames; use extract_audio_features" in said
+    assert "--model_name hog: must be wavlm-base-plus-sv, " in _extract(run, "hog").said
+
+
+def test_the_names_of_encoders_are_known_without_what_they_need() -> None:
+    code = (
+        "import sys; from viper.encoders.registry import registered; assert registered()\n"
+        "print([name for name in ('torch', 'transformers', 'open_clip', 'feat', 'sklearn') if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
 
 
 def test_a_missing_content_is_said(tmp_path: Path) -> None:

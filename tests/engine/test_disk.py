@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from clips import pictures, write_frames
-from many import STAGES, Launcher, Stage, content, n_done
+from many import STAGES, TRIED, Launcher, Stage, content, n_done
 from media import write_coded
 
 from viper.demo.media import write_video
@@ -32,13 +32,7 @@ class Case:
         return self.stage.arguments(self.inputs, output, "--n_workers", n_workers)
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
-        yield launcher
-
-
-@pytest.fixture(scope="module", params=["get_frame", "crop_images", "visual"])
+@pytest.fixture(scope="module", params=[name for name in TRIED if name in ("get_frame", "crop_images", "visual")])
 def case(request: pytest.FixtureRequest, launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Case:
     stage = STAGES[request.param]
     root = tmp_path_factory.mktemp(request.param)

@@ -104,7 +104,12 @@ def test_a_success_does_not_read_a_list_that_is_as_it_was(tmp_path: Path, monkey
     FailureLog(tmp_path, STAGE).failed(Failure.of("bad", STAGE, ClipError("x")))
     log = FailureLog(tmp_path, STAGE)
     reads: list[Path] = []
-    monkeypatch.setattr("viper.engine.failures.read_failures", lambda folder: reads.append(folder) or [])
+
+    def read(folder: Path) -> list[Failure]:
+        reads.append(folder)
+        return []
+
+    monkeypatch.setattr("viper.engine.failures.read_failures", read)
     for clip in range(100):
         log.succeeded(str(clip))
     assert reads == []

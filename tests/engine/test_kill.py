@@ -11,18 +11,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from many import BROKEN, IS_LONG, ROOT, STAGES, Launcher, Stage, content, n_done, session_members, wait_for_end
+from many import BROKEN, IS_LONG, ROOT, STAGES, TRIED, Launcher, Stage, content, n_done, session_members, wait_for_end
 
 from viper.engine.failures import read_failures
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc")
 
-N_KILLS = 20 if IS_LONG else 4
+N_KILLS = 20 if IS_LONG else 3
 # As many clips as take a stage about a second.
 N_CLIPS = {"get_frame": 60, "crop_images": 12, "visual": 60, "FAU": 200, "audio": 60, "textual": 200}
 
@@ -38,13 +37,7 @@ class Reference:
     n_clips: int
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
-        yield launcher
-
-
-@pytest.fixture(scope="module", params=list(STAGES))
+@pytest.fixture(scope="module", params=TRIED)
 def reference(
     request: pytest.FixtureRequest, launcher: Launcher, tmp_path_factory: pytest.TempPathFactory
 ) -> Reference:
@@ -136,10 +129,9 @@ def test_two_runs_in_one_folder_at_once(reference: Reference, launcher: Launcher
     _assert_same(output, reference)
 
 
+@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 def test_the_command_itself_is_killed_and_taken_up(reference: Reference, tmp_path: Path) -> None:
     """As above, without the launcher: the interpreter and its imports may be where it is killed."""
-    if reference.stage.command != "get_frame" and not IS_LONG:
-        pytest.skip("one command is enough")
     output = tmp_path / "out"
     command = [sys.executable, "-m", "viper.cli", reference.stage.command,
                *reference.stage.arguments(reference.inputs, output, "--n_workers", 2)]  # fmt: skip

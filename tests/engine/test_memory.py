@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from many import IS_LONG, STAGES, Launcher, n_done, session_members
+from many import IS_LONG, STAGES, TRIED, Launcher, n_done, session_members
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system has no /proc")
 
@@ -68,14 +67,7 @@ def _resident(process: int) -> int:
         return 0
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
-        yield launcher
-
-
-# One that decodes, with workers; what the others do beside that is the same.
-@pytest.mark.parametrize("name", STAGES if IS_LONG else ["get_frame"])
+@pytest.mark.parametrize("name", TRIED)
 def test_memory_does_not_grow_with_the_clips(name: str, launcher: Launcher, tmp_path: Path) -> None:
     stage = STAGES[name]
     (tmp_path / "in").mkdir()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from viper.errors import UserError
-from viper.evaluation.submission import read_submission, submission_path, write_submission
+from viper.evaluation.submission import read_submission, submission_path, write_submission, write_timelines
 from viper.manifest import Manifest
 from viper.task import Task
 
@@ -157,3 +157,11 @@ def test_a_wrong_submission_is_refused_naming_the_line(tmp_path: Path, text: str
 def test_a_missing_submission_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_submission(tmp_path / "none.csv", TASK)
+
+
+def test_a_timeline_has_its_times_after_the_id_and_empty_cells_where_nothing_was_predicted(tmp_path: Path) -> None:
+    predicted = np.array([[0.25, 0.5], [np.nan, np.nan]], np.float32)
+    path = write_timelines(tmp_path, TASK, [("[1]", [(0.0, 1.0), (1.0, 1.5)], predicted)])
+    assert path == tmp_path / "submission.csv"
+    expected = ["File_ID,start,end,Fear,Empathic-Pain", "[1],0.000,1.000,0.25,0.5", "[1],1.000,1.500,,"]
+    assert path.read_text().splitlines() == expected

@@ -22,7 +22,7 @@ from viper.evaluation.confusion import normalise_rows
 from viper.evaluation.drawing import COLOUR_MAP, INK, Curve, Matrix, matrix_figure
 from viper.report import figures, words
 from viper.report.cards import attention_density, cards
-from viper.report.charts import Scale, bars
+from viper.report.charts import Scale, bars, curve
 from viper.report.content import Comparison, ModalityAttention
 from viper.report.html import figure_svg, level, picture_uri, render
 from viper.report.page import report_page, verdict, write_report
@@ -117,6 +117,15 @@ def test_bars_begin_at_zero_and_share_a_scale() -> None:
     assert low.whisker == pytest.approx((0, 200 / 7), abs=0.02)
     assert (none.fill[1], none.whisker) == (0.0, None)
     assert Scale.over([]).span(0.0) == (0.0, 0.0)
+
+
+def test_a_curve_has_gaps_holds_to_the_ends_and_shows_a_window_on_its_own() -> None:
+    drawn = curve(10, [1, 3, 5, 7, 9], [0.5, math.nan, 1.0, math.nan, 0.0], Scale(0, 1), HOSTILE, [0.0] * 5)
+    lines = re.findall(r'<polyline class="now" points="([^"]*)"', drawn)
+    assert lines == ["0.00,15.00 10.00,15.00", "50.00,1.00 50.00,1.00", "90.00,29.00 100.00,29.00"]
+    assert drawn.count('class="area"') == 3
+    assert drawn.count('class="before"') == 1
+    assert "<script" not in drawn
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 500])

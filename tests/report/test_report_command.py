@@ -245,7 +245,7 @@ def test_what_is_gone_is_named_with_the_option_that_mends_it(planted: Planted, t
     ("options", "message"),
     [
         (["--split", "Test"], "no row of the split Test has a label"),
-        (["--split", "Nowhere"], "the split 'Nowhere' is none of"),
+        (["--split", "Nowhere"], "the split 'Nowhere' must be Train, Val or Test"),
         (["--frames_folder", "gone"], "--frames_folder gone: no such folder"),
         (["--subject_column", "Who"], "--subject_column Who: .* has no such column"),
         (["--group_columns", "Subject"], "--group_columns Subject: .* more than 30 values"),

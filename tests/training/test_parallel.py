@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import fork_processes
 from many import IS_LONG
 from planted import Planted, plant, rows_of
 
+from viper import cli
 from viper.cli import run_command
 from viper.errors import UserError
 from viper.fusion.checkpoint import load_checkpoint
@@ -27,24 +30,31 @@ def _arguments(planted: Planted, run: Path, *options: str) -> list[str]:
             "--output_checkpoint_folder", str(run), *TRAINING, *options]  # fmt: skip
 
 
-def _train_in_two(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def _train_in_two(arguments: list[str], folder: Path) -> str:
+    """Train in two processes; return what they said."""
+    return "".join(fork_processes(lambda: cli.main("train_perceiver", arguments), folder))
+
+
+def _torchrun(arguments: list[str], folder: Path) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
                "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]  # fmt: skip
     command += ["-m", "viper.cli", "train_perceiver", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
 
 
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [_train_in_two, *([_torchrun] if IS_LONG else [])])
+def test_two_processes_do_what_one_does(tmp_path: Path, start: Callable[[list[str], Path], str]) -> None:
     planted = plant(tmp_path)
     # A clip without a label of one target: the processes' shares of the batch have different numbers of labels.
     lines = planted.manifest.read_text().splitlines()
     lines[3] = ",".join([*lines[3].split(",")[:-1], ""])
     planted.manifest.write_text("\n".join(lines) + "\n")
-    outcome = _train_in_two(_arguments(planted, tmp_path / "two"))
-    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    said = start(_arguments(planted, tmp_path / "two"), tmp_path)
     # One process speaks.
-    assert outcome.stderr.count("best by validation Pearson") == 1
+    assert said.count("best by validation Pearson") == 1
     assert run_command("train_perceiver", _arguments(planted, tmp_path / "one")) == 0
     one, two = (rows_of(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     assert [row["n_clips"] for row in two] == ["24"] * 3
@@ -56,13 +66,11 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=2e-3)
 
 
-@pytest.mark.skipif(not IS_LONG, reason="half a minute more: make test-long")
 def test_two_processes_learn_the_same_utilities(tmp_path: Path) -> None:
     """Each takes half of a batch's pairs and lists, whose clips are other ones, and more or fewer."""
     planted = plant(tmp_path, "preference")
     options = ("--loss", "plackett_luce+bradley_terry", "--batch_size", "14", "--n_epochs", "2")  # 15 batches of 210
-    outcome = _train_in_two(_arguments(planted, tmp_path / "two", *options))
-    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    _train_in_two(_arguments(planted, tmp_path / "two", *options), tmp_path)
     assert run_command("train_perceiver", _arguments(planted, tmp_path / "one", *options)) == 0
     one, two = (rows_of(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     for name in ("training_loss", "pairwise_accuracy", "kendall_tau"):

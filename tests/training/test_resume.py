@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from forked import fork_command, is_running, wait
 from many import IS_LONG
 from planted import Planted, plant, rows_of
 
@@ -88,19 +87,18 @@ def test_stopped_around_a_save_and_resumed(
 def test_killed_at_any_moment_and_resumed_by_another_process(
     planted: Planted, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "viper.cli", "train_perceiver", *_arguments(planted, run, "--resume")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run, log = tmp_path / "run", tmp_path / "log"
+    arguments = _arguments(planted, run, "--resume")
     for n_epochs in (1, 3) if IS_LONG else (2,):  # killed with SIGKILL a little after so many epochs
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        process = fork_command("train_perceiver", arguments, log)
         while not (run / f"perceiver_{n_epochs}").exists():
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.005)
-        time.sleep(0.05 * n_epochs)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+            assert is_running(process), "it ended before it could be killed"
+            time.sleep(0.002)
+        time.sleep(0.01 * n_epochs)
+        os.kill(process, signal.SIGKILL)
+        assert wait(process) == -signal.SIGKILL, log.read_text()
     assert not (run / "summary.json").exists()
-    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    assert wait(fork_command("train_perceiver", arguments, log)) == 0, log.read_text()
     _assert_same(run, uninterrupted)
     assert not list(run.glob(".tmp-*"))  # what it left when it was killed is gone, too
 

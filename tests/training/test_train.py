@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import fork_command, is_running, wait
 
 from viper.cli import run_command
 from viper.errors import ClipError, NothingDoneError, UserError
@@ -353,18 +353,19 @@ def test_overwriting_a_run_removes_the_run_and_nothing_else(planted: Path, tmp_p
 
 def test_a_stopped_training_says_what_is_kept(planted: Path, tmp_path: Path) -> None:
     """Ctrl-C in the middle: one line, exit code 130, and a best that can be used."""
-    command = [sys.executable, "-m", "viper.cli", "train_perceiver", "--csv_path", str(planted / "manifest.csv"),
-               *_inputs(planted, ["FAU"]), "--output_checkpoint_folder", str(tmp_path / "run"), "--preset", "tiny",
-               "--n_epochs", "5000", "--device", "cpu", "--keep", "best"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "log"
+    arguments = ["--csv_path", str(planted / "manifest.csv"), *_inputs(planted, ["FAU"]), "--output_checkpoint_folder",
+                 str(tmp_path / "run"), "--preset", "tiny", "--n_epochs", "5000", "--device", "cpu",
+                 "--keep", "best"]  # fmt: skip
+    process = fork_command("train_perceiver", arguments, log)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "best").exists():
         assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+        assert is_running(process)
+        time.sleep(0.02)
+    os.kill(process, signal.SIGINT)
+    assert wait(process) == 130
+    errors = log.read_text()
     assert "Traceback" not in errors
     assert "the epochs that were finished are in" in errors.splitlines()[-1]
     assert load_checkpoint(tmp_path / "run").config.task["targets"] == list(TARGETS)

@@ -109,7 +109,7 @@ def _write(
 
 
 def flatten(scores: Scores) -> dict[str, Any]:
-    """A row of a table: n, each metric over all targets, each metric of each target; empty where it has no value."""
+    """Return a row of a table: n, each metric over all targets and of each target; empty where it has no value."""
 
     def cell(value: float) -> str:
         return f"{value:.6g}" if math.isfinite(value) else ""

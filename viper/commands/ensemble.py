@@ -29,7 +29,7 @@ class EnsembleOptions:
     task: str = "hume_reaction"
     """The task: a card's name or path."""
     csv_path: Path | None = None
-    """The manifest, whose validation labels weights are fitted on."""
+    """The manifest; weights are fitted on its validation labels."""
     validation_predictions: list[Path] = field(default_factory=list)
     """The same models' predictions of the validation split (submission_creation --split Val), in the same order."""
 
@@ -82,7 +82,7 @@ def _check(options: EnsembleOptions, task: Task) -> None:
 
 
 def _fit(options: EnsembleOptions, task: Task, csv_path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Weights (members, targets), and what the JSON says of the validation split."""
+    """Return weights (members, targets), and what the JSON says about the validation split."""
     from viper.evaluation.ensemble import check_same_clips, combine, cross_validated, fit_weights, read_members
     from viper.evaluation.metrics import evaluate
 

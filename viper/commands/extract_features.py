@@ -244,6 +244,11 @@ class FAUOptions(ExtractOptions):
         return clips
 
 
+EXTRACT_OPTIONS: dict[str, type[ExtractOptions]] = {
+    each.modality: each for each in (VisualOptions, AudioOptions, TextualOptions, FAUOptions)
+}
+
+
 def run(options: ExtractOptions) -> int:
     """Extract the features of one modality; return the exit code."""
     return run_together([options])[0]

@@ -13,22 +13,13 @@ import yaml
 from viper.commands import confusion_matrix, report, submission_creation, train_perceiver
 from viper.commands.convert import build
 from viper.commands.crop_images import CropImagesOptions
-from viper.commands.extract_features import (
-    AudioOptions,
-    ExtractOptions,
-    FAUOptions,
-    TextualOptions,
-    VisualOptions,
-)
+from viper.commands.extract_features import EXTRACT_OPTIONS, ExtractOptions
 from viper.commands.feature_options import feature_fields
 from viper.commands.get_frame import GetFrameOptions
 from viper.encoders.user_encoder import is_own_name
 from viper.errors import UserError, did_you_mean, either
 
 Options = TypeVar("Options")
-EXTRACTS: dict[str, type[ExtractOptions]] = {
-    "visual": VisualOptions, "audio": AudioOptions, "textual": TextualOptions, "FAU": FAUOptions,
-}  # fmt: skip
 SHARED_KEYS = ("n_workers", "device", "offline", "clip_timeout", "engine", "ray_address", "num_gpus")
 SECTIONS = ("frames", "faces", "features", "train", "submission", "confusion", "report")
 TOP_KEYS = ("task", "csv_path", "videos", "output", "subtitles", *SHARED_KEYS, *SECTIONS)
@@ -100,9 +91,9 @@ class _Planner:
     def _extract(self, name: str, pictures: Path) -> ExtractOptions:
         options = dict(self._section("features")[name] or {})
         command = options.pop("command", name)
-        if command not in EXTRACTS:
+        if command not in EXTRACT_OPTIONS:
             raise UserError(
-                f"{self._path}: features.{name}: say which command makes it: `command: {either(list(EXTRACTS))}`"
+                f"{self._path}: features.{name}: say which command makes it: `command: {either(list(EXTRACT_OPTIONS))}`"
             )
         if is_own_name(model := str(options.get("model_name", ""))):
             options["model_name"] = str(self._base / model)
@@ -113,7 +104,7 @@ class _Planner:
                 given["task"] = self._task
                 if self._card.get("subtitles"):
                     given["subtitles"] = self._base / str(self._card["subtitles"])
-        return self._stage(f"features.{name}", EXTRACTS[command], options, **given)
+        return self._stage(f"features.{name}", EXTRACT_OPTIONS[command], options, **given)
 
     def _steps(self, features: Mapping[str, ExtractOptions]) -> list[Step]:
         """Training and what is made of it."""

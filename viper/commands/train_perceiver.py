@@ -50,7 +50,7 @@ class TrainOptions(LoopOptions, ModelOptions, FeatureOptions):
     csv_path: Path
     """The manifest: File_ID, Split (Train, Val, Test) and a column per target."""
     output_checkpoint_folder: Path
-    """The run: options.yaml, metrics.csv, train.log, perceiver_<epoch>/ and best."""
+    """The run: config.yaml, metrics.csv, train.log, perceiver_<epoch>/ and best."""
     task: str = "hume_reaction"
     """The task: a card's name or path."""
     output_log_file: Path | None = None
@@ -161,7 +161,7 @@ def _run_one(options: TrainOptions, task: Task, data: TrainingData) -> dict[str,
 def _train_and_report(
     options: TrainOptions, task: Task, data: TrainingData, going_on: bool
 ) -> tuple[Epoch, dict[str, Epoch]]:
-    """Trains, and says what came of it, in the run's log too."""
+    """Train, and log the result, in the run's log too."""
     with run_folder.log_file(_log_path(options), append=going_on):
         stores = data.training.stores
         log.info("modalities: %s", ", ".join(f"{name} ({store.width})" for name, store in stores.items()))

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from viper.commands.convert import check_names, convert, option_types
-from viper.commands.feature_options import MODALITIES, FeatureOptions
+from viper.commands.convert import arguments_of, check_names, convert, option_types
+from viper.commands.feature_options import MODALITIES, FeatureOptions, feature_fields
 from viper.commands.train_perceiver import TrainOptions, train
 from viper.errors import UserError
 from viper.logs import running
@@ -21,41 +21,14 @@ ALWAYS_OWN = frozenset(
 
 def train_options(features: FeatureOptions, values: Mapping[str, Any]) -> TrainOptions:
     """Return the options of a training on the features that a command reads, with these values."""
-    named: dict[str, Any] = {}
-    others = []
-    for name, folder in features.folders().items():
-        option = f"{name}_features_input_folder"
-        if name in MODALITIES and getattr(features, option) == folder:
-            named[option] = folder
-        else:
-            others.append(f"{name}={folder}")
-    return TrainOptions(**named, features=others, **values)
+    return TrainOptions(**feature_fields(features.folders()), **values)
 
 
 def train_again(options: TrainOptions) -> None:
     """Train, or resume the training; its record names the train_perceiver command that does the same."""
     options = dataclasses.replace(options, keep="best", resume=True)
-    with running("train_perceiver", as_typed(options)):
+    with running("train_perceiver", arguments_of(options)):
         train(options)
-
-
-def as_typed(options: TrainOptions) -> list[str]:
-    """Return what is typed after train_perceiver for these options, for people to read and run."""
-    arguments = []
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if value == default:
-            continue
-        if isinstance(value, bool):
-            arguments.append(f"--{field.name}" if value else f"--no-{field.name}")
-        elif field.name == "features":  # once for each
-            arguments += [part for pair in value for part in ("--features", pair)]
-        elif isinstance(value, list):
-            arguments += [f"--{field.name}", *value]
-        else:
-            arguments += [f"--{field.name}", str(value)]
-    return arguments
 
 
 def parse_train_options(pairs: Sequence[str], own: Collection[str]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from viper.commands.convert import arguments_of
 from viper.commands.feature_options import FeatureOptions
 from viper.commands.search_space import Range, default_space, read_space, usual_values
 from viper.commands.train_perceiver import TrainOptions
-from viper.commands.trainings import as_typed, parse_train_options, train_again, train_options
+from viper.commands.trainings import parse_train_options, train_again, train_options
 from viper.errors import NothingDoneError, UserError
 from viper.files import read_json, write_text
 from viper.logs import log
@@ -253,7 +254,7 @@ def _report(search: Search) -> int:
              len(finished), search.metric, _value(best), compared, best.number)  # fmt: skip
     log.info("The best of many is flattered by the choice: confirm it with other seeds.")
     again = search.train_options(best.params, search.options.output_path / "best", 5)
-    print(f"viper train_perceiver {shlex.join(as_typed(again))}", flush=True)
+    print(f"viper train_perceiver {shlex.join(arguments_of(again))}", flush=True)
     return 0
 
 

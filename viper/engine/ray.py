@@ -348,7 +348,7 @@ def _connect(options: EngineOptions) -> None:
 
     known = {name: os.environ[name] for name in FORWARDED if name in os.environ}
     try:
-        with _silent():
+        with _silent(), _named_program():
             ray.init(
                 address=options.ray_address or "local",
                 log_to_driver=False,
@@ -362,6 +362,17 @@ def _connect(options: EngineOptions) -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _named_program() -> Iterator[None]:
+    """Hide a `__main__.__file__` that is None, as under some launchers: Ray's connecting raises TypeError for it."""
+    program = vars(sys.modules["__main__"])
+    hidden = {"__file__": program.pop("__file__")} if program.get("__file__", "") is None else {}
+    try:
+        yield
+    finally:
+        program.update(hidden)
 
 
 @contextlib.contextmanager

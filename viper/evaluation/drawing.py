@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
@@ -35,6 +35,7 @@ EMPTY_FACE, EMPTY_HATCH = "#efefef", "#cfcfcf"
 DARK, LIGHT = COLOUR_MAP(0.85), COLOUR_MAP(0.4)
 _DPI = 150
 N_BINS = 30  # of a histogram
+_MOST_DOTS = 400  # clips drawn one by one; more are counted in hexagons
 
 
 @dataclass(frozen=True)
@@ -311,6 +312,29 @@ def draw_curve(axes: Axes, curve: Curve, font_size: float, bare: bool = False) -
     if not bare:
         axes.set_title(f"{curve.title}\n{curve.subtitle}", fontsize=font_size, color=INK, parse_math=False)
     hide_frame(axes, "top", "right")
+
+
+def draw_scatter(axes: Axes, true: np.ndarray, predicted: np.ndarray, limits: tuple[float, float]) -> None:
+    """Draw predictions against labels: dots, or hexagons by the number of clips (logarithmic) where dots would overlap.
+
+    Parameters
+    ----------
+    true, predicted : (n,) finite.
+    limits : the ends of both axes, and of the dashed line on which both agree.
+    """
+    axes.plot(limits, limits, color=FAINT_INK, linewidth=0.9, linestyle=(0, (3, 3)), zorder=0.5)
+    if len(true) <= _MOST_DOTS:
+        # One path for all dots: a page has thousands of them.
+        style: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 3, "markeredgewidth": 0}
+        axes.plot(true, predicted, color=DARK, alpha=0.5, **style)
+        return
+    cells = axes.hexbin(true, predicted, gridsize=26, extent=(*limits, *limits), mincnt=1, linewidths=0.2)
+    counts = cells.get_array()
+    assert counts is not None
+    most = max(float(counts.max()), 2.0)
+    # A single clip already has a colour that stands out from the paper.
+    lowest = most ** (-0.2 / 0.8)
+    cells.set(cmap=COLOUR_MAP, norm=LogNorm(lowest, most))
 
 
 def utilities_figure(less: np.ndarray, more: np.ndarray, title: str) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from viper.evaluation.drawing import (
     bar_figure,
     curve_figure,
     curves_figure,
+    draw_scatter,
     hide_frame,
     matrix_figure,
     new_figure,
@@ -106,9 +107,10 @@ class Plots:
         for axes, name in zip(panels, shown, strict=False):
             column = targets.index(name)
             true, predicted = compared.true[:, column], compared.predicted[:, column]
-            ends = compared.task.range or (np.nanmin([true, predicted]), np.nanmax([true, predicted]))
-            axes.plot(ends, ends, color=FAINT_INK, linewidth=0.9, linestyle="--")
-            axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=DARK, alpha=0.5)
+            known = np.isfinite(true) & np.isfinite(predicted)
+            true, predicted = true[known], predicted[known]
+            values = np.concatenate([true, predicted, [] if len(true) else [0.0, 1.0]])
+            draw_scatter(axes, true, predicted, compared.task.range or (values.min(), values.max()))
             axes.set_title(name, fontsize=10, color=INK, parse_math=False)
             axes.set_xlabel("true", fontsize=9, color=INK)
             axes.set_ylabel("predicted", fontsize=9, color=INK)
@@ -135,7 +137,7 @@ class Plots:
         return _shown(bar_figure(list(values), list(values.values()), _title(compared, split), caption))
 
 
-def curves_over_epochs(epochs: Sequence[float], curves: dict[str, Sequence[float]]) -> Figure:
+def curves_over_epochs(epochs: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Figure:
     """Return a figure with one panel per curve over the epochs of a training."""
     figure = new_figure(3.4 * len(curves) + 0.4, 2.8)
     for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False).flat, curves.items(), strict=True):

@@ -16,18 +16,18 @@ from viper.task import Task
 
 
 def checkpoint_folder(run: Path, epoch: int) -> Path:
-    """Where an epoch's checkpoint is."""
+    """Return where an epoch's checkpoint is."""
     return run / f"perceiver_{epoch}"
 
 
 def save_checkpoint(run: Path, epoch: int, model: PerceiverFusion) -> None:
-    """Writes an epoch's checkpoint (config.json, model.safetensors, README.md) atomically."""
+    """Write an epoch's checkpoint (config.json, model.safetensors, README.md) atomically."""
     with atomic_folder(checkpoint_folder(run, epoch)) as folder, quiet_transformers():
         model.save_pretrained(folder)
 
 
 def point_best(run: Path, epoch: int) -> None:
-    """Makes `best` name an epoch's checkpoint: a link, or a copy where the file system has none."""
+    """Make `best` name an epoch's checkpoint: a link, or a copy where the file system has none."""
     target = checkpoint_folder(run, epoch)
     temporary = temporary_path(run)
     try:
@@ -40,7 +40,7 @@ def point_best(run: Path, epoch: int) -> None:
 
 
 def remove_other_checkpoints(run: Path, keep: set[int]) -> None:
-    """Deletes the checkpoints of all epochs but these."""
+    """Delete the checkpoints of all other epochs."""
     for folder in run.glob("perceiver_*"):
         match = re.fullmatch(r"perceiver_(\d+)", folder.name)
         if match and int(match[1]) not in keep:
@@ -48,7 +48,7 @@ def remove_other_checkpoints(run: Path, keep: set[int]) -> None:
 
 
 def resolve_checkpoint(path: Path, option: str = "--model_path") -> Path:
-    """The checkpoint an option means: itself, or the best of a run. Anything else is a UserError."""
+    """Return the checkpoint an option means: itself, or the best of a run. Anything else is a UserError."""
     if (path / "config.json").is_file():
         return path
     if (path / BEST / "config.json").is_file():
@@ -61,7 +61,7 @@ def resolve_checkpoint(path: Path, option: str = "--model_path") -> Path:
 
 
 def load_checkpoint(path: Path) -> PerceiverFusion:
-    """The model of a checkpoint or of a run's best, in eval mode; one that cannot be loaded is a UserError."""
+    """Return the model of a checkpoint or of a run's best, in eval mode; one that cannot be loaded is a UserError."""
     folder = resolve_checkpoint(path)
     try:
         with quiet_transformers():
@@ -71,12 +71,12 @@ def load_checkpoint(path: Path) -> PerceiverFusion:
 
 
 def task_of(model: PerceiverFusion) -> Task:
-    """The task a checkpoint was trained for."""
+    """Return the task a checkpoint was trained for."""
     return Task.from_dict(model.config.task)
 
 
 def check_stores(model: PerceiverFusion, stores: dict[str, FeatureStore]) -> None:
-    """Refuses features the checkpoint cannot read: a modality it lacks, or another encoder than it was trained on."""
+    """Refuse features the checkpoint cannot read: a modality it lacks, or another encoder than it was trained on."""
     known = model.config.modalities
     for name, store in stores.items():
         if name not in known:

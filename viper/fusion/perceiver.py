@@ -123,7 +123,9 @@ class PerceiverFusion(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **options: Any) -> PerceiverFusion:
+    def from_pretrained(  # type: ignore[override]  # transformers names each of its options
+        cls, name: str | os.PathLike[str], *args: Any, **options: Any
+    ) -> PerceiverFusion:
         """Return the model of a hub id, of a checkpoint's folder, or of a run's (then its best)."""
         best = Path(name) / BEST
         model: PerceiverFusion = super().from_pretrained(best if best.is_dir() else name, *args, **options)

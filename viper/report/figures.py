@@ -10,14 +10,12 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from viper.evaluation.calibration import Calibration, CalibrationBin
 from viper.evaluation.confusion import ConfusionReport
 from viper.evaluation.drawing import (
-    COLOUR_MAP,
     DARK,
     FAINT_INK,
     INK,
@@ -25,6 +23,7 @@ from viper.evaluation.drawing import (
     Curve,
     Matrix,
     draw_curve,
+    draw_scatter,
     heat_map,
     hide_frame,
     new_figure,
@@ -37,7 +36,6 @@ from viper.report.html import figure_svg
 from viper.report.words import count, heading, noun, number, percent
 
 _SIDE = 2.25  # inches of a small panel
-_MOST_DOTS = 400  # clips that are drawn one by one; more are counted in hexagons
 _MOST_NUMBERS = 12  # classes whose matrix has numbers in its cells
 _MOST_LETTERS = 24  # of a class's name beside its row
 _CURVE_STEPS = 200  # places that can be told apart along an axis of a small panel
@@ -201,8 +199,7 @@ def _scatter_panels(content: ReportContent) -> Iterator[Panel]:
         true, predicted = true[usable], predicted[usable]
         low, high = _limits(content, true, predicted)
         figure, axes = _small_axes()
-        axes.plot([low, high], [low, high], color=FAINT_INK, linewidth=0.9, linestyle=(0, (3, 3)), zorder=0.5)
-        _draw_points(axes, true, predicted, (low, high))
+        draw_scatter(axes, true, predicted, (low, high))
         _square(axes, low, high, "true", "predicted")
         said = _first_metric(rows.get(target))
         text = f"{said}n = {count(len(true))}"
@@ -214,22 +211,6 @@ def _first_metric(row: TargetRow | None) -> str:
         return ""
     metric, interval = next(iter(row.metrics.items()))
     return f"{METRICS[metric].title} {number(interval.value)}, "
-
-
-def _draw_points(axes: Axes, true: np.ndarray, predicted: np.ndarray, limits: tuple[float, float]) -> None:
-    """Draw dots, or hexagons by the number of clips (logarithmic) where dots would cover each other."""
-    if len(true) <= _MOST_DOTS:
-        # One path for all dots: a page has thousands of them.
-        axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=DARK, alpha=0.5,
-                  markeredgewidth=0)  # fmt: skip
-        return
-    cells = axes.hexbin(true, predicted, gridsize=26, extent=(*limits, *limits), mincnt=1, linewidths=0.2)
-    counts = cells.get_array()
-    assert counts is not None
-    most = max(float(counts.max()), 2.0)
-    # A single clip already has a colour that stands out from the paper.
-    lowest = most ** (-0.2 / 0.8)
-    cells.set(cmap=COLOUR_MAP, norm=LogNorm(lowest, most))
 
 
 def _class_panels(content: ReportContent) -> Iterator[Panel]:

@@ -1,4 +1,4 @@
-"""Features standardised within groups of clips: a subject's, a speaker's."""
+"""Features standardized within groups of clips: a subject's, a speaker's."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class GroupNormalization:
         return {group: _divisible(*both) for group, both in found.items() if both is not None}
 
     def __call__(self, name: str, clip: str, feature: Feature) -> Feature:
-        """A clip's feature, standardised within its group; masked tokens stay zeros."""
+        """Return a clip's feature, standardized within its group; masked tokens stay zeros."""
         return _standardized(feature, self._statistics[name].get(self._group_of[clip]))
 
 
 def standardize_together(clips: Sequence[Mapping[str, Feature]]) -> list[dict[str, Feature]]:
-    """Features of clips, by modality, standardised as one group of their own."""
+    """Return features of clips, by modality, standardized as one group of their own."""
     statistics: dict[str, Statistics] = {}
     for name in {name for clip in clips for name in clip}:
         found = moments(clip[name].tokens[clip[name].mask] for clip in clips if name in clip)

@@ -72,13 +72,7 @@ def train(
     """
     accelerator = make_accelerator(options, folder)
     device = accelerator.device if accelerator.num_processes > 1 else choose_device(options.device)
-    is_bf16 = options.precision == "bf16" or (
-        options.precision == "auto" and device.type == "cuda" and has_bf16(device)
-    )
-
-    def arithmetic() -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
-
+    arithmetic = _arithmetic(options, device)
     set_seed(options.seed, device_specific=True)
     network.to(device)
     assert options.learning_rate is not None
@@ -99,14 +93,14 @@ def train(
     step = start * steps_per_epoch
     bar = tqdm(total=options.n_epochs * steps_per_epoch, initial=step, leave=False,
                disable=None if accelerator.is_main_process else True)  # fmt: skip
+    recent: list[Tensor] = []
     for epoch in range(start, options.n_epochs):
         if recorder.is_done:
             break
         model.train()
         losses: list[Tensor] = []
-        for items in DataLoader(
-            examples, batch_sampler=Steps(n_examples, options, epoch, accelerator), collate_fn=list
-        ):
+        steps = Steps(n_examples, options, epoch, accelerator)
+        for items in DataLoader(examples, batch_sampler=steps, collate_fn=list):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * factor(step)
             losses.append(accumulation.backward(items))
@@ -118,8 +112,10 @@ def train(
                 average.update_parameters(network)
             step += 1
             bar.update()
+            recent.append(losses[-1])
             if step % options.log_steps == 0:
-                _say(accelerator, losses[-options.log_steps :], step, step / steps_per_epoch, optimizer)
+                _say(accelerator, recent, step, step / steps_per_epoch, optimizer)
+                recent.clear()
         loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
         with averaged_weights(network, average):
             with arithmetic():
@@ -132,6 +128,13 @@ def train(
     bar.close()
     for tracker in accelerator.trackers:
         tracker.finish()
+
+
+def _arithmetic(options: LoopOptions, device: torch.device) -> Callable[[], torch.autocast]:
+    """Return what makes the context in which the network is called: bf16 or float32."""
+    is_native = device.type == "cuda" and has_bf16(device)
+    is_bf16 = options.precision == "bf16" or (options.precision == "auto" and is_native)
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
 
 
 class Steps:
@@ -196,7 +199,7 @@ def make_accelerator(options: LoopOptions, folder: Path) -> Accelerator:
 def _say(
     accelerator: Accelerator, losses: Sequence[Tensor], step: int, epochs: float, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Log the mean of the last losses."""
+    """Log the mean of the losses since it was last done."""
     loss, rate = torch.stack(list(losses)).mean().item(), optimizer.param_groups[0]["lr"]
     log.info("epoch %5.2f  training loss %.5f  learning rate %.2e", epochs, loss, rate)
     accelerator.log({"training_loss": loss, "learning_rate": rate, "epoch": epochs}, step)
