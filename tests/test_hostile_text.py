@@ -384,7 +384,7 @@ FORBIDDEN_CALLS = {
     "dill.load", "dill.loads", "pd.read_pickle", "os.system", "torch.hub.load",
 }  # fmt: skip
 # What a run and its own worker processes send each other; and the file of an encoder of their own that users name.
-ALLOWED = (("channel.py", "pickle.loads"), ("ray.py", "pickle.loads"), ("user_encoder.py", "exec"))
+ALLOWED = (("pool.py", "pickle.loads"), ("ray.py", "pickle.loads"), ("user_encoder.py", "exec"))
 FORBIDDEN_OPTIONS = {"trust_remote_code": True, "allow_pickle": True, "weights_only": False, "shell": True}
 
 

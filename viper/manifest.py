@@ -34,7 +34,7 @@ _NOT_ON_WINDOWS = re.compile(r'(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *
 
 
 def clip_id(file_id: str) -> str:
-    """A clip's id: the manifest's File_ID without the brackets and quotes around it ("[10001]" -> "10001").
+    """Return a clip's id: the manifest's File_ID without the brackets and quotes around it ("[10001]" -> "10001").
 
     Composed (Unicode's NFC), as a keyboard writes it: file names that come from a Mac are often decomposed, and would
     be other clips. Raises UserError when what is left cannot be a file's name in every folder of outputs, or has
@@ -66,7 +66,7 @@ def clip_id(file_id: str) -> str:
 
 
 def canonical_split(name: str) -> str:
-    """Train, Val or Test for any of the spellings in use (train, devel, validation ...)."""
+    """Return Train, Val or Test for any of the spellings in use (train, devel, validation ...)."""
     try:
         return _SPLIT_NAMES[name.strip().lower()]
     except KeyError:
@@ -96,7 +96,7 @@ class Manifest:
 
     @classmethod
     def load(cls, path: str | Path, task: Task) -> Manifest:
-        """Reads and checks a manifest, and the preferences beside it.
+        """Read and checks a manifest, and the preferences beside it.
 
         Raises UserError naming the file and the line (the header is line 1): unreadable file, missing column,
         unusable or duplicate id, unknown split, label that is no number, outside the task's range or no class of it.
@@ -129,7 +129,7 @@ class Manifest:
         return cls(path, task, table.set_index(clips), tuple(orders))
 
     def split(self, name: str) -> Manifest:
-        """The rows of one split; a split without rows is a UserError."""
+        """Return the rows of one split; a split without rows is a UserError."""
         rows = self.table[self.table[self.task.split_column] == canonical_split(name)]
         if rows.empty:
             there = ", ".join(sorted(set(self.table[self.task.split_column])))
@@ -138,7 +138,7 @@ class Manifest:
         return Manifest(self.path, self.task, rows, tuple(order for order in self.orders if order[0] in rows.index))
 
     def labelled(self) -> Manifest:
-        """The rows that have a label of at least one target, or a place in an order; none is a UserError."""
+        """Return the rows that have a label of at least one target, or a place in an order; none is a UserError."""
         if self.task.kind == "preference":
             known = self.table.index.isin([clip for order in self.orders for clip in order])
         else:
@@ -171,12 +171,12 @@ class Manifest:
 
 
 def preferences_path(manifest: Path) -> Path:
-    """Where the preferences of a manifest stand: clips.csv has them in clips_preferences.csv beside it."""
+    """Return the path of a manifest's preferences: those of clips.csv are in clips_preferences.csv beside it."""
     return manifest.with_name(f"{manifest.stem}_preferences.csv")
 
 
 def order_rows(orders: Sequence[Order], clips: Sequence[str]) -> np.ndarray:
-    """Orders as rows of clips.
+    """Return orders as rows of clips.
 
     Returns
     -------
@@ -190,7 +190,10 @@ def order_rows(orders: Sequence[Order], clips: Sequence[str]) -> np.ndarray:
 
 
 def all_pairs(orders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair that orders (n, L) imply: the less preferred clips and the more preferred ones, both (pairs,)."""
+    """Return every pair that orders (n, L) imply.
+
+    First the less preferred clips, then the more preferred ones, both (pairs,).
+    """
     first, second = np.triu_indices(orders.shape[1], k=1)
     less, more = orders[:, first].ravel(), orders[:, second].ravel()
     known = more >= 0
@@ -198,7 +201,7 @@ def all_pairs(orders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_preferences(path: Path, splits: Mapping[str, str]) -> list[Order]:
-    """Reads the preferences of a manifest; none where there is no file, as for clips that are only to be predicted.
+    """Read the preferences of a manifest; none where there is no file, as for clips that are only to be predicted.
 
     Parameters
     ----------
@@ -247,12 +250,15 @@ def _order(row: Sequence[str], n_columns: int, splits: Mapping[str, str]) -> Ord
 
 
 def _shown(cell: str) -> str:
-    """A cell as a message quotes it: on one line, and not all of it when it is long."""
+    """Return a cell as a message quotes it: on one line, and not all of it when it is long."""
     return repr(cell if len(cell) <= 60 else f"{cell[:60]}...")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """The cells as text, indexed by their line in the file: an id of 0010 must stay so, and "NA" may be a name."""
+    """Return the cells as text, indexed by their line in the file.
+
+    An id of 0010 must stay so, and "NA" may be a name.
+    """
     columns, rows = read_csv_cells(path)
     lines, cells = [line for line, _ in rows], [row for _, row in rows]
     return pd.DataFrame(cells, index=lines, columns=columns, dtype=str)
@@ -285,7 +291,7 @@ def _labels(path: Path, column: pd.Series, target: str, task: Task) -> pd.Series
 
 
 def _classes(path: Path, table: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """A column per class, 1 where it is the row's and else 0; NaN in rows without a label."""
+    """Return a column per class, 1 where it is the row's and else 0; NaN in rows without a label."""
     assert task.label_column is not None
     names = table[task.label_column].str.strip()
     wrong = ~names.isin(["", *task.targets])

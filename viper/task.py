@@ -93,7 +93,7 @@ class Task:
         return list(self.targets) if self.label_column is None else [self.label_column]
 
     def to_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the card: all of it but the path of the prompts."""
+        """Return what a checkpoint keeps of the card: all of it but the path of the prompts."""
         card = dataclasses.asdict(self)
         del card["prompts"]
         # A list, since a checkpoint's JSON does not keep the order of a mapping.
@@ -104,12 +104,12 @@ class Task:
 
     @classmethod
     def from_dict(cls, card: dict[str, Any]) -> Task:
-        """The inverse of `to_dict`."""
+        """Return the inverse of `to_dict`."""
         return _parse(dict(card), Path("the checkpoint's task"))
 
 
 def parse_loss(loss: str, task: Task) -> dict[str, float]:
-    """The terms of a loss and their weights: "mse+0.5*ccc" is {"mse": 1.0, "ccc": 0.5}.
+    """Return the terms of a loss and their weights: "mse+0.5*ccc" is {"mse": 1.0, "ccc": 0.5}.
 
     Raises UserError for what cannot be read, a term unknown or of another kind of task, a term that stands there twice,
     or a weight that is not positive.
@@ -138,18 +138,18 @@ def parse_loss(loss: str, task: Task) -> dict[str, float]:
 
 
 def cards_folder() -> Path:
-    """Where the shipped cards are: inside an installed package, or at the top of a checkout."""
+    """Return the folder of the shipped cards: inside an installed package, or at the top of a checkout."""
     installed = Path(__file__).with_name("data_manifests")
     return installed if installed.is_dir() else Path(__file__).parents[1] / "data_manifests"
 
 
 def task_names() -> list[str]:
-    """The names of the shipped task cards."""
+    """Return the names of the shipped task cards."""
     return sorted(path.stem for path in cards_folder().glob("*.yaml"))
 
 
 def load_task(name: str) -> Task:
-    """Loads a shipped card by its name, or a user's own card by its path.
+    """Load a shipped card by its name, or a user's own card by its path.
 
     Raises UserError naming the card and the key when the card is wrong.
     """

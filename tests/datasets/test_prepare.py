@@ -329,7 +329,7 @@ def test_ravdess_names_and_one_file_a_performance(tmp_path: Path) -> None:
     [
         ("03-01-09-01-02-01-12.wav", "emotion 09 is none of 01 \\(neutral\\)"),
         ("04-01-01-01-02-01-12.wav", "modality 04 is none of"),
-        ("03-01-01-01-02-01-25.wav", "actor 25 is none of 01 to 24"),
+        ("03-01-01-01-02-01-25.wav", "actor 25 must be 01 to 24"),
     ],
 )
 def test_wrong_codes_of_ravdess_are_named(name: str, message: str, tmp_path: Path) -> None:

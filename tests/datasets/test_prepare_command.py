@@ -175,13 +175,13 @@ def test_the_same_again_changes_nothing_and_another_result_is_not_written(
 
     other = prepare(own / "mine.yaml", own / "ratings.csv", own / "m.csv", *options, "--seed", "1")
     assert other.code == 2
-    assert "m.csv: is there already, and differs; --overwrite replaces it" in other.said
+    assert "m.csv: already exists and differs; use --overwrite to replace it" in other.said
     assert (own / "m.csv").read_bytes() == before
     link.unlink()
     link.write_bytes(b"another")
     blocked = prepare(own / "mine.yaml", own / "ratings.csv", own / "m.csv", *options)
     assert blocked.code == 2
-    assert "3.mp4: is there already, and is another file" in blocked.said
+    assert "3.mp4: already exists and is another file" in blocked.said
     replaced = prepare(own / "mine.yaml", own / "ratings.csv", own / "m.csv", *options, "--seed", "1", "--overwrite")
     assert replaced.code == 0
     assert link.read_bytes() == bytes([3])
@@ -289,7 +289,7 @@ def test_what_is_no_character_is_said(prepare: Callable[..., Any], tmp_path: Pat
     (tmp_path / "e.json").write_text(json.dumps({"a_1": scene}))
     said = prepare("moviegraphs_top10", tmp_path / "e.json", tmp_path / "m.csv", "--val_share", "0")
     assert said.code == 2
-    assert "which is no character" in said.said
+    assert "which is not a character" in said.said
 
 
 def test_pairs_of_videos_that_are_not_there_go_too(prepare: Callable[..., Any], tmp_path: Path) -> None:

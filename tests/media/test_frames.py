@@ -389,7 +389,7 @@ def test_other_files_are_left_alone(videos: Path, tmp_path: Path, get_frame: Cal
     (videos / "labels.csv").write_text("x")
     outcome = get_frame()
     assert outcome.code == 0
-    assert "1 of its files" in outcome.said
+    assert "ignoring 1 files that are not videos" in outcome.said
     assert [clip.id for clip in list_frame_clips(tmp_path / "frames")] == ["a"]
 
 

@@ -128,7 +128,7 @@ def test_a_pipeline_takes_the_columns_as_a_list(tmp_path: Path, run: Run) -> Non
     features = "features:\n  visual: {from_files: f, step_seconds: 0.5, columns: gaze}\n"
     (tmp_path / "data.yaml").write_text(f"csv_path: m.csv\nvideos: v\noutput: o\n{features}")
     outcome = run("pipeline", tmp_path / "data.yaml", n_workers=None)
-    assert (outcome.code, "features.visual.columns: 'gaze' is no list[str]" in outcome.said) == (2, True)
+    assert (outcome.code, "features.visual.columns must be a list, not 'gaze'" in outcome.said) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -457,5 +457,5 @@ def test_a_pipeline_takes_the_options(tmp_path: Path, videos: Path) -> None:
     assert len(indices_of(clip)) == 4
     assert len(frames_record(clip)["events"]) == 1
     card["frames"] = {"sampling": "often"}
-    with pytest.raises(UserError, match=r"frames.sampling: 'often'"):
+    with pytest.raises(UserError, match=r"frames.sampling must be uniform, fps, events or stimuvar, not 'often'"):
         pipeline()

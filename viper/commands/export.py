@@ -75,7 +75,7 @@ def _check(options: ExportOptions) -> None:
 
 
 def _row(store: FeatureStore, clip: str, feature: Feature, as_npy: bool) -> dict[str, Any]:
-    """A clip's line of the index."""
+    """Return a clip's line of the index."""
     has_tokens = len(feature.time) > 0
     return {
         "clip": clip,
@@ -117,7 +117,7 @@ def _write_index(path: Path, rows: list[dict[str, Any]], store: FeatureStore) ->
 
 
 def _warn_of_others(folder: Path, clips: list[str]) -> None:
-    """Says what else --from_files would find there: the clips of an earlier export that the store no longer has."""
+    """Say what else --from_files would find there: the clips of an earlier export that the store no longer has."""
     others = {path.stem for path in folder.glob("[!.]*.npy")} - set(clips)
     if others:
         log.warning("export: %s has %d .npy files of clips that the features lack; delete them", folder, len(others))

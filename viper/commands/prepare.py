@@ -79,7 +79,7 @@ class PrepareOptions:
 
 
 def run(options: PrepareOptions) -> int:
-    """Runs the stage; answers the exit code."""
+    """Run the stage; return the exit code."""
     task = load_task(options.task)
     labels = read_labels(task, options.source, _read_options(options))
     files: dict[str, Path] = {}
@@ -130,7 +130,7 @@ def _media_folder(options: PrepareOptions) -> Path:
 
 
 def _split(labels: Labels, task: Task, options: PrepareOptions) -> SplitReport:
-    """Makes the splits there are not, by groups where any are known."""
+    """Make the splits there are not, by groups where any are known."""
     how = SplitOptions(
         options.val_share, options.test_share, options.seed, tuple(options.val_groups), tuple(options.test_groups)
     )
@@ -152,7 +152,7 @@ def _split(labels: Labels, task: Task, options: PrepareOptions) -> SplitReport:
 
 
 def _groups(labels: Labels, task: Task, options: PrepareOptions) -> dict[str, str] | None:
-    """Clip id -> its group, or None where none is known."""
+    """Return clip id -> its group, or None where none is known."""
     column = options.group_column or task.group_column
     lacking = [clip for clip in labels.clips if not (column and clip.extra.get(column))]
     if not lacking:
@@ -166,7 +166,7 @@ def _groups(labels: Labels, task: Task, options: PrepareOptions) -> dict[str, st
 
 
 def _split_orders(labels: Labels, options: SplitOptions) -> SplitReport:
-    """Val out of Train so that clips that were compared stay together, where that is possible."""
+    """Take Val out of Train so that clips that were compared stay together, where that is possible."""
     if options.val_groups or options.test_groups:
         raise UserError("--val_groups and --test_groups: clips of a preference task go by who is compared with whom")
     groups = components(labels.orders)
@@ -186,7 +186,7 @@ def _split_orders(labels: Labels, options: SplitOptions) -> SplitReport:
 
 
 def _manifest_text(labels: Labels, task: Task) -> str:
-    """Ids, splits, labels, then the further columns in the order in which they first appear."""
+    """Return ids, splits, labels, then the further columns in the order in which they first appear."""
     extra = list(dict.fromkeys(name for clip in labels.clips for name in clip.extra))
     own = [task.id_column, task.split_column, *task.label_columns]
     extra = [name for name in extra if name not in own]
@@ -209,14 +209,14 @@ def _csv(rows: Sequence[Sequence[str | None]]) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"the labels have {error.object[error.start : error.end]!r}, which is no character") from None
+        raise UserError(f"a label has {error.object[error.start : error.end]!r}, which is not a character") from None
     return text
 
 
 def _refuse_other(path: Path, text: str, overwrite: bool) -> None:
-    """What is there already must be the same, byte for byte, unless it may be replaced."""
+    """Return what is there already must be the same, byte for byte, unless it may be replaced."""
     if path.exists() and not overwrite and (not path.is_file() or path.read_bytes() != text.encode()):
-        raise UserError(f"{path}: is there already, and differs; --overwrite replaces it")
+        raise UserError(f"{path}: already exists and differs; use --overwrite to replace it")
 
 
 def _pipeline(options: PrepareOptions, task: Task, labels: Labels, files: Mapping[str, Path]) -> str:

@@ -31,7 +31,10 @@ _EMODB_WOMEN = {"08", "09", "13", "14", "16"}
 
 
 def read_ravdess(folder: Path, task: Task, _: ReadOptions) -> Labels:
-    """Clips of `03-01-06-01-02-01-12.mp4` and the like, at any depth; the id is the name without the suffix."""
+    """Return the clips of `03-01-06-01-02-01-12.mp4` and the like, at any depth.
+
+    The id is the name without the suffix.
+    """
     labels = Labels()
     for path in _media(folder):
         parts = path.stem.split("-")
@@ -43,7 +46,7 @@ def read_ravdess(folder: Path, task: Task, _: ReadOptions) -> Labels:
         }
         actor = parts[6]
         if not 1 <= int(actor) <= 24:
-            raise UserError(f"{path}: actor {actor} is none of 01 to 24")
+            raise UserError(f"{path}: actor {actor} must be 01 to 24")
         emotion = class_cell(columns.pop("emotion"), str(path), task)
         extra = {task.group_column or "actor": actor, "gender": "male" if int(actor) % 2 else "female", **columns}
         media = path.relative_to(folder).as_posix()
@@ -54,7 +57,7 @@ def read_ravdess(folder: Path, task: Task, _: ReadOptions) -> Labels:
 
 
 def one_a_performance(labels: Labels) -> None:
-    """Of the files of one RAVDESS performance keeps the fullest: picture and sound, else picture, else sound.
+    """Keep the fullest file of each RAVDESS performance: picture and sound, else picture, else sound.
 
     They are the same person saying the same thing once; each would be a copy of the others, in the same split or not.
     """
@@ -68,7 +71,7 @@ def one_a_performance(labels: Labels) -> None:
 
 
 def read_emodb(folder: Path, task: Task, _: ReadOptions) -> Labels:
-    """Clips of `03a01Fa.wav` and the like, at any depth; the id is the name without the suffix."""
+    """Return the clips of `03a01Fa.wav` and the like, at any depth; the id is the name without the suffix."""
     labels = Labels()
     for path in _media(folder):
         match = _EMODB.fullmatch(path.stem)
@@ -103,7 +106,7 @@ def _decoded(path: Path, name: str, code: str, known: dict[str, str]) -> str:
 
 
 def _media(folder: Path) -> list[Path]:
-    """Sound and video files below a folder, in the order of their names."""
+    """Return sound and video files below a folder, in the order of their names."""
     return sorted(media_below(folder, (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES)), key=lambda path: (path.name, path))
 
 

@@ -18,7 +18,7 @@ NO_FILE = "clips without a media file"
 
 
 def find_media(labels: Labels, folder: Path, without: Path | None = None) -> dict[str, Path]:
-    """Clip id -> its file below `folder`: the one the label files name, else the one of the clip's id.
+    """Return clip id -> its file below `folder`: the one the label files name, else the one of the clip's id.
 
     Where the path they name is not there, its last folder and name are looked for anywhere below `folder`, but not in
     the folder `without`: that of the links.
@@ -46,7 +46,7 @@ def find_media(labels: Labels, folder: Path, without: Path | None = None) -> dic
 
 
 def link_clips(files: dict[str, Path], folder: Path, overwrite: bool) -> int:
-    """Makes `<id>.<suffix>` in `folder` for each file: a relative link, a hard link or a copy, the first that works.
+    """Make `<id>.<suffix>` in `folder` for each file: a relative link, a hard link or a copy, the first that works.
 
     A picture gets a folder of its own, `<id>/<id>.<suffix>`: it is what a folder of frames is. What is there already
     and leads to the same file is left; anything else of that name is a UserError unless `overwrite`. Answers how many
@@ -63,14 +63,17 @@ def link_clips(files: dict[str, Path], folder: Path, overwrite: bool) -> int:
             if link.exists() and _is_same(link, path):
                 continue
             if not overwrite:
-                raise UserError(f"{link}: is there already, and is another file; --overwrite replaces it")
+                raise UserError(f"{link}: already exists and is another file; use --overwrite to replace it")
         link.parent.mkdir(exist_ok=True)
         _link(path, link)
     return sum(entry.name not in names for entry in visible_entries(folder))
 
 
 def _is_same(link: Path, path: Path) -> bool:
-    """Whether they are one file, or `link` a copy of it: of the same size and time, as shutil.copy2 leaves it."""
+    """Return whether they are one file, or `link` is a copy.
+
+    A copy has the same size and time, as shutil.copy2 leaves it.
+    """
     one, other = link.stat(), path.stat()
     return os.path.samestat(one, other) or (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
@@ -94,7 +97,7 @@ def _link(path: Path, link: Path) -> None:
 
 
 def _by_name(folder: Path, without: Path | None) -> dict[str, list[Path]]:
-    """Clip id by the name, and <its folder>/<name>, -> files."""
+    """Return clip id by the name, and <its folder>/<name>, -> files."""
     files = defaultdict(list)
     left_out = without.absolute() if without else None
     for path in media_below(folder):
@@ -106,7 +109,7 @@ def _by_name(folder: Path, without: Path | None) -> dict[str, list[Path]]:
 
 
 def _tail(media: str) -> str:
-    """The last folder and the name, without a media suffix, of a path; empty where it has no folder."""
+    """Return the last folder and the name, without a media suffix, of a path; empty where it has no folder."""
     path = PurePosixPath(media)
     name = path.stem if path.suffix.lower() in MEDIA_SUFFIXES else path.name
     return f"{path.parent.name}/{name}" if path.parent.name else ""

@@ -27,7 +27,7 @@ LISTS = ("train.json", "val.json", "test.json")
 
 
 def read_folders(folder: Path, task: Task, _: ReadOptions) -> Labels:
-    """Clips of a folder per class, at any depth below it; a class's folder may be written in any case.
+    """Return the clips of a folder per class, at any depth below it; a class's folder may be written in any case.
 
     A folder with media that is no class is a UserError. Files of one name in two classes become <class>_<name>.
     """
@@ -53,7 +53,10 @@ def read_folders(folder: Path, task: Task, _: ReadOptions) -> Labels:
 
 
 def read_emoset(folder: Path, task: Task, _: ReadOptions) -> Labels:
-    """Clips of EmoSet's `train.json`, `val.json`, `test.json`: lists of [class, path of the picture, annotation]."""
+    """Return the clips of EmoSet's `train.json`, `val.json`, `test.json`.
+
+    They are lists of [class, path of the picture, annotation].
+    """
     assert task.label_column is not None
     labels = Labels()
     for name in LISTS:
@@ -82,7 +85,7 @@ def _finish(labels: Labels, task: Task) -> None:
 
 
 def _split_folders(folder: Path) -> list[tuple[str | None, Path]]:
-    """(split, folder) where the folders with media are named after splits; empty where they are not."""
+    """Return (split, folder) where the folders with media are named after splits; empty where they are not."""
     folders = [entry for entry in visible_entries(folder) if entry.is_dir()]
     found: list[tuple[str | None, Path]] = []
     for entry in folders:

@@ -68,7 +68,7 @@ class Labels:
     notes: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, what: str) -> None:
-        """Notes that something was left out."""
+        """Note that something was left out."""
         self.dropped.setdefault(reason, []).append(what)
 
     def drop_orders(self, reason: str, is_out: Callable[[Order], bool]) -> bool:
@@ -91,7 +91,7 @@ class Labels:
         self.clips = [clip for clip in self.clips if clip.id in compared]
 
     def check(self) -> Labels:
-        """These labels; a UserError where there are none, or two clips have one id."""
+        """Return these labels; a UserError where there are none, or two clips have one id."""
         if not self.clips:
             why = "; ".join(f"{reason}: {len(what)}" for reason, what in self.dropped.items())
             raise UserError(f"no clip is left{f' ({why})' if why else ''}")
@@ -164,14 +164,14 @@ def is_card_folder(*cards: str) -> Callable[[Path, Task], bool]:
 
 
 def check_splits(labels: Labels) -> None:
-    """A UserError where only some of the clips have a split."""
+    """Return a UserError where only some of the clips have a split."""
     without = [clip for clip in labels.clips if clip.split is None]
     if without and len(without) < len(labels.clips):
         raise UserError(f"{without[0].where}: has no split, but other clips do")
 
 
 def number_cell(value: Any, name: str, where: str, task: Task) -> str:
-    """A label as the manifest's cell; what is no finite number within the task's range is a UserError."""
+    """Return a label as the manifest's cell; what is no finite number within the task's range is a UserError."""
     lowest, highest = task.range or (-math.inf, math.inf)
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -186,7 +186,7 @@ def number_cell(value: Any, name: str, where: str, task: Task) -> str:
 
 
 def class_cell(name: str, where: str, task: Task) -> str:
-    """A class as the card spells it, whatever its case here; a UserError for one the card does not have."""
+    """Return a class as the card spells it, whatever its case here; a UserError for one the card does not have."""
     spelled = _by_fold(task).get(name.strip().casefold())
     if spelled is None:
         raise UserError(f"{where}: {name!r} is none of the classes {', '.join(task.targets)}")
@@ -194,7 +194,7 @@ def class_cell(name: str, where: str, task: Task) -> str:
 
 
 def is_class(name: str, task: Task) -> bool:
-    """Whether the card has that class, in any case."""
+    """Return whether the card has that class, in any case."""
     return name.strip().casefold() in _by_fold(task)
 
 
@@ -203,7 +203,7 @@ def _by_fold(task: Task) -> dict[str, str]:
 
 
 def split_cell(name: str, where: str) -> str:
-    """Train, Val or Test; a UserError naming the row for another."""
+    """Return Train, Val or Test; a UserError names the row of another."""
     try:
         return canonical_split(name)
     except UserError as error:
@@ -211,7 +211,7 @@ def split_cell(name: str, where: str) -> str:
 
 
 def identified(cell: str) -> tuple[str, str | None]:
-    """(id as spelled, media path) of a cell that holds an id or a file's path: "videos/3.mp4" is clip 3."""
+    """Return (id as spelled, media path) of a cell that holds an id or a file's path: "videos/3.mp4" is clip 3."""
     path = PurePosixPath(cell.strip().replace("\\", "/"))
     if path.suffix.lower() in MEDIA_SUFFIXES:
         return path.stem, str(path)
@@ -219,7 +219,7 @@ def identified(cell: str) -> tuple[str, str | None]:
 
 
 def name_by_class(labels: Labels, column: str) -> None:
-    """Where files of two classes have one name, their ids become <class>_<name>, and a note says so.
+    """Rename the ids of files that have one name in two classes to <class>_<name>, and note it.
 
     Only clips whose ids are their files' names are changed.
     """
@@ -236,13 +236,13 @@ def name_by_class(labels: Labels, column: str) -> None:
 
 
 def media_below(folder: Path, suffixes: tuple[str, ...] = MEDIA_SUFFIXES) -> list[Path]:
-    """Media files at any depth below a folder, in the order of their paths; nothing hidden."""
+    """Return media files at any depth below a folder, in the order of their paths; nothing hidden."""
     files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def load_json(path: Path) -> Any:
-    """A JSON file's content. One that is no JSON, or has a key twice in one object, is a UserError naming it."""
+    """Return a JSON file's content. One that is no JSON, or has a key twice in one object, is a UserError naming it."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         counts = Counter(key for key, _ in pairs)
@@ -260,14 +260,14 @@ def load_json(path: Path) -> Any:
 
 
 def as_mapping(value: Any, where: str, what: str) -> dict[str, Any]:
-    """A JSON object; a UserError saying what was expected for anything else."""
+    """Return a JSON object; a UserError saying what was expected for anything else."""
     if not isinstance(value, dict):
         raise UserError(f"{where}: must be {what}, not {type(value).__name__}")
     return value
 
 
 def scalar_cells(entry: dict[str, Any], without: Iterable[str]) -> dict[str, str]:
-    """Those values of a JSON object that fit in a cell, as further columns."""
+    """Return those values of a JSON object that fit in a cell, as further columns."""
     left_out = set(without)
     return {
         key: str(value) for key, value in entry.items() if key not in left_out and isinstance(value, str | int | float)

@@ -13,7 +13,9 @@ from viper.task import Task
 
 
 def _read_table(path: Path, task: Task) -> Labels:
-    """Clips of label.csv: video_id, clip_id, label, mode (train, valid, test) and any others, which are kept.
+    """Return the clips of label.csv.
+
+    Its columns are video_id, clip_id, label, mode (train, valid, test) and any others, which are kept.
 
     An id is <video_id>_<clip_id>; the video is the group.
     """
@@ -41,7 +43,10 @@ def _read_table(path: Path, task: Task) -> Labels:
 
 
 def _read_pickle(path: Path, task: Task) -> Labels:
-    """Clips of an MMSA feature file: the ids, labels and splits of what `--from_files` brings into a store."""
+    """Return the clips of an MMSA feature file.
+
+    They have the ids, labels and splits of what `--from_files` brings into a store.
+    """
     labels = Labels()
     for name, part in read_mmsa(path).splits.items():
         if not name:

@@ -44,7 +44,7 @@ def choose_features(names: Sequence[str], files: Mapping[str, Path], faces: bool
 def pipeline_text(
     path: Path, task: str, manifest: Path, videos: Path, features: Mapping[str, str], faces: bool, has_test: bool
 ) -> str:
-    """The YAML's text, with paths relative to it, for `task` (a card's name or path)."""
+    """Return the YAML's text, with paths relative to it, for `task` (a card's name or path)."""
     is_path = task.endswith((".yaml", ".yml"))
     card: dict[str, Any] = {
         "task": _relative(Path(task), path) if is_path else task,
@@ -68,7 +68,7 @@ def pipeline_text(
 
 
 def default_faces(task: Task) -> bool:
-    """Whether faces are cropped unless one says otherwise."""
+    """Return whether faces are cropped unless one says otherwise."""
     return task.name in SHOW_FACES
 
 

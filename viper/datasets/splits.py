@@ -51,7 +51,7 @@ class SplitReport:
 def make_splits(
     clips: list[Clip], groups: Mapping[str, str] | None, options: SplitOptions, strata: Mapping[str, str] | None = None
 ) -> SplitReport:
-    """Gives every clip a split, and answers which were made.
+    """Give every clip a split; return which were made.
 
     A dataset's own splits stay; where it has Train and Test but no Val, Val is taken out of Train. Without any, Test
     and Val are made. Groups named outright overrule the dataset's splits. All clips of a group get the same split,
@@ -83,7 +83,7 @@ def make_splits(
 
 
 def crossing_groups(clips: Iterable[Clip], groups: Mapping[str, str]) -> list[str]:
-    """Groups that have clips in more than one split."""
+    """Return groups that have clips in more than one split."""
     splits = defaultdict(set)
     for clip in clips:
         splits[groups[clip.id]].add(clip.split)
@@ -91,7 +91,7 @@ def crossing_groups(clips: Iterable[Clip], groups: Mapping[str, str]) -> list[st
 
 
 def _missing(clips: list[Clip], options: SplitOptions) -> list[tuple[str, float]]:
-    """(split, share) to be made, Test first: it is drawn before anything is decided by the others."""
+    """Return (split, share) to be made, Test first: it is drawn before anything is decided by the others."""
     there = {clip.split for clip in clips}
     if there == {None}:
         return [(s, share) for s, share in (("Test", options.test_share), ("Val", options.val_share)) if share]
@@ -129,7 +129,7 @@ def _strata(clips: list[Clip], groups: Mapping[str, str] | None, strata: Mapping
 
 
 def _share_out(clips: list[Clip], groups: Mapping[str, str] | None, shares: dict[str, float], seed: int) -> None:
-    """Moves whole groups out of Train until each split is as near as can be to its number of clips.
+    """Move whole groups out of Train until each split is as near as can be to its number of clips.
 
     Groups come in the order of a digest of the seed and their name, so that one more clip, or group, changes little.
     """
@@ -151,7 +151,7 @@ def _share_out(clips: list[Clip], groups: Mapping[str, str] | None, shares: dict
 
 
 def _check_both_sides(clips: list[Clip], report: SplitReport, groups: Mapping[str, str] | None) -> None:
-    """A UserError where a split that was to be made, or what is trained on, came out empty."""
+    """Return a UserError where a split that was to be made, or what is trained on, came out empty."""
     there = Counter(clip.split for clip in clips)
     n = len(clips if groups is None else set(groups.values()))
     for split in report.made:

@@ -48,7 +48,7 @@ class Table:
         ]
 
     def find(self, *names: str | None) -> str | None:
-        """The first of these columns there is; in any case of letters where none is spelled so."""
+        """Return the first of these columns there is; in any case of letters where none is spelled so."""
         folded = {column.casefold(): column for column in self.header if column}
         for name in names:
             if name is not None and name in self.header:
@@ -56,7 +56,7 @@ class Table:
         return next((folded[name.casefold()] for name in names if name and name.casefold() in folded), None)
 
     def need(self, given: str | None, what: str, *names: str | None) -> str:
-        """That column; a UserError where there is none."""
+        """Return that column; a UserError where there is none."""
         column = self.find(given) if given else self.find(*names)
         if column is None:
             wanted = repr(given) if given else f"of {what} (such as {', '.join(repr(n) for n in names if n)})"
@@ -141,7 +141,7 @@ def _read(
 
 
 def _label_column(table: Table, task: Task, given: str | None) -> str | None:
-    """The one column that holds the labels, or None where each target has its own."""
+    """Return the one column that holds the labels, or None where each target has its own."""
     if task.kind == "single_label":
         return table.need(given, "classes", task.label_column, *CLASS_COLUMNS)
     if task.kind == "regression" and len(task.targets) == 1 and given:
@@ -152,7 +152,7 @@ def _label_column(table: Table, task: Task, given: str | None) -> str | None:
 
 
 def _cells(task: Task, where: str, cells: dict[str, str]) -> dict[str, str]:
-    """Label column -> its cell in the manifest; an empty cell stays empty."""
+    """Return label column -> its cell in the manifest; an empty cell stays empty."""
     if task.label_column is not None:
         (name,) = cells.values()
         return {task.label_column: class_cell(name, where, task) if name else ""}
@@ -163,7 +163,7 @@ def _cells(task: Task, where: str, cells: dict[str, str]) -> dict[str, str]:
 
 
 def _join(labels: Labels, partition: Path, task: Task) -> None:
-    """Gives each clip its split out of another file, by id, however each spells it."""
+    """Give each clip its split out of another file, by id, however each spells it."""
     table = Table(partition)
     if len(table.header) < 2:
         raise UserError(f"{partition}: must have a column of ids and one of partitions")

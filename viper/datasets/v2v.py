@@ -16,7 +16,7 @@ CROSSING = "comparisons of clips that are in different splits"
 
 
 def read_v2v(folder: Path, task: Task, options: ReadOptions) -> Labels:
-    """Pairs of `train_labels.json` and `test_labels.json`, and lists of `listwise_labels.json` (may be absent).
+    """Return pairs of `train_labels.json` and `test_labels.json`, and lists of `listwise_labels.json` (may be absent).
 
     Each is {"comparisons": [[least preferred, ..., most preferred], ...]}, or the bare list. A clip is in the split of
     the file that names it; one that several files name is in Test before Val before Train, and comparisons that then
@@ -48,7 +48,7 @@ def read_v2v(folder: Path, task: Task, options: ReadOptions) -> Labels:
 
 
 def _comparisons(path: Path) -> list[tuple[str, Order]]:
-    """(where it stands, clip ids) of each comparison."""
+    """Return (where it stands, clip ids) of each comparison."""
     content = load_json(path)
     if isinstance(content, dict) and len(content) == 1:
         content = next(iter(content.values()))
@@ -71,7 +71,7 @@ def _is_name(value: Any) -> bool:
 
 
 def components(orders: Iterable[Order]) -> dict[str, str]:
-    """Clip id -> the name (its first id) of the set of clips it is joined with by comparisons, directly or not."""
+    """Return clip id -> the name (the first id) of the clips it is joined with by comparisons, directly or not."""
     # Not above: scipy's clustering takes a while to import, and --help should not.
     from scipy.cluster.hierarchy import DisjointSet
 
@@ -84,7 +84,7 @@ def components(orders: Iterable[Order]) -> dict[str, str]:
 
 
 def drop_crossing(labels: Labels) -> None:
-    """Leaves out comparisons of clips that are in different splits, and clips of which none is left."""
+    """Leave out comparisons of clips that are in different splits, and clips of which none is left."""
     split_of = {clip.id: clip.split for clip in labels.clips}
     labels.drop_orders(CROSSING, lambda order: len({split_of[identifier] for identifier in order}) > 1)
     labels.keep_compared()

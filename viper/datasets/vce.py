@@ -23,7 +23,9 @@ METADATA_FILE = "metadata.json"
 
 
 def read_vce(folder: Path, task: Task, _: ReadOptions) -> Labels:
-    """Clips of `train_labels.json` and `test_labels.json`: id -> {"emotions": {name: number}, "file", "topK"}.
+    """Return the clips of `train_labels.json` and `test_labels.json`.
+
+    They map ids to {"emotions": {name: number}, "file", "topK"}.
 
     A clip's id is its file's name. `topK` is checked but not used: it follows from the intensities. Seconds come from
     `metadata.json`, where it is there.
@@ -71,7 +73,7 @@ def _vce_clip(where: str, entry: Any, task: Task) -> Clip:
 
 
 def _top_agrees(entry: dict[str, Any], where: str, task: Task) -> bool:
-    """Whether topK names the highest intensities in falling order; a name that is no emotion is a UserError."""
+    """Return whether topK names the highest intensities in falling order; a name that is no emotion is a UserError."""
     top = entry.get("topK", [])
     if not isinstance(top, list) or any(name not in task.targets for name in top):
         raise UserError(f"{where}: topK {top!r} must be a list of emotions")
@@ -80,7 +82,7 @@ def _top_agrees(entry: dict[str, Any], where: str, task: Task) -> bool:
 
 
 def _seconds(path: Path) -> dict[str, str] | None:
-    """Clip id -> its duration, or None where there is no such file."""
+    """Return clip id -> its duration, or None where there is no such file."""
     if not path.is_file():
         return None
     seconds = {}

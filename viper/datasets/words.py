@@ -24,7 +24,7 @@ WordClasses = dict[str, frozenset[str]]  # word -> the targets it stands for
 
 
 def read_classes(path: Path, task: Task) -> WordClasses:
-    """A JSON {class: [words]}: which words, besides its own name, stand for each of the task's targets.
+    """Return a JSON {class: [words]}: which words, besides its own name, stand for each of the task's targets.
 
     A class that is none of the targets, and a word list that is none, are a UserError naming the key.
     """
@@ -41,7 +41,7 @@ def read_classes(path: Path, task: Task) -> WordClasses:
 
 
 def read_words(path: Path, task: Task, classes: WordClasses | None = None) -> Labels:
-    """Clips of a JSON {clip: [words]} or {clip: {"emotions": [words], "split": ..., "movie": ...}}.
+    """Return the clips of a JSON {clip: [words]} or {clip: {"emotions": [words], "split": ..., "movie": ...}}.
 
     What comes before the first `/` of a clip's key, or else before its first `_`, is its movie unless it is said; a
     `/`, which no id may have, becomes `_`.
@@ -72,7 +72,7 @@ def read_words(path: Path, task: Task, classes: WordClasses | None = None) -> La
 
 
 def label_words(clip: Clip, words: list[str], task: Task, labels: Labels, classes: WordClasses | None = None) -> bool:
-    """Sets a clip's 0/1 labels by its words. Words that stand for no target are noted as dropped.
+    """Set a clip's 0/1 labels by its words. Words that stand for no target are noted as dropped.
 
     Answers False, and notes the clip as dropped, where there are no words at all: nobody said what it shows. A clip
     that has other words only is one that shows none of the targets.
@@ -93,7 +93,10 @@ def label_words(clip: Clip, words: list[str], task: Task, labels: Labels, classe
 
 
 def scene(key: str, where: str) -> tuple[Clip, str]:
-    """A clip, and the movie it is of by its key: what comes before the first `/`, or else before the first `_`."""
+    """Return a clip and its movie, both from its key.
+
+    The movie is what comes before the first `/`, or else before the first `_`.
+    """
     key = key.strip().replace("\\", "/")
     path = PurePosixPath(key)
     name = str(path.with_suffix("")) if path.suffix.lower() in MEDIA_SUFFIXES else key

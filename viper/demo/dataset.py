@@ -81,7 +81,7 @@ def write_clip(
 def clip_frames(
     intensities: Mapping[str, float], identity: Identity, rng: np.random.Generator, seconds: float, fps: float
 ) -> Iterator[NDArray[np.uint8]]:
-    """The frames (H, W, 3) uint8 of one reaction, at least one: at rest, rising to the apex, holding it."""
+    """Return the frames (H, W, 3) uint8 of one reaction, at least one: at rest, rising to the apex, holding it."""
     values = check_intensities(intensities)
     time = np.arange(max(1, round(seconds * fps))) / fps
     apex = np.array([values[name] for name in FACE_EMOTIONS])
@@ -91,7 +91,7 @@ def clip_frames(
 
 
 def plan_dataset(n_train: int, n_val: int, n_test: int, seed: int = 0, clips_per_identity: int = 5) -> list[ClipPlan]:
-    """Who reacts how in each clip; no identity is in two splits.
+    """Return who reacts how in each clip; no identity is in two splits.
 
     Each emotion's intensity is drawn on its own, from Beta(0.8, 0.8): all of [0, 1], its ends a little more often.
     """
@@ -178,7 +178,7 @@ def _is_made(plan: ClipPlan, folder: Path, seconds: float, fps: float) -> bool:
 
 
 def _fingerprint(intensities: Mapping[str, float], identity: Identity, seed: int, seconds: float, fps: float) -> str:
-    """What a clip was made from, short; it is kept in the video's `comment`."""
+    """Return what a clip was made from, short; it is kept in the video's `comment`."""
     recipe = [_RECIPE, check_intensities(intensities), asdict(identity), seed, seconds, fps]
     return "viper.demo " + hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -98,7 +98,7 @@ class _Mouth(NamedTuple):
 
 
 def express(portrait: Portrait, expression: Expression) -> Image:
-    """(H, W, 3) uint8: the portrait with an expression. Outside the face nothing changes."""
+    """Return (H, W, 3) uint8: the portrait with an expression. Outside the face nothing changes."""
     rows, columns = _roi_slices()
     x, y = _grid()
     amusement, disgust = min(max(expression.amusement, 0.0), 1.0), min(max(expression.disgust, 0.0), 1.0)
@@ -192,7 +192,7 @@ def _smoothstep(x: Field) -> Field:
 
 @cache
 def _bump_fields() -> Field:
-    """(3, 2, h, w): forward displacement of each emotion at intensity 1, in photograph pixels."""
+    """Return (3, 2, h, w): forward displacement of each emotion at intensity 1, in photograph pixels."""
     x, y = _grid()
     fields = np.zeros((len(_BUMPS), 2, y.size, x.size), np.float32)
     for field, name in zip(fields, Expression._fields, strict=True):
@@ -204,7 +204,7 @@ def _bump_fields() -> Field:
 
 @cache
 def _fade() -> Field:
-    """1 in the region of interest, falling to 0 at its edge, so that the face joins the rest of the head."""
+    """Return 1 in the region of interest, falling to 0 at its edge, so that the face joins the rest of the head."""
     x, y = _grid()
     edge = np.minimum(np.minimum(x - _ROI[0], _ROI[2] - x), np.minimum(y - _ROI[1], _ROI[3] - y))
     return np.asarray(_smoothstep(edge / 8), np.float32)
@@ -217,7 +217,7 @@ def _roi_slices() -> tuple[slice, slice]:
 
 @cache
 def _grid() -> tuple[Field, Field]:
-    """x (1, w) and y (h, 1) of the pixels of the region of interest, in photograph pixels."""
+    """Return x (1, w) and y (h, 1) of the pixels of the region of interest, in photograph pixels."""
     rows, columns = _roi_slices()
     x = _ROI[0] + np.arange(columns.stop - columns.start, dtype=np.float32) / ZOOM
     y = _ROI[1] + np.arange(rows.stop - rows.start, dtype=np.float32) / ZOOM

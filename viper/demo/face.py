@@ -55,7 +55,10 @@ def render_frames(
 
 
 def _camera(identity: Identity, sway: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2, 3) affine map of the zoomed photograph to the frame; `sway` (4,) in [-1, 1]: right, down, roll, nearer."""
+    """Return (2, 3) affine map of the zoomed photograph to the frame.
+
+    `sway` (4,) in [-1, 1]: right, down, roll, nearer.
+    """
     width, height = identity.frame_size
     scale = identity.face_scale * (1 + 0.006 * identity.motion * sway[3]) / photo.ZOOM
     angle = identity.roll + 0.7 * identity.motion * sway[2]
@@ -69,7 +72,7 @@ def _camera(identity: Identity, sway: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _shape_map(identity: Identity) -> tuple[Field, Field]:
-    """x and y (H, W): for each pixel of the identity's head, the place in the zoomed photograph that is seen there.
+    """Return x and y (H, W): for each pixel of the identity's head, its place in the zoomed photograph.
 
     Eyes, nose, jaw, chin, hair line ... are moved by Gaussian bumps, the whole is then made wider or narrower.
     """
@@ -110,7 +113,7 @@ def _shape_map(identity: Identity) -> tuple[Field, Field]:
 
 
 def _wall(identity: Identity) -> Field:
-    """(H, W, 3): what is behind the head, a wall with a few blurred panels."""
+    """Return (H, W, 3): what is behind the head, a wall with a few blurred panels."""
     rng = np.random.default_rng(identity.background_seed)
     width, height = identity.frame_size
     start, end = (np.array(colour, np.float32) for colour in identity.background)
@@ -125,7 +128,7 @@ def _wall(identity: Identity) -> Field:
 
 
 def _light(identity: Identity) -> Field:
-    """(H, W): factor of the light at each pixel of the frame."""
+    """Return (H, W): factor of the light at each pixel of the frame."""
     width, height = identity.frame_size
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)[:, None]
     light = identity.gain * (1 + identity.gradient[0] * x + identity.gradient[1] * y)

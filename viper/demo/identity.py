@@ -65,7 +65,7 @@ class Identity:
 
     @classmethod
     def from_seed(cls, seed: int, name: str | None = None) -> Identity:
-        """The person number `seed`; equal seeds give equal persons."""
+        """Return the person number `seed`; equal seeds give equal persons."""
         rng = np.random.default_rng([0x1DE, seed])
         u = rng.uniform
         tone = u(0, len(_SKIN_LINE) - 1)

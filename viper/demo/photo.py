@@ -185,20 +185,20 @@ class Portrait:
 
 
 def to_canvas(points: ArrayLike) -> Field:
-    """Coordinates of the photograph as coordinates of the zoomed window, (..., 2)."""
+    """Return coordinates of the photograph as coordinates of the zoomed window, (..., 2)."""
     origin = np.array(WINDOW[:2], np.float32)
     return (np.asarray(points, np.float32) - origin + np.float32(0.5)) * np.float32(ZOOM) - np.float32(0.5)
 
 
 def polygon_mask(points: ArrayLike, feather: float) -> Field:
-    """(H, W) in [0, 1]: 1 inside the polygon, with an edge blurred by `feather` photograph pixels."""
+    """Return (H, W) in [0, 1]: 1 inside the polygon, with an edge blurred by `feather` photograph pixels."""
     mask = np.zeros(_canvas_size(), np.uint8)
     cv2.fillPoly(mask, [np.rint(to_canvas(points) * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
     return _blur(mask.astype(np.float32) / 255, feather)
 
 
 def stroke_mask(points: ArrayLike, width: float, feather: float) -> Field:
-    """(H, W) in [0, 1]: 1 along a polyline `width` photograph pixels wide."""
+    """Return (H, W) in [0, 1]: 1 along a polyline `width` photograph pixels wide."""
     mask = np.zeros(_canvas_size(), np.uint8)
     corners = np.rint(to_canvas(points) * 16).astype(np.int32)
     cv2.polylines(mask, [corners], False, 255, max(1, round(width * ZOOM)), cv2.LINE_AA, shift=4)
@@ -211,14 +211,20 @@ def to_levels(values: NDArray[np.floating]) -> Image:
 
 
 def gaussian(x: Field, y: Field, centre: tuple[float, float], sigma: tuple[float, float]) -> Field:
-    """(h, w): a Gaussian of height 1, from x (1, w) and y (h, 1); it is separable, which saves most exponentials."""
+    """Return (h, w): a Gaussian of height 1, from x (1, w) and y (h, 1).
+
+    It is separable, which saves most exponentials.
+    """
     across, down = (x - centre[0]) / sigma[0], (y - centre[1]) / sigma[1]
     return np.exp(-(across**2) / 2) * np.exp(-(down**2) / 2)
 
 
 @cache
 def photograph() -> tuple[Image, Image]:
-    """The window of the photograph, zoomed, (H, W, 3) uint8 RGB: as it is, and without the folds of the smile."""
+    """Return the window of the photograph, zoomed, (H, W, 3) uint8 RGB.
+
+    As it is, and without the folds of the smile.
+    """
     x0, y0, x1, y1 = WINDOW
     height, width = _canvas_size()
     picture = cv2.resize(astronaut()[y0:y1, x0:x1], (width, height), interpolation=cv2.INTER_CUBIC)
@@ -251,7 +257,7 @@ def portrait(identity: Identity) -> Portrait:
 
 @cache
 def _masks() -> dict[str, Field]:
-    """What belongs to what, each (H, W) in [0, 1]; `shade` is the light on the pullover."""
+    """Return what belongs to what, each (H, W) in [0, 1]; `shade` is the light on the pullover."""
     clothes = polygon_mask(_PULLOVER, 0.7)
     face = polygon_mask(_FACE, 1.2)
     head = polygon_mask(_HEAD, 1.0)

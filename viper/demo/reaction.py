@@ -22,7 +22,7 @@ So no single modality can answer more than three of the seven targets, and what 
 
 
 def check_intensities(intensities: Mapping[str, float]) -> dict[str, float]:
-    """The seven intensities in the order of `EMOTIONS`; an emotion not named is 0.
+    """Return the seven intensities in the order of `EMOTIONS`; an emotion not named is 0.
 
     Raises
     ------

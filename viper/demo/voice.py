@@ -49,7 +49,7 @@ class _Syllable(NamedTuple):
 def voice(
     intensities: Mapping[str, float], identity: Identity, seconds: float, rate: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """(round(seconds * rate),) float32 in [-1, 1]: the identity says nonsense syllables in a mood.
+    """Return (round(seconds * rate),) float32 in [-1, 1]: the identity says nonsense syllables in a mood.
 
     Only Fear and Anxiety of `intensities` are heard. They rise to their apex as the face does.
     """
@@ -96,7 +96,7 @@ def _pitch(
     time: Samples,
     rng: np.random.Generator,
 ) -> Samples:
-    """Fundamental frequency at each sample, Hz: accents, and an octave's rise at full Fear."""
+    """Return the fundamental frequency at each sample, Hz: accents, and an octave's rise at full Fear."""
     accents = np.interp(time, [s.start for s in syllables], rng.normal(0, 1.0, len(syllables))) if syllables else 0.0
     knots = np.arange(0, len(time) + 400, 400)
     jitter = np.interp(np.arange(len(time)), knots, rng.standard_normal(len(knots)))
@@ -106,7 +106,7 @@ def _pitch(
 
 
 def _glottal_source(pitch: Samples, open_quotient: Samples, rate: int) -> Samples:
-    """Derivative of Rosenberg's glottal flow; `open_quotient` is the part of a cycle with open glottis."""
+    """Return the derivative of Rosenberg's glottal flow; `open_quotient` is the part of a cycle with open glottis."""
     phase = np.cumsum(pitch) / rate % 1.0
     opening, closing = 0.7 * open_quotient, 0.3 * open_quotient
     rising = 0.5 * (1 - np.cos(np.pi * np.minimum(phase / opening, 1)))

@@ -42,7 +42,10 @@ _SECONDS_PER_CUE = 0.65
 
 
 def make_cues(intensities: Mapping[str, float], seconds: float, rng: np.random.Generator) -> list[Cue]:
-    """Subtitles for a clip of `seconds`, at least one. Only Adoration and Empathic-Pain of `intensities` matter."""
+    """Return subtitles for a clip of `seconds`, at least one.
+
+    Only Adoration and Empathic-Pain of `intensities` matter.
+    """
     values = check_intensities(intensities)
     edges = np.linspace(0, seconds, max(1, round(seconds / _SECONDS_PER_CUE)) + 1)
     cues = []
@@ -58,7 +61,7 @@ def make_cues(intensities: Mapping[str, float], seconds: float, rng: np.random.G
 
 
 def word_grade(emotion: str, word: str) -> int | None:
-    """The step, from 0, of a word of `emotion`'s vocabulary; None for any other word."""
+    """Return the step, from 0, of a word of `emotion`'s vocabulary; None for any other word."""
     return next((step for step, words in enumerate(_GRADES[emotion]) if word in words), None)
 
 
@@ -72,7 +75,10 @@ def write_srt(path: str | Path, cues: Iterable[Cue]) -> None:
 
 
 def _graded_word(emotion: str, values: Mapping[str, float], rng: np.random.Generator) -> str:
-    """A word of the step below or above the intensity, in proportion: over several words the mean is the intensity."""
+    """Return a word of the step below or above the intensity, in proportion.
+
+    Over several words the mean is the intensity.
+    """
     grades = _GRADES[emotion]
     step = int(values[emotion] * (len(grades) - 1) + rng.uniform())
     words = grades[min(step, len(grades) - 1)]

@@ -159,7 +159,10 @@ def track_pitch(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _autocorrelation(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T, lags) normalised autocorrelation, 1 at lag 0 and all 0 for a silent frame; (T,) power of the frames."""
+    """Return (T, lags) normalised autocorrelation, 1 at lag 0 and all 0 for a silent frame.
+
+    (T,) power of the frames.
+    """
     # Not above: the encoders' names are learned by importing this, and scipy.signal takes half a second.
     from scipy.fft import irfft, next_fast_len, rfft
     from scipy.signal.windows import hann

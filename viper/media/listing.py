@@ -29,27 +29,27 @@ class MediaClip:
     path: Path
 
     def source(self) -> str:
-        """Fingerprint of the file."""
+        """Return a fingerprint of the file."""
         return fingerprint(self.path)
 
 
 def list_videos(folder: Path) -> list[MediaClip]:
-    """The video files of a folder."""
+    """Return the video files of a folder."""
     return list_files(folder, VIDEO_SUFFIXES, "videos")
 
 
 def list_sounds(folder: Path) -> list[MediaClip]:
-    """The files of a folder that have, or may have, sound: audio files and videos."""
+    """Return the files of a folder that have, or may have, sound: audio files and videos."""
     return list_files(folder, (*AUDIO_SUFFIXES, *VIDEO_SUFFIXES), "audio or video files")
 
 
 def list_subtitles(folder: Path) -> list[MediaClip]:
-    """The subtitle files of a folder."""
+    """Return the subtitle files of a folder."""
     return list_files(folder, SUBTITLE_SUFFIXES, "subtitles")
 
 
 def list_files(folder: Path, suffixes: Iterable[str], what: str) -> list[MediaClip]:
-    """Files with one of these suffixes, in natural order of their names.
+    """Return files with one of these suffixes, in natural order of their names.
 
     Raises UserError when there are none, when two files would be the same clip, and for a name that can be no id.
     """
@@ -61,12 +61,12 @@ def list_files(folder: Path, suffixes: Iterable[str], what: str) -> list[MediaCl
     clips = [MediaClip(identifier, path) for identifier, path in by_clip(folder, files).items()]
     others = len(entries) - len(files)
     if others:
-        log.info("%s: %d of its files are no %s and are left alone", folder, others, what)
+        log.info("%s: ignoring %d files that are not %s", folder, others, what)
     return clips
 
 
 def by_clip(folder: Path, entries: Iterable[Path]) -> dict[str, Path]:
-    """Clip id -> entry, by the entries' names: a folder's whole, a file's without the suffix.
+    """Return clip id -> entry, by the entries' names: a folder's whole, a file's without the suffix.
 
     Raises UserError when two would be the same clip, and for a name that can be no id.
     """

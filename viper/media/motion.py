@@ -45,7 +45,7 @@ class Motion:
 
 
 def read_motion(path: Path, assumed_fps: float | None = None) -> Motion:
-    """Decodes a video and looks for its events, with `assumed_fps` as if that were its rate.
+    """Decode a video and looks for its events, with `assumed_fps` as if that were its rate.
 
     Raises ClipError when the file cannot be opened, has no video, or frames beyond the limits.
     """
@@ -60,7 +60,7 @@ def read_motion(path: Path, assumed_fps: float | None = None) -> Motion:
 
 
 def motion_of(lengths: Sequence[float], times: np.ndarray, assumed_fps: float | None = None) -> Motion:
-    """Events of frames at these times (N,), given how much moves from each to the next (N - 1,) in pixels."""
+    """Return the events of frames at these times (N,), given the motion from each to the next (N - 1,) in pixels."""
     from scipy.signal import peak_prominences
 
     curve = normalized(lengths)
@@ -71,7 +71,7 @@ def motion_of(lengths: Sequence[float], times: np.ndarray, assumed_fps: float | 
 
 
 def motion_curve(frames: Iterable[np.ndarray]) -> np.ndarray:
-    """How much moves between each frame and the next, as shares of the clip's range: (N - 1,) float64 in [0, 1].
+    """Return how much moves between each frame and the next, as shares of the clip's range: (N - 1,) float64 in [0, 1].
 
     Those of `motion_lengths`, `normalized`; empty where there are fewer than two frames.
     """
@@ -79,7 +79,7 @@ def motion_curve(frames: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def motion_lengths(frames: Iterable[np.ndarray]) -> Iterator[float]:
-    """How much moves between each frame and the next, in pixels.
+    """Return how much moves between each frame and the next, in pixels.
 
     The mean length of the vectors of a dense optical flow (Farneback 2003; the parameters are StimuVAR's).
 
@@ -100,7 +100,7 @@ def motion_lengths(frames: Iterable[np.ndarray]) -> Iterator[float]:
 
 
 def normalized(lengths: Sequence[float]) -> np.ndarray:
-    """Motion (N - 1,) as shares of its range, float64 in [0, 1]; motion that is the same throughout is zeros."""
+    """Return motion (N - 1,) as shares of its range, float64 in [0, 1]; motion that is the same throughout is zeros."""
     curve = np.array(lengths, np.float64)
     if len(curve) == 0 or np.ptp(curve) < _FLAT:
         return np.zeros(len(curve))
@@ -118,7 +118,7 @@ def _small_gray(frame: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
 
 
 def smooth_curve(curve: np.ndarray, fps: float) -> np.ndarray:
-    """A motion curve after a Gaussian filter, mirrored at its ends: the curve whose maxima are events."""
+    """Return a motion curve after a Gaussian filter, mirrored at its ends: the curve whose maxima are events."""
     if len(curve) == 0:
         return curve
     from scipy.ndimage import gaussian_filter1d
@@ -129,7 +129,7 @@ def smooth_curve(curve: np.ndarray, fps: float) -> np.ndarray:
 
 
 def detect_events(curve: np.ndarray, fps: float) -> np.ndarray:
-    """The moments at which motion is at its height, as StimuVAR (IJCV 2025) finds them, but in seconds.
+    """Return the moments at which motion is at its height, as StimuVAR (IJCV 2025) finds them, but in seconds.
 
     Local maxima of the smoothed curve, at least `DISTANCE` apart and standing out by `PROMINENCE`. StimuVAR's own, in
     frames, are those with `fps` = `STIMUVAR_FPS`.

@@ -52,7 +52,7 @@ class Frames:
     points: np.ndarray | None = None
 
     def seen(self) -> Frames:
-        """Those in which a face was found, or not looked for."""
+        """Return those in which a face was found, or not looked for."""
         images = [image for image, found in zip(self.images, self.found, strict=True) if found]
         points = None if self.points is None else self.points[self.found]
         return Frames(images, self.times[self.found], np.ones(len(images), bool), points)
@@ -91,27 +91,27 @@ class FrameClip:
         return (self.folder / FRAMES_FILE).is_file() and not self.has_faces
 
     def source(self) -> str:
-        """Fingerprint of the pictures, by which features made from older ones are seen to be out of date."""
+        """Return a fingerprint of the pictures, by which features made from older ones are seen to be out of date."""
         for name in (FACES_FILE, FRAMES_FILE):
             if (self.folder / name).is_file():
                 return fingerprint(self.folder / name)
         return digest_of([(name, (self.folder / name).stat().st_size) for _, name in _numbered(self.folder)])
 
     def paths(self) -> list[Path]:
-        """Files of the pictures, in the order of their frame numbers."""
+        """Return files of the pictures, in the order of their frame numbers."""
         return self._paths(self.record["frames"])
 
     def _paths(self, frames: list[dict[str, Any]]) -> list[Path]:
         return [self.folder / frame.get("file", frame_name(frame["index"])) for frame in frames]
 
     def read(self) -> Frames:
-        """Decodes all pictures. One that is missing or damaged is a ClipError naming it."""
+        """Decode all pictures. One that is missing or damaged is a ClipError naming it."""
         frames = self.record["frames"]
         return _frames([read_image(path) for path in self._paths(frames)], frames, self.has_faces)
 
 
 def _frames(images: Sequence[np.ndarray], entries: Sequence[dict[str, Any]], of_faces: bool) -> Frames:
-    """Pictures with what their record says of each."""
+    """Return pictures with what their record says of each."""
     found = [entry.get("found", True) for entry in entries]
     points = None
     if of_faces:
@@ -125,7 +125,7 @@ def _frames(images: Sequence[np.ndarray], entries: Sequence[dict[str, Any]], of_
 
 
 def as_if_stored(images: Sequence[np.ndarray], entries: Sequence[dict[str, Any]], of_faces: bool) -> Frames:
-    """What FrameClip.read would answer if these pictures and their record had been written to a folder.
+    """Return what FrameClip.read would answer if these pictures and their record had been written to a folder.
 
     Nothing is written, but each picture is made a JPEG and decoded again: a file's is not the picture it was made of,
     and features of the two would differ.
@@ -136,22 +136,25 @@ def as_if_stored(images: Sequence[np.ndarray], entries: Sequence[dict[str, Any]]
 
 
 def frame_entry(index: int, time: float) -> dict[str, Any]:
-    """What frames.json says of one frame."""
+    """Return what frames.json says of one frame."""
     return {"index": int(index), "time": round(float(time), 6)}
 
 
 def frame_entries(video: VideoFrames) -> list[dict[str, Any]]:
-    """What frames.json says of each of a video's chosen frames."""
+    """Return what frames.json says of each of a video's chosen frames."""
     return [frame_entry(index, time) for index, time in zip(video.indices, video.times, strict=True)]
 
 
 def frame_name(index: int) -> str:
-    """The file name of frame number `index`."""
+    """Return the file name of frame number `index`."""
     return f"frame_{index}.jpg"
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A picture as (H, W, 3) uint8 RGB; a damaged one, and one of too many pixels, is a ClipError naming the file."""
+    """Return a picture as (H, W, 3) uint8 RGB.
+
+    A damaged one, and one of too many pixels, is a ClipError naming the file.
+    """
     name = f"{path.parent.name}/{path.name}"
     try:
         if path.stat().st_size > MAX_PICTURE_BYTES:
@@ -177,7 +180,7 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
 
 
 def _declared_pixels(data: bytes) -> float:
-    """Width times height by the header; 0 for what is no picture."""
+    """Return width times height by the header; 0 for what is no picture."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -190,7 +193,10 @@ def _declared_pixels(data: bytes) -> float:
 
 
 def _has_its_chunks(data: bytes) -> bool:
-    """Whether the chunks of a PNG end within the file: OpenCV takes the memory for one (4 GB) before it looks."""
+    """Return whether the chunks of a PNG end within the file.
+
+    OpenCV takes the memory for one (4 GB) before it looks.
+    """
     if not data.startswith(_PNG):
         return True
     position = len(_PNG)
@@ -203,7 +209,7 @@ def _has_its_chunks(data: bytes) -> bool:
 
 
 def shrunk(image: np.ndarray, share: float) -> np.ndarray:
-    """A picture (H, W, 3) uint8 at this share of its height and width; one of 1 or more leaves it as it is."""
+    """Return a picture (H, W, 3) uint8 at this share of its height and width; one of 1 or more leaves it as it is."""
     if share >= 1:
         return image
     height, width = (max(1, round(length * share)) for length in image.shape[:2])
@@ -211,7 +217,7 @@ def shrunk(image: np.ndarray, share: float) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes (H, W, 3) uint8 RGB as JPEG of quality 95."""
+    """Write (H, W, 3) uint8 RGB as JPEG of quality 95."""
     path.write_bytes(_encoded(image, path.name))
 
 
@@ -225,7 +231,7 @@ def _encoded(image: np.ndarray, name: str) -> bytes:
 
 
 def list_frame_clips(folder: Path) -> list[FrameClip]:
-    """Every clip's folder of pictures in `folder`, in natural order.
+    """Return every clip's folder of pictures in `folder`, in natural order.
 
     Raises UserError when there are none, when two would be the same clip, and for a name that can be no id.
     """
@@ -237,7 +243,7 @@ def list_frame_clips(folder: Path) -> list[FrameClip]:
 
 
 def is_complete(folder: Path, record_name: str, expected: dict[str, Any]) -> bool:
-    """Whether a folder of pictures has its record, with these entries in it, and every picture it names."""
+    """Return whether a folder of pictures has its record, with these entries in it, and every picture it names."""
     try:
         record = read_json(folder / record_name)
         if any(record.get(key) != value for key, value in expected.items()):
@@ -259,7 +265,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _is_frame(entry: Any, of_face: bool) -> bool:
-    """Whether an entry of a record has all that is read from it. Names of files are not taken from a record."""
+    """Return whether an entry of a record has all that is read from it. Names of files are not taken from a record."""
     if not isinstance(entry, dict) or "file" in entry:
         return False
     index, found = entry.get("index"), entry.get("found")
@@ -279,7 +285,7 @@ def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _numbered(folder: Path) -> list[tuple[int, str]]:
-    """(frame number, file name) of pictures, by the last number in each name, in its order."""
+    """Return (frame number, file name) of pictures, by the last number in each name, in its order."""
     numbered: list[tuple[int, str]] = []
     for path in visible_entries(folder):
         numbers = re.findall(r"\d+", path.stem)

@@ -44,7 +44,7 @@ class FrameRule:
         return STIMUVAR_FPS if self.method == "stimuvar" else None
 
     def record(self) -> dict[str, Any]:
-        """All that decides the choice, of events as numbers too: where one changes, the clip is done again."""
+        """Return all that decides the choice, of events as numbers too: where one changes, the clip is done again."""
         if self.method == "uniform":
             return {"method": "uniform", "n_frames": self.n_frames}
         if self.method == "fps":
@@ -62,7 +62,7 @@ class FrameRule:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> FrameRule:
-        """The rule whose record this is; one of frames that this version chooses otherwise is a UserError."""
+        """Return the rule whose record this is; one of frames that this version chooses otherwise is a UserError."""
         method, n_frames, fps = record.get("method"), record.get("n_frames"), record.get("fps")
         are_numbers = (isinstance(n_frames, int) and n_frames > 0) or (n_frames is None and method == "fps")
         are_numbers &= method != "fps" or (isinstance(fps, int | float) and fps > 0)
@@ -73,7 +73,7 @@ class FrameRule:
         raise UserError(f"frames were chosen in a way that this version of viper does not know ({dict(record)})")
 
     def choose(self, times: np.ndarray, motion: Motion | None = None) -> np.ndarray:
-        """Which of the frames at these times (N,), in seconds, are taken: (n,) int64, strictly increasing.
+        """Return which of the frames at these times (N,), in seconds, are taken: (n,) int64, strictly increasing.
 
         `motion` is that between the same frames, which events need.
         """
@@ -100,7 +100,7 @@ class ChosenFrames:
 
 
 def read_chosen(path: Path, rule: FrameRule, with_motion: bool = False) -> ChosenFrames:
-    """Decodes a video and keeps the frames of the rule; ClipError as `viper.media.video.read_frames_by_time`."""
+    """Decode a video and keeps the frames of the rule; ClipError as `viper.media.video.read_frames_by_time`."""
     motion = read_motion(path, rule.assumed_fps) if rule.is_by_events or with_motion else None
     if not rule.is_by_events:
         return ChosenFrames(read_frames_by_time(path, rule.choose), motion)
@@ -110,14 +110,14 @@ def read_chosen(path: Path, rule: FrameRule, with_motion: bool = False) -> Chose
 
 
 def uniform_indices(n_frames: int, n: int) -> np.ndarray:
-    """Rounded linspace(0, n_frames - 1, n) as int64, strictly increasing; all frames where there are fewer than `n`."""
+    """Return linspace(0, n_frames - 1, n) rounded, int64, strictly increasing; all frames if fewer than `n`."""
     if n_frames <= n:
         return np.arange(n_frames)
     return np.rint(np.linspace(0, n_frames - 1, n)).astype(np.int64)
 
 
 def rate_indices(times: np.ndarray, fps: float) -> np.ndarray:
-    """The frames nearest to 0, 1 / fps, 2 / fps ... seconds after the first, up to the end of the clip.
+    """Return the frames nearest to 0, 1 / fps, 2 / fps ... seconds after the first, up to the end of the clip.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def select(
     fps: float = STIMUVAR_FPS,
     prominences: Sequence[float] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """Frames of a clip, around its events and between them.
+    """Return frames of a clip, around its events and between them.
 
     `events`: every event and the rest of the clip get an equal share of the budget, total // (P + 1) frames. An event's
     are its peak and others spread over `HALF_WINDOW` on both sides. What is left goes to the last frame, to the first,
@@ -201,7 +201,7 @@ def _select_events(n_frames: int, peaks: np.ndarray, total: int, half: float) ->
 
 
 def _fill(chosen: np.ndarray, total: int) -> np.ndarray:
-    """Frames between the chosen ones added, until there are `total`, so that the longest gap is as short as can be."""
+    """Return the chosen frames and others between them, `total` in all; the longest gap is as short as can be."""
     gaps = np.diff(chosen)
     n_added = np.zeros(len(gaps), np.int64)
     for _ in range(total - len(chosen)):
@@ -235,7 +235,7 @@ def _select_stimuvar(n_frames: int, peaks: np.ndarray, total: int) -> np.ndarray
 
 
 def window_bounds(length: int, n: int) -> np.ndarray:
-    """n half-overlapping windows over `length` samples.
+    """Return the bounds of n half-overlapping windows over `length` samples.
 
     Each is 2 * length / (n + 1) long and starts half of that after the one before, so that the first begins at 0 and
     the last ends at `length`. Window lengths are equal to the sample: they are cut to the shortest of the rounded ones.

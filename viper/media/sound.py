@@ -29,7 +29,7 @@ class Sound:
 
 
 def read_sound(path: Path, rate: int = SAMPLE_RATE) -> Sound | None:
-    """Decodes a file's first audio stream, mixes it to mono and resamples it; None where there is no sound.
+    """Decode a file's first audio stream, mixes it to mono and resamples it; None where there is no sound.
 
     Packets that cannot be decoded are left out; values that are not numbers become silence.
 
@@ -76,7 +76,7 @@ class _Mono:
         self._resampler: AudioResampler | None = None
 
     def add(self, frame: AudioFrame) -> None:
-        """Takes a frame; one of another kind than those before (a broadcast's jingle) gets a resampler of its own."""
+        """Take a frame; one of another kind than those before (a broadcast's jingle) gets a resampler of its own."""
         kind = frame.format.name, frame.layout.name, frame.sample_rate
         if kind != self._kind:
             lowest, highest = SOUND_RATES
@@ -94,7 +94,7 @@ class _Mono:
         self._keep(self._resampler.resample(frame))
 
     def finish(self) -> None:
-        """Takes what the resampler still holds."""
+        """Take what the resampler still holds."""
         if self._resampler is not None:
             self._keep(self._resampler.resample(None))
             self._resampler = None

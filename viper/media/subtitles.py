@@ -26,7 +26,7 @@ class Cue:
 
 
 def read_cues(path: Path) -> list[Cue]:
-    """The cues of a subtitle file in order of time, without markup and without empty ones.
+    """Return the cues of a subtitle file in order of time, without markup and without empty ones.
 
     A file that is neither UTF-8 nor marked as UTF-16 is read as Windows-1252, the other encoding in use. Raises
     ClipError when it holds no subtitles in a known format, or more than `MAX_BYTES`.
@@ -58,7 +58,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _without_gaps(text: str) -> str:
-    """Lines without blanks around them, at most one empty line in a row: of more, too, pysubs2 takes quadratic time."""
+    """Return lines without blanks around them, at most one empty in a row: with more pysubs2 takes quadratic time."""
     lines: list[str] = []
     for line in text.splitlines():
         line = line.strip()
@@ -68,7 +68,7 @@ def _without_gaps(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Words without markup ({...} of SubStation, <...> of HTML), entities and line breaks."""
+    """Return words without markup ({...} of SubStation, <...> of HTML), entities and line breaks."""
     text = re.sub(r"\\[Nnh]", " ", re.sub(r"\{[^{}]*\}", "", text))
     text = re.sub(r"< ?/? ?[a-zA-Z][^<>]*>", "", " ".join(text.split()))
     return " ".join(unescape(text).split())

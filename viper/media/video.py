@@ -69,12 +69,12 @@ class VideoFrames:
 
 
 def read_frames(path: Path, choose: Callable[[int], np.ndarray]) -> VideoFrames:
-    """Decodes a video once and keeps the frames `choose(number of frames)` names; see `read_frames_by_time`."""
+    """Decode a video once and keeps the frames `choose(number of frames)` names; see `read_frames_by_time`."""
     return read_frames_by_time(path, lambda times: choose(len(times)))
 
 
 def read_frames_by_time(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> VideoFrames:
-    """Decodes a video once and keeps the frames `choose(times of all frames)` names; times are (N,) float64, seconds.
+    """Decode a video once and keeps the frames `choose(times of all frames)` names; times are (N,) float64, seconds.
 
     The packets' times are read first without decoding them, which is cheap; only when decoding yields others (damaged
     or hidden frames) and that changes the choice, the file is decoded a second time.
@@ -109,16 +109,16 @@ class StreamedFrame:
         return _rotation(self._frame)
 
     def rgb(self) -> np.ndarray:
-        """(H, W, 3) uint8, upright."""
+        """Return (H, W, 3) uint8, upright."""
         return _upright(self._frame, "rgb24")
 
     def gray(self) -> np.ndarray:
-        """(H, W) uint8, upright."""
+        """Return (H, W) uint8, upright."""
         return _upright(self._frame, "gray")
 
 
 def stream_frames(path: Path) -> Iterator[StreamedFrame]:
-    """Every frame that can be decoded, one after the other; none is kept.
+    """Return every frame that can be decoded, one after the other; none is kept.
 
     They are the frames that `read_frames` numbers from 0. Raises ClipError as that does, but a video without any
     decodable frame gives none.
@@ -131,7 +131,7 @@ def stream_frames(path: Path) -> Iterator[StreamedFrame]:
 
 
 def open_media(path: Path) -> av.container.InputContainer:
-    """Opens a media file; one that FFmpeg cannot read is a ClipError."""
+    """Open a media file; one that FFmpeg cannot read is a ClipError."""
     try:
         if path.stat().st_size == 0:
             raise ClipError(f"{path.name}: the file is empty")
@@ -147,7 +147,7 @@ def _reason(error: Exception) -> str:
 
 
 def start_seconds(container: av.container.InputContainer) -> float:
-    """When the file says it begins, in seconds; the times of its video and of its sound both count from here."""
+    """Return when the file says it begins, in seconds; times of its video and of its sound both count from here."""
     return (container.start_time or 0) / av.time_base
 
 
@@ -174,7 +174,7 @@ def _check(stream: VideoStream, path: Path) -> None:
 
 
 def _packet_times(path: Path) -> np.ndarray:
-    """The times frames will have if each packet holds one, up to the first packet that cannot be read."""
+    """Return the times frames will have if each packet holds one, up to the first packet that cannot be read."""
     stamps: list[float | None] = []
     with open_media(path) as container:
         stream = _video_stream(container, path)
@@ -190,7 +190,7 @@ def _packet_times(path: Path) -> np.ndarray:
 
 
 def _decode(path: Path, wanted: np.ndarray) -> tuple[VideoFrames, np.ndarray]:
-    """The frames with these numbers, and the times of all."""
+    """Return the frames with these numbers, and the times of all."""
     chosen = set(wanted.tolist())
     images: list[np.ndarray] = []
     indices: list[int] = []
@@ -223,7 +223,7 @@ class _Errors:
 
 
 def _decoded(container: av.container.InputContainer, stream: VideoStream, errors: _Errors) -> Iterator[VideoFrame]:
-    """Every frame that can be decoded; what cannot is counted and passed over."""
+    """Return every frame that can be decoded; what cannot is counted and passed over."""
     packets = container.demux(stream)
     while True:
         try:

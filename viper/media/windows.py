@@ -31,14 +31,14 @@ class Span:
 
 
 def check_windows(every: float, window: float) -> None:
-    """Wrong lengths are a UserError."""
+    """Raise a UserError for wrong lengths."""
     for option, value in (("every", every), ("window", window)):
         if not (math.isfinite(value) and value > 0):
             raise UserError(f"--{option} {value:g}: seconds, above 0")
 
 
 def next_span(number: int, every: float, window: float, seen: float, is_all: bool) -> Span | None:
-    """The window with this number, from 0: `window` seconds from `number` times `every` on.
+    """Return the window with this number, from 0: `window` seconds from `number` times `every` on.
 
     The last one is shorter where the file ends in it. One of less than half a window is not made: the one before then
     goes on to the end, unless there is a gap between the two.
@@ -63,7 +63,7 @@ def next_span(number: int, every: float, window: float, seen: float, is_all: boo
 
 
 def spans(length: float, every: float, window: float) -> Iterator[Span]:
-    """All windows of a file of so many seconds."""
+    """Return all windows of a file of so many seconds."""
     number = 0
     while span := next_span(number, every, window, length, is_all=True):
         yield span
@@ -83,7 +83,7 @@ class Window:
 
 
 def read_windows(path: Path, rules: Sequence[FrameRule], every: float, window: float) -> Iterator[Window]:
-    """Decodes a video piece by piece.
+    """Decode a video piece by piece.
 
     The file is decoded twice side by side: one decoder runs ahead, so that it is known which frames a piece has, and
     the other keeps those that are chosen. What is held are the chosen frames of a piece (of all that overlap it).
@@ -145,12 +145,12 @@ class _Plan:
 
 
 def _wanted(plans: Iterable[_Plan]) -> set[int]:
-    """Numbers, in the file, of the frames that are chosen."""
+    """Return the numbers, in the file, of the frames that are chosen."""
     return {plan.first + index for plan in plans for indices in plan.chosen.values() for index in indices.tolist()}
 
 
 def _hold(path: Path, frames: Iterator[tuple[int, StreamedFrame]], held: dict[int, _Held], plans: deque[_Plan]) -> None:
-    """Decodes to the end of the first plan, and keeps what any of them wants."""
+    """Decode to the end of the first plan, and keeps what any of them wants."""
     wanted = _wanted(plans)
     missing = _wanted([plans[0]]) - held.keys()
     while missing:
@@ -212,13 +212,13 @@ class _Scout:
         return last + ((last - self._began) / (self._n_frames - 1) if self._n_frames > 1 else 1 / _ASSUMED_FPS)
 
     def span(self, number: int, every: float, window: float) -> Span:
-        """The window of that number; see `next_span`."""
+        """Return the window of that number; see `next_span`."""
         while (span := next_span(number, every, window, self._seen, self._is_all)) is None:
             self._advance()
         return span
 
     def plan(self, span: Span) -> _Plan:
-        """The frames of a piece; what stands before the first second belongs to the first."""
+        """Return the frames of a piece; what stands before the first second belongs to the first."""
         times = np.array(self._times)
         begin = int(np.searchsorted(times, span.start - _SLACK)) if span.start > 0 else 0
         end = int(np.searchsorted(times, span.end - _SLACK))
@@ -232,7 +232,7 @@ class _Scout:
         return _Plan(span, self._first + begin, own, chosen)
 
     def forget(self, first: int) -> None:
-        """Nothing before that frame will be asked for."""
+        """Drop what is before that frame: it will not be asked for."""
         n = min(first - self._first, len(self._times) - 1)
         del self._times[:n], self._lengths[:n]
         self._first += n

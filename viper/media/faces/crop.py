@@ -28,17 +28,17 @@ class CropOptions:
     no_face: Literal["whole", "skip"] = "whole"
 
     def check(self) -> None:
-        """Wrong ones are a UserError."""
+        """Raise a UserError for wrong ones."""
         if self.margin < 0 or self.min_face_size < 12 or self.image_size < 16:
             raise UserError("--margin must be at least 0, --min_face_size at least 12, --image_size at least 16")
 
     def record(self) -> dict[str, Any]:
-        """As faces.json has them."""
+        """Return the options as faces.json has them."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> CropOptions:
-        """The options whose record this is; others than this version has are a UserError."""
+        """Return the options whose record this is; others than this version has are a UserError."""
         try:
             options = cls(**record)
             options.check()
@@ -78,7 +78,7 @@ class FaceCropper:
         return {**self.__dict__, "_detector": None}
 
     def __call__(self, samples: Sequence[NumberedFrames]) -> list[Crops]:
-        """The crops of each clip, whose frames go through the detector together with the others'."""
+        """Return the crops of each clip, whose frames go through the detector together with the others'."""
         if self._detector is None:
             # Not above: importing torch takes seconds, and --help should not.
             from viper.engine.device import choose_device
@@ -118,7 +118,7 @@ class FaceCropper:
 
 
 def crop_square(image: np.ndarray, box: np.ndarray, margin: float, size: int) -> tuple[np.ndarray, list[float]]:
-    """The square around a face, `margin` of the box's longer side added on every side, resized to `size`.
+    """Return the square around a face, `margin` of the box's longer side added on every side, resized to `size`.
 
     What lies outside the picture is filled with its nearest pixels, so that faces keep their proportions.
 

@@ -48,7 +48,10 @@ class FaceDetector:
         self._mtcnn.to(memory_format=torch.channels_last)
 
     def detect(self, images: Sequence[np.ndarray], batch_size: int) -> list[list[Detection]]:
-        """All faces of each (H, W, 3) uint8 image. Images of one size are detected together, at most `batch_size`."""
+        """Return all faces of each (H, W, 3) uint8 image.
+
+        Images of one size are detected together, at most `batch_size`.
+        """
         found: list[list[Detection]] = [[] for _ in images]
         by_size: dict[tuple[int, ...], list[int]] = {}
         for position, image in enumerate(images):

@@ -26,7 +26,7 @@ class FaceBox:
 
 
 def overlap(box: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union of two boxes (x0, y0, x1, y1)."""
+    """Return the intersection over union of two boxes (x0, y0, x1, y1)."""
     width, height = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
     if width <= 0 or height <= 0:
         return 0.0
@@ -40,7 +40,7 @@ def _grown(box: np.ndarray) -> np.ndarray:
 
 
 def follow(detections: Sequence[Sequence[Detection]]) -> list[FaceBox] | None:
-    """Follows ONE person through the frames of a clip.
+    """Follow ONE person through the frames of a clip.
 
     Every detection joins the person whose last box it overlaps most, both boxes grown; the person with the largest sum
     of size times probability is kept. A frame in which that person was not detected takes the box between the

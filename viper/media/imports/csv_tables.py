@@ -21,7 +21,7 @@ MILLISECOND_STEP = 10.0  # a step of so many units or more is one of millisecond
 
 
 def read_csv_table(path: Path, columns: tuple[str, ...] = ()) -> Table:
-    """Reads a CSV of one clip's features; the header says whose it is.
+    """Read a CSV of one clip's features; the header says whose it is.
 
     Parameters
     ----------
@@ -52,7 +52,10 @@ def read_csv_table(path: Path, columns: tuple[str, ...] = ()) -> Table:
 
 
 def _read(path: Path, separator: str, text: str = "") -> pd.DataFrame:
-    """The columns, named without blanks around. The one called `text` is text: 010 is not 10, and NA is a name."""
+    """Return the columns, named without blanks around.
+
+    The one called `text` is text: 010 is not 10, and NA is a name.
+    """
     with warnings.catch_warnings():
         # Of rows longer than the header pandas would make an index, or drop the end, and columns would be mixed up.
         warnings.simplefilter("error", ParserWarning)
@@ -75,7 +78,7 @@ def _is_time(name: str) -> bool:
 
 
 def _openface(table: pd.DataFrame, columns: tuple[str, ...]) -> Table:
-    """OpenFace: the action units' intensities (AU.._r) and presences (AU.._c); `success` 0 masks a frame."""
+    """Read OpenFace's: the action units' intensities (AU.._r) and presences (AU.._c); `success` 0 masks a frame."""
     table = table.rename(columns={name: name.lower() for name in table.columns if name.lower() in _OPENFACE_OTHERS})
     if columns:
         channels = _chosen([name for name in table.columns if name not in _OPENFACE_OTHERS], columns)
@@ -95,7 +98,7 @@ def _openface(table: pd.DataFrame, columns: tuple[str, ...]) -> Table:
 
 
 def _opensmile(table: pd.DataFrame, columns: tuple[str, ...]) -> Table:
-    """SMILExtract: `name;frameTime;...`; without frameTime one row of functionals for the whole file.
+    """Read SMILExtract's: `name;frameTime;...`; without frameTime one row of functionals for the whole file.
 
     The name is whatever -instname said, 'unknown' by default; two of them are two clips.
     """
@@ -113,7 +116,7 @@ def _opensmile(table: pd.DataFrame, columns: tuple[str, ...]) -> Table:
 
 
 def _opensmile_python(table: pd.DataFrame, columns: tuple[str, ...], path: Path) -> Table:
-    """The package opensmile: `file,start,end,...`, times as 0 days 00:00:01.5; a token stands in its middle."""
+    """Return the package opensmile: `file,start,end,...`, times as 0 days 00:00:01.5; a token stands in its middle."""
     others = [name for name in table.columns[:3] if name.lower() in ("file", "start", "end")]
     of = {name.lower(): name for name in others}
     if "file" in of:
@@ -126,7 +129,9 @@ def _opensmile_python(table: pd.DataFrame, columns: tuple[str, ...], path: Path)
 
 
 def _organisers(table: pd.DataFrame, time: int, columns: tuple[str, ...], path: Path) -> Table:
-    """The challenges' own layout: the first two columns are the clip's id and the time, features from the third on.
+    """Read the challenges' own layout.
+
+    The first two columns are the clip's id and the time, features from the third on.
 
     They stand in either order where one of them is called a time. MuSe's are in milliseconds, and are recognised by
     steps of at least 10: nobody samples faces every ten seconds. An id called segment_id counts the segments of a
@@ -151,7 +156,7 @@ def _table(table: pd.DataFrame, channels: list[str], times: np.ndarray | None) -
 
 
 def _chosen(names: list[str], columns: tuple[str, ...]) -> list[str]:
-    """The names that begin with one of `columns`; all where there are none."""
+    """Return the names that begin with one of `columns`; all where there are none."""
     chosen = [name for name in names if name.startswith(columns)] if columns else names
     if columns and not chosen:
         raise ClipError(f"has no column that begins with {' or '.join(columns)}")
@@ -159,7 +164,7 @@ def _chosen(names: list[str], columns: tuple[str, ...]) -> list[str]:
 
 
 def _check_ids(ids: pd.Series, path: Path) -> None:
-    """ClipError naming the first row of another clip than the file's."""
+    """Raise a ClipError naming the first row of another clip than the file's."""
     clip = clip_id(path.stem)
     for line, cell in ids[~ids.duplicated()].items():
         try:
@@ -172,7 +177,7 @@ def _check_ids(ids: pd.Series, path: Path) -> None:
 
 
 def _times(table: pd.DataFrame, column: str) -> np.ndarray:
-    """(rows,) float64, later ones after earlier ones."""
+    """Return (rows,) float64, later ones after earlier ones."""
     times = _numbers(table, [column])[:, 0]
     _check_times(times, table.index)
     return times
@@ -186,14 +191,14 @@ def _check_times(times: np.ndarray, index: pd.Index) -> None:
 
 
 def _seconds(table: pd.DataFrame, column: str) -> np.ndarray:
-    """(rows,) float64 of times such as 0 days 00:00:01.5, or of seconds; NaN where there is none."""
+    """Return (rows,) float64 of times such as 0 days 00:00:01.5, or of seconds; NaN where there is none."""
     if pd.api.types.is_numeric_dtype(table[column]):
         return table[column].to_numpy(np.float64)
     return pd.to_timedelta(table[column], errors="coerce").dt.total_seconds().to_numpy(np.float64)
 
 
 def _numbers(table: pd.DataFrame, columns: list[str]) -> np.ndarray:
-    """(rows, columns) float64, NaN where a cell is empty."""
+    """Return (rows, columns) float64, NaN where a cell is empty."""
     try:
         return table[columns].to_numpy(np.float64)
     except (ValueError, TypeError, OverflowError) as error:

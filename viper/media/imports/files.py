@@ -20,7 +20,7 @@ COMPANIONS = ("time", "mask")
 
 
 def read_table(path: Path, key: str = "", columns: tuple[str, ...] = ()) -> Table:
-    """Reads one file. Nothing in it is ever run: a .pt must hold plain tensors, a pickle plain arrays.
+    """Read one file. Nothing in it is ever run: a .pt must hold plain tensors, a pickle plain arrays.
 
     Memory is taken for what the file holds, not for what it claims to hold.
 
@@ -52,7 +52,7 @@ def read_table(path: Path, key: str = "", columns: tuple[str, ...] = ()) -> Tabl
 
 
 def companions(path: Path) -> dict[str, Path]:
-    """The files beside one of features, in the folders `time` and `mask`, that say its times and its mask."""
+    """Return the files beside one of features, in the folders `time` and `mask`, that say its times and its mask."""
     if path.suffix.lower() == ".csv":
         return {}
     beside = {name: path.parent / name / f"{path.stem}.npy" for name in COMPANIONS}

@@ -48,7 +48,10 @@ class MmsaSplit:
         return self.texts("annotations")
 
     def labels(self, key: str) -> np.ndarray:
-        """(n,) float64 of a key such as regression_labels_T. UserError where it is not there, or no n numbers."""
+        """Return (n,) float64 of a key such as regression_labels_T.
+
+        UserError where it is not there, or no n numbers.
+        """
         values = self._column(key)
         if isinstance(values, np.ndarray):
             if values.dtype.kind in "fiub" and values.size == len(self.ids):
@@ -63,7 +66,7 @@ class MmsaSplit:
             raise UserError(f"{self._where(key)} holds a number that is too large") from None
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """n texts of a key such as raw_text; empty ones where it is not there. UserError where it is no n texts."""
+        """Return n texts of a key such as raw_text, empty ones without it. UserError where it is not n texts."""
         if key not in self.content:
             return ("",) * len(self.ids)
         values = self._column(key)
@@ -73,7 +76,7 @@ class MmsaSplit:
         return texts
 
     def rows(self, key: str) -> list[np.ndarray]:
-        """n arrays (T, D) of features, without the padding. UserError where the key holds no features."""
+        """Return n arrays (T, D) of features, without the padding. UserError where the key holds no features."""
         if key == TOKENISER:
             raise UserError(f"{self._where(key)} holds a tokeniser's numbers, which are no features")
         values = list(self._column(key))
@@ -90,7 +93,7 @@ class MmsaSplit:
         return [_first(rows, int(min(length, len(rows)))) for rows, length in zip(arrays, lengths, strict=True)]
 
     def _text_mask(self, arrays: list[np.ndarray]) -> np.ndarray | None:
-        """(n, T) bool, which tokens the tokeniser gave the text; None where the file does not say."""
+        """Return (n, T) bool, which tokens the tokeniser gave the text; None where the file does not say."""
         told = self.content.get(TOKENISER)
         n_tokens = {len(rows) for rows in arrays}
         if not isinstance(told, np.ndarray) or told.dtype.kind not in "fiu" or len(n_tokens) != 1:
@@ -120,12 +123,12 @@ class MmsaFile:
 
 
 def clip_of(identifier: str) -> str:
-    """The clip id of an id of MMSA: `video$_$clip` is `video_clip`. UserError where it can be none."""
+    """Return the clip id of an id of MMSA: `video$_$clip` is `video_clip`. UserError where it can be none."""
     return clip_id(identifier.replace("$_$", "_"))
 
 
 def read_mmsa(path: Path) -> MmsaFile:
-    """Reads a feature file of many clips; nothing in it is run.
+    """Read a feature file of many clips; nothing in it is run.
 
     Raises UserError naming the file when it cannot be read, is refused (see `safe_pickle`), is no such file, or has
     a clip twice.
@@ -168,7 +171,7 @@ def _ids(values: Any, where: str) -> tuple[str, ...]:
 
 
 def _texts(values: Any) -> tuple[str, ...] | None:
-    """Of a list or an array; a missing one is empty. None where there is something else in it."""
+    """Return the texts of a list or an array, a missing one as empty; None where there is something else in it."""
     try:
         values = values.reshape(-1).tolist() if isinstance(values, np.ndarray) else values
         texts = ["" if value is None else value.decode() if type(value) is bytes else value for value in values]
@@ -178,7 +181,10 @@ def _texts(values: Any) -> tuple[str, ...] | None:
 
 
 def _first(rows: np.ndarray, length: int) -> np.ndarray:
-    """The rows a length tells of: the first ones, as MMSA's models read them, or the last where zeros are in front."""
+    """Return as many rows as `length` says.
+
+    They are the first ones, as MMSA's models read them, or the last where zeros are in front.
+    """
     n_padding = len(rows) - length
     if n_padding and rows[length:].any() and not rows[:n_padding].any():
         return rows[n_padding:]
@@ -186,6 +192,6 @@ def _first(rows: np.ndarray, length: int) -> np.ndarray:
 
 
 def _without_zeros(rows: np.ndarray) -> np.ndarray:
-    """Without the rows of zeros in front and at the end."""
+    """Return the array without the rows of zeros in front and at the end."""
     filled = np.flatnonzero(rows.any(axis=1))
     return rows[filled[0] : filled[-1] + 1] if len(filled) else rows[:0]

@@ -25,7 +25,7 @@ _KEYS = (str, int, float, bool, bytes, type(None))
 
 
 def load_plain(path: Path) -> Any:
-    """The content of a pickle (protocols 0 to 5, of numpy 1 and 2, of Python 2 and 3) that holds plain data only.
+    """Return the content of a pickle (protocols 0 to 5, numpy 1 and 2, Python 2 and 3) that holds plain data only.
 
     Arrays are `np.ndarray` or a subclass of it without a behaviour of its own. Memory is taken for what the file holds,
     not for what it claims. Raises ClipError, which does not name the file, for one that is damaged, and for one with
@@ -107,7 +107,7 @@ def _dtype_of(value: Any) -> np.dtype[Any]:
 
 
 def _count(shape: Any) -> int:
-    """Elements of an array of this shape."""
+    """Return the number of elements of an array of this shape."""
     if type(shape) is not tuple or len(shape) > 32 or any(type(n) is not int or n < 0 for n in shape):
         raise UnpicklingError("an array without a shape")
     if any(n >= 2**62 for n in shape):
@@ -130,7 +130,7 @@ def _array_of_buffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> np.ndar
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
-    """The Python value of a numpy scalar."""
+    """Return the Python value of a numpy scalar."""
     kind = _dtype_of(dtype)
     data = data.encode("latin1") if isinstance(data, str) else data
     if kind.hasobject or type(data) is not bytes or len(data) != kind.itemsize:
@@ -238,7 +238,7 @@ class _PlainUnpickler(pickle._Unpickler):
         self._count_bytes(self.stack[-1])
 
     def _count_bytes(self, made: Any) -> None:
-        """Ends a pickle that makes array after array of the same few bytes."""
+        """Stop a pickle that makes array after array of the same few bytes."""
         self._left -= made.nbytes if isinstance(made, np.ndarray) else len(made) if isinstance(made, str | bytes) else 0
         if self._left < 0:
             raise UnpicklingError("it claims more than it holds")

@@ -28,7 +28,10 @@ class Table:
 
 
 def table_of_array(array: np.ndarray) -> Table:
-    """A table of an array (T, D), (1, T, D) or (D,), as the published scripts' files are. ClipError for any other."""
+    """Return a table of an array (T, D), (1, T, D) or (D,), as the published scripts' files are.
+
+    ClipError for any other.
+    """
     if array.dtype.kind not in "fiub":
         raise ClipError("holds no single array of numbers")
     while array.ndim > 2 and array.shape[0] == 1:
@@ -42,6 +45,6 @@ def table_of_array(array: np.ndarray) -> Table:
 
 
 def float32(array: np.ndarray) -> np.ndarray:
-    """As float32; what is too large for it is infinite, and masked."""
+    """Return the array as float32; what is too large for it is infinite, and masked."""
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
