@@ -363,7 +363,7 @@ class Encode:
     def __init__(self, encoder: Encoder[Any, Any], options: ExtractOptions) -> None:
         self.encoder = encoder
         self.batch_size: int = getattr(options, "batch_size")  # noqa: B009  each subclass has it, with its own default
-        self._runtime_options = (options.device, options.precision, options.compile)
+        self._runtime_options: tuple[str, str, bool] = (options.device, options.precision, options.compile)
         self._is_prepared = False
 
     def __getstate__(self) -> dict[str, Any]:
