@@ -15,8 +15,8 @@ from pathlib import Path
 import tyro
 
 from viper.cli import run_command
-from viper.commands.feature_options import MODALITIES
 from viper.files import read_json
+from viper.store import MODALITIES
 
 # The demo's own training.
 TRAINING = ["--preset", "tiny", "--n_epochs", "60", "--device", "cpu"]

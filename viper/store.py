@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIX = ".safetensors"
+# The modalities that have commands and options of their own; a store may name any other.
+MODALITIES = ("visual", "audio", "textual", "FAU")
 ENCODER_FILE = "encoder.json"
 # In a file's metadata: fingerprint of the input and, after a blank, identity of the encoder. One key, because
 # safetensors writes several in any order, and the same feature should be the same file.

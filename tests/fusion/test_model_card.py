@@ -206,25 +206,20 @@ def test_names_cannot_break_out_of_their_place() -> None:
 
 
 def test_pushing_takes_the_card_along(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the hub only what transformers asks of it: a repository without a card, and a place for a commit."""
-    from huggingface_hub.errors import EntryNotFoundError
-
+    """Of the hub only what is asked of it: a repository, and a place for a commit."""
     pushed: dict[str, bytes] = {}
 
     def create_repo(self: HfApi, repo_id: str, **kwargs: Any) -> Any:
         return type("Url", (), {"repo_id": repo_id})
 
-    def create_commit(self: HfApi, repo_id: str, operations: Any, **kwargs: Any) -> None:
+    def create_commit(self: HfApi, repo_id: str, operations: Any, **kwargs: Any) -> Any:
         pushed.update({each.path_in_repo: Path(each.path_or_fileobj).read_bytes() for each in operations})
-
-    def load(repo_id: str, **kwargs: Any) -> ModelCard:
-        raise EntryNotFoundError("no card there")
+        return type("Commit", (), {"commit_url": f"hub/{repo_id}/commit/1"})
 
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "create_commit", create_commit)
-    model, own = load_checkpoint(run), ModelCard.load
-    monkeypatch.setattr(ModelCard, "load", lambda where, **kwargs: (own if Path(where).exists() else load)(where))
-    model.push_to_hub("me/model", tags=["reactions"])
+    model = load_checkpoint(run)
+    assert model.push_to_hub("me/model", tags=["reactions"]) == "hub/me/model/commit/1"
     assert sorted(pushed) == ["README.md", "config.json", "model.safetensors"]
     card = ModelCard(pushed["README.md"].decode())
     assert card.text == ModelCard((run / "best" / "README.md").read_text()).text

@@ -13,13 +13,14 @@ import pandas as pd
 
 from viper.commands.common import report_scores
 from viper.commands.convert import arguments_of
-from viper.commands.feature_options import MODALITIES, feature_fields
+from viper.commands.feature_options import feature_fields
 from viper.errors import NothingDoneError, UserError
 from viper.evaluation.metrics import evaluate
 from viper.evaluation.submission import read_submission
 from viper.files import read_json
 from viper.logs import log, running
 from viper.manifest import Manifest
+from viper.store import MODALITIES
 from viper.task import load_task
 
 N_TRAIN, N_VAL, N_TEST = 150, 50, 50

@@ -10,9 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from viper.errors import UserError
-from viper.store import FeatureStore
-
-MODALITIES = ("visual", "audio", "textual", "FAU")
+from viper.store import MODALITIES, FeatureStore
 
 
 @dataclass(kw_only=True)

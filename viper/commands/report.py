@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viper.commands.feature_options import MODALITIES, FeatureOptions
+from viper.commands.feature_options import FeatureOptions
 from viper.errors import UserError
 from viper.files import prepare_outputs, write_json
 from viper.logs import log
+from viper.store import MODALITIES
 
 if TYPE_CHECKING:
     from viper.report.content import ReportContent

@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from viper.commands.convert import arguments_of, check_names, convert, option_types
-from viper.commands.feature_options import MODALITIES, FeatureOptions, feature_fields
+from viper.commands.feature_options import FeatureOptions, feature_fields
 from viper.commands.train_perceiver import TrainOptions, train
 from viper.errors import UserError
 from viper.logs import running
+from viper.store import MODALITIES
 
 OPTION_TYPES = option_types(TrainOptions)
 # Options of the command itself: where a run goes, and whether it is started over.

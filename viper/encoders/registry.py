@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from viper import encoders
 from viper.encoders.base import Encoder, ShortName, parameters_of
 from viper.errors import UserError
-from viper.store import EncoderInfo
+from viper.store import MODALITIES, EncoderInfo
 
 if TYPE_CHECKING:
     from viper.engine.device import Runtime
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 AnyEncoder = Encoder[Any, Any]
 
 # In this order they are listed. An encoder of any other modality is named in every command that gives what it reads.
-MODALITIES = ("visual", "audio", "textual", "FAU")
 # Which command gives an encoder what it reads.
 COMMANDS = {
     "frames": "extract_visual_features",

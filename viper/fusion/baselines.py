@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from viper.fusion.layers import Standardize
 
 if TYPE_CHECKING:
-    from viper.fusion.perceiver import PerceiverFusionConfig
+    from viper.fusion.config import PerceiverFusionConfig
 
 
 class Pooling(nn.Module):

@@ -16,10 +16,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -165,15 +166,37 @@ class PerceiverFusion(PreTrainedModel):
         if is_main_process:
             write_text(Path(save_directory) / CARD_FILE, model_card(self.config.to_dict()))
 
-    def _upload_modified_files(  # type: ignore[override]
-        self, working_dir: str | Path, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Before files go to a hub: transformers has just put a card of its own among them, which knows nothing of the
-        model. Only the tags it was told are taken over.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        tags: list[str] | None = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository of a hub, as transformers does; return the commit's URL.
+
+        The card is the model's own, with these tags; transformers would put one there that knows nothing of the model.
         """
-        path = Path(working_dir) / CARD_FILE
-        path.write_text(model_card(self.config.to_dict(), ModelCard.load(path).data.tags or ()), encoding="utf-8")
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
+        api = HfApi(token=token)
+        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            (Path(folder) / CARD_FILE).write_text(model_card(self.config.to_dict(), tags or ()), encoding="utf-8")
+            commit = api.create_commit(
+                repo_id=repository,
+                operations=[CommitOperationAdd(file.name, file) for file in sorted(Path(folder).iterdir())],
+                commit_message=commit_message or "Upload model",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
+        return str(commit.commit_url)
 
     def set_normalization(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Standardise features with these statistics from now on; they are saved in the checkpoint.

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from viper.fusion.layers import LatentPerceiver
 
 if TYPE_CHECKING:
-    from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
+    from transformers import PreTrainedModel
+
+    from viper.fusion.config import PerceiverFusionConfig
 
 
 class ChannelsPerceiver(nn.Module):
@@ -95,12 +97,12 @@ _RENAMES = (
 )
 
 
-def load_transformers_perceiver(model: PerceiverFusion, state_dict: Mapping[str, Tensor]) -> None:
+def load_transformers_perceiver(model: PreTrainedModel, state_dict: Mapping[str, Tensor]) -> None:
     """Copy the weights of transformers' ``PerceiverModel(config, decoder=PerceiverClassificationDecoder(...))``.
 
     Parameters
     ----------
-    model : PerceiverFusion
+    model : viper.PerceiverFusion
         A model with ``fusion="channels"`` of the same sizes; its ``modality_order`` must be the order in which the
         features were concatenated.
     state_dict : mapping of str to tensor

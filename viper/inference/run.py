@@ -16,13 +16,12 @@ from viper.fusion.checkpoint import load_checkpoint, resolve_checkpoint, task_of
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.stored import data_for
 from viper.manifest import Manifest
-from viper.store import FeatureStore
+from viper.store import MODALITIES, FeatureStore
 from viper.task import Task
 from viper.training.data import FusionData
 from viper.training.run_folder import CONFIG_FILE, FREE_OPTIONS
 
 # Modalities with an option of their own in config.yaml, NAME_features_input_folder; others are in its list `features`.
-NAMED_MODALITIES = ("visual", "audio", "textual", "FAU")
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def _read_card(path: Path) -> dict[str, Any]:
 def _recorded_folders(options: Mapping[str, Any]) -> dict[str, Path]:
     """Return modality -> folder of a training, with paths as they were given there."""
     folders = {}
-    for name in NAMED_MODALITIES:
+    for name in MODALITIES:
         if (folder := options.get(f"{name}_features_input_folder")) is not None and options.get(name, True):
             folders[name] = Path(folder)
     for pair in options.get("features") or []:
@@ -132,7 +131,7 @@ def _open_stores(
     recorded: Mapping[str, Path], run: Path, given: Mapping[str, Path], without: Collection[str], can_override: bool
 ) -> dict[str, FeatureStore]:
     """Open the recorded stores, each replaced by the given one, and leave out those of `without`."""
-    names = [*(name for name in NAMED_MODALITIES if name in recorded or name in given), *recorded, *given]
+    names = [*(name for name in MODALITIES if name in recorded or name in given), *recorded, *given]
     folders = {name: {**recorded, **given}[name] for name in dict.fromkeys(names) if name not in without}
     if not folders:
         raise UserError("no features given: name a folder with --visual_features_input_folder or another of its kind")
@@ -144,6 +143,6 @@ def _open_stores(
 
 
 def _option_for(name: str) -> str:
-    if name in NAMED_MODALITIES:
+    if name in MODALITIES:
         return f"--{name}_features_input_folder, or --no-{name} to leave it out"
     return f"--features {name}=FOLDER"
