@@ -24,7 +24,7 @@ from typing import Any
 import checkpoints
 import pytest
 from browser import browser, chromium  # noqa: F401  fixtures
-from many import Launcher
+from many import TRAINING, Launcher
 
 from viper import cli
 from viper.encoders.multitask import import_py_feat
@@ -83,6 +83,13 @@ def run(capsys: pytest.CaptureFixture[str], log_as_before: None) -> Any:
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     """Commands as processes that can be killed."""
     with Launcher(tmp_path_factory.mktemp("launcher")) as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Trainings as processes that can be killed, or that share the work."""
+    with Launcher(tmp_path_factory.mktemp("trainings"), TRAINING) as launcher:
         yield launcher
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,18 +26,15 @@ IS_LONG = os.environ.get("VIPER_LONG_TESTS") == "1"
 BROKEN = "broken"
 N_KINDS = 3
 
-# Run by a process that has imported all that commands need: a fork of it starts in milliseconds, not in seconds.
+# Run by a process that has imported what is asked for, and has done nothing else: a fork of it starts in milliseconds,
+# not in seconds, and has no threads or gradients of its parent's to stumble over.
 _LAUNCHER = """
-import json, os, resource, sys
+import importlib, json, os, resource, sys
+sys.path[:0] = json.loads(sys.argv[2])
+for module in json.loads(sys.argv[1]):
+    importlib.import_module(module)
 from viper import cli
-import viper.commands.crop_images, viper.commands.get_frame, viper.commands.extract_features
-import torch, skimage.feature
-import viper.engine.device
-from viper.encoders.registry import encoder_classes
-
-encoder_classes()
-if os.environ.get("VIPER_LONG_TESTS") == "1":
-    import facenet_pytorch, librosa.core.spectrum, librosa.feature.spectral
+import torch
 
 torch.set_num_threads(1)
 print("ready", flush=True)
@@ -45,27 +43,40 @@ for line in sys.stdin:
     if isinstance(request, int):
         print(os.waitstatus_to_exitcode(os.waitpid(request, 0)[1]), flush=True)
         continue
-    command, arguments, log, largest_file = request
+    command, arguments, log, largest_file, environment = request
     child = os.fork()
     if child == 0:
         os.setsid()
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         os.dup2(2, 1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.update(environment)
         if largest_file:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+        code = 0
         try:
-            cli.main(command, arguments)
+            module, _, function = command.rpartition(":")
+            if module:
+                getattr(importlib.import_module(module), function)(*arguments)
+            else:
+                cli.main(command, arguments)
         except SystemExit as stop:
             code = stop.code
         except BaseException:
             import traceback
             traceback.print_exc()
             code = 99
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)
     print(child, flush=True)
 """
+EXTRACTING = (
+    "viper.commands.crop_images", "viper.commands.get_frame", "viper.commands.extract_features", "viper.engine.device",
+    "skimage.feature", "viper.encoders.image", "viper.encoders.hog",
+    *(("facenet_pytorch", "librosa.core.spectrum", "librosa.feature.spectral") if IS_LONG else ()),
+)  # fmt: skip
+TRAINING = ("viper.commands.train_perceiver", "viper.training.loop", "viper.fusion.perceiver", "viper.inference.stored")
 
 
 @dataclass(frozen=True)
@@ -164,15 +175,19 @@ TRIED = tuple(STAGES) if IS_LONG else ("get_frame", "visual")
 
 
 class Launcher:
-    """Starts commands as processes of their own, each in a session (and process group) of its own."""
+    """Starts commands as processes of their own, each in a session (and process group) of its own.
 
-    def __init__(self, folder: Path) -> None:
+    `modules` are imported beforehand.
+    """
+
+    def __init__(self, folder: Path, modules: Sequence[str] = EXTRACTING) -> None:
         self._folder = folder
         self._logs: dict[int, Path] = {}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+            [sys.executable, "-c", _LAUNCHER, json.dumps(modules), json.dumps(sys.path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
         assert self._line() == "ready"
 
     def __enter__(self) -> Launcher:
@@ -185,12 +200,27 @@ class Launcher:
         self._process.wait(timeout=60)
         self._process.stdout.close()  # type: ignore[union-attr]
 
-    def start(self, command: str, arguments: list[str], largest_file: int = 0) -> int:
-        """Starts a command; its process. Its writes beyond `largest_file` bytes of a file fail, as on a full disk."""
+    def start(self, command: str, arguments: list[str], largest_file: int = 0, **environment: str) -> int:
+        """Starts a command, or a function named "module:function"; its process.
+
+        Its writes beyond `largest_file` bytes of a file fail, as on a full disk.
+        """
         log = self._folder / str(len(self._logs))
-        process = self._ask([command, arguments, str(log), largest_file])
+        process = self._ask([command, arguments, str(log), largest_file, environment])
         self._logs[process] = log
         return process
+
+    def together(self, command: str, arguments: list[str], n: int = 2) -> list[str]:
+        """Runs n processes that know of each other, as torchrun starts them; what each has said."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        shared = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        processes = [self.start(command, arguments, RANK=str(k), LOCAL_RANK=str(k), **shared) for k in range(n)]
+        codes = [self.wait(process) for process in processes]
+        said = [self.said(process) for process in processes]
+        assert codes == [0] * n, "\n".join(said)[-3000:]
+        return said
 
     def wait(self, process: int) -> int:
         """The exit code of a process that was started; negative: the signal that ended it. To be asked once of each."""
@@ -216,6 +246,11 @@ class Launcher:
         line = self._process.stdout.readline().strip()
         assert line, "the launcher of commands has ended"
         return line
+
+
+def is_running(process: int) -> bool:
+    """Whether a process that was started is still at work."""
+    return process in session_members(process)
 
 
 def session_members(session: int) -> list[int]:

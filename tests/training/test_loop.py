@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from forked import fork_processes
+from many import Launcher
 from torch import nn
 
 from viper.errors import UserError
@@ -185,18 +185,19 @@ def test_wrong_numbers_are_named() -> None:
             _options(**{name: value}).check()
 
 
-def test_two_processes_agree_on_what_fits(tmp_path: Path) -> None:
+def train_with_little_memory(folder: str) -> None:
+    """What each of two processes does."""
+    start_logging()
+    rank = int(os.environ["RANK"])
+    network = _line(dropout=0.0, fits=1000 if rank == 0 else 2)
+    _train(Path(folder), network, _options(batch_size=12, n_epochs=2))
+    torch.save(network.map.weight.detach(), Path(folder) / f"{rank}.pt")
+    print(sorted(set(network.batches)))
+
+
+def test_two_processes_agree_on_what_fits(tmp_path: Path, trainings: Launcher) -> None:
     """The second process has less memory; the first hears of it before it waits for gradients."""
-
-    def work() -> None:
-        start_logging()
-        rank = int(os.environ["RANK"])
-        network = _line(dropout=0.0, fits=1000 if rank == 0 else 2)
-        _train(tmp_path, network, _options(batch_size=12, n_epochs=2))
-        torch.save(network.map.weight.detach(), tmp_path / f"{rank}.pt")
-        print(sorted(set(network.batches)))
-
-    said = fork_processes(work, tmp_path)
+    said = trainings.together(f"{__name__}:train_with_little_memory", [str(tmp_path)])
     one = _line(dropout=0.0)
     _train(tmp_path, one, _options(batch_size=12, n_epochs=2))
     for rank in (0, 1):

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from forked import fork_processes
-from many import IS_LONG
+from many import IS_LONG, Launcher
 from planted import Planted, plant, rows_of
 
-from viper import cli
 from viper.cli import run_command
 from viper.errors import UserError
 from viper.fusion.checkpoint import load_checkpoint
@@ -30,12 +28,12 @@ def _arguments(planted: Planted, run: Path, *options: str) -> list[str]:
             "--output_checkpoint_folder", str(run), *TRAINING, *options]  # fmt: skip
 
 
-def _train_in_two(arguments: list[str], folder: Path) -> str:
+def _train_in_two(arguments: list[str], trainings: Launcher) -> str:
     """Train in two processes; return what they said."""
-    return "".join(fork_processes(lambda: cli.main("train_perceiver", arguments), folder))
+    return "".join(trainings.together("train_perceiver", arguments))
 
 
-def _torchrun(arguments: list[str], folder: Path) -> str:
+def _torchrun(arguments: list[str], trainings: Launcher) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
                "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]  # fmt: skip
     command += ["-m", "viper.cli", "train_perceiver", *arguments]
@@ -46,13 +44,15 @@ def _torchrun(arguments: list[str], folder: Path) -> str:
 
 
 @pytest.mark.parametrize("start", [_train_in_two, *([_torchrun] if IS_LONG else [])])
-def test_two_processes_do_what_one_does(tmp_path: Path, start: Callable[[list[str], Path], str]) -> None:
+def test_two_processes_do_what_one_does(
+    tmp_path: Path, trainings: Launcher, start: Callable[[list[str], Launcher], str]
+) -> None:
     planted = plant(tmp_path)
     # A clip without a label of one target: the processes' shares of the batch have different numbers of labels.
     lines = planted.manifest.read_text().splitlines()
     lines[3] = ",".join([*lines[3].split(",")[:-1], ""])
     planted.manifest.write_text("\n".join(lines) + "\n")
-    said = start(_arguments(planted, tmp_path / "two"), tmp_path)
+    said = start(_arguments(planted, tmp_path / "two"), trainings)
     # One process speaks.
     assert said.count("best by validation Pearson") == 1
     assert run_command("train_perceiver", _arguments(planted, tmp_path / "one")) == 0
@@ -66,11 +66,11 @@ def test_two_processes_do_what_one_does(tmp_path: Path, start: Callable[[list[st
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=2e-3)
 
 
-def test_two_processes_learn_the_same_utilities(tmp_path: Path) -> None:
+def test_two_processes_learn_the_same_utilities(tmp_path: Path, trainings: Launcher) -> None:
     """Each takes half of a batch's pairs and lists, whose clips are other ones, and more or fewer."""
     planted = plant(tmp_path, "preference")
     options = ("--loss", "plackett_luce+bradley_terry", "--batch_size", "14", "--n_epochs", "2")  # 15 batches of 210
-    _train_in_two(_arguments(planted, tmp_path / "two", *options), tmp_path)
+    _train_in_two(_arguments(planted, tmp_path / "two", *options), trainings)
     assert run_command("train_perceiver", _arguments(planted, tmp_path / "one", *options)) == 0
     one, two = (rows_of(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     for name in ("training_loss", "pairwise_accuracy", "kendall_tau"):

@@ -62,7 +62,7 @@ def test_clips_in_no_order_are_not_trained_on(tmp_path: Path) -> None:
     [
         ("less,more\na,b\n", "columns must be rank_1"),
         ("rank_1,rank_2\na,b\nb,x\n", "line 3: the clip 'x' is not in the manifest"),
-        ("rank_1,rank_2\na,[a]\n", "line 2: the clip 'a' stands there twice"),
+        ("rank_1,rank_2\na,[a]\n", "line 2: the clip 'a' appears twice"),
         ("rank_1,rank_2\na,d\n", "line 2: clips of different splits: 'a' is in Train, 'd' in Val"),
         ("rank_1,rank_2\na,\n", "line 2: an order has at least two clips"),
         ("rank_1,rank_2,rank_3\na,,b\n", "line 2: an order fills its cells"),

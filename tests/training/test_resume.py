@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from forked import fork_command, is_running, wait
-from many import IS_LONG
+from many import IS_LONG, Launcher, is_running
 from planted import Planted, plant, rows_of
 
 from viper.cli import run_command
@@ -85,20 +84,21 @@ def test_stopped_around_a_save_and_resumed(
 
 
 def test_killed_at_any_moment_and_resumed_by_another_process(
-    planted: Planted, uninterrupted: Path, tmp_path: Path
+    planted: Planted, uninterrupted: Path, trainings: Launcher, tmp_path: Path
 ) -> None:
-    run, log = tmp_path / "run", tmp_path / "log"
+    run = tmp_path / "run"
     arguments = _arguments(planted, run, "--resume")
     for n_epochs in (1, 3) if IS_LONG else (2,):  # killed with SIGKILL a little after so many epochs
-        process = fork_command("train_perceiver", arguments, log)
+        process = trainings.start("train_perceiver", arguments)
         while not (run / f"perceiver_{n_epochs}").exists():
-            assert is_running(process), "it ended before it could be killed"
+            assert is_running(process), trainings.said(process)
             time.sleep(0.002)
         time.sleep(0.01 * n_epochs)
         os.kill(process, signal.SIGKILL)
-        assert wait(process) == -signal.SIGKILL, log.read_text()
+        assert trainings.wait(process) == -signal.SIGKILL, trainings.said(process)
     assert not (run / "summary.json").exists()
-    assert wait(fork_command("train_perceiver", arguments, log)) == 0, log.read_text()
+    code, said = trainings.run("train_perceiver", arguments)
+    assert code == 0, said
     _assert_same(run, uninterrupted)
     assert not list(run.glob(".tmp-*"))  # what it left when it was killed is gone, too
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from forked import fork_command, is_running, wait
+from many import Launcher, is_running
 
 from viper.cli import run_command
 from viper.errors import ClipError, NothingDoneError, UserError
@@ -351,21 +351,20 @@ def test_overwriting_a_run_removes_the_run_and_nothing_else(planted: Path, tmp_p
     assert len(_csv_rows(tmp_path / "metrics.csv")) == 1
 
 
-def test_a_stopped_training_says_what_is_kept(planted: Path, tmp_path: Path) -> None:
+def test_a_stopped_training_says_what_is_kept(planted: Path, trainings: Launcher, tmp_path: Path) -> None:
     """Ctrl-C in the middle: one line, exit code 130, and a best that can be used."""
-    log = tmp_path / "log"
     arguments = ["--csv_path", str(planted / "manifest.csv"), *_inputs(planted, ["FAU"]), "--output_checkpoint_folder",
                  str(tmp_path / "run"), "--preset", "tiny", "--n_epochs", "5000", "--device", "cpu",
                  "--keep", "best"]  # fmt: skip
-    process = fork_command("train_perceiver", arguments, log)
+    process = trainings.start("train_perceiver", arguments)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "best").exists():
         assert time.monotonic() < deadline
-        assert is_running(process)
+        assert is_running(process), trainings.said(process)
         time.sleep(0.02)
     os.kill(process, signal.SIGINT)
-    assert wait(process) == 130
-    errors = log.read_text()
+    assert trainings.wait(process) == 130
+    errors = trainings.said(process)
     assert "Traceback" not in errors
     assert "the epochs that were finished are in" in errors.splitlines()[-1]
     assert load_checkpoint(tmp_path / "run").config.task["targets"] == list(TARGETS)

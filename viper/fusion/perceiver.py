@@ -166,7 +166,7 @@ class PerceiverFusion(PreTrainedModel):
         if is_main_process:
             write_text(Path(save_directory) / CARD_FILE, model_card(self.config.to_dict()))
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # transformers wraps the method
         self,
         repo_id: str,
         *,
