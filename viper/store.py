@@ -340,7 +340,9 @@ class FeatureStore:
 
 def _made_of(file: Any) -> tuple[str, str]:
     """The fingerprint of what a file was made from, and the identity of its encoder, where they are known."""
-    source, _, encoder = str((file.metadata() or {}).get(SOURCE, "")).partition(" ")
+    text = str((file.metadata() or {}).get(SOURCE, ""))
+    # An identity has no blank in it; what a feature was made from may have some, and files of old have no identity.
+    source, _, encoder = text.rpartition(" ") if " " in text else (text, "", "")
     return source, encoder
 
 

@@ -77,7 +77,7 @@ def short() -> Iterator[Path]:
 def started() -> Iterator[Nodes]:
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # as `short`
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent))))
         # Where Ray notes the cluster's address, besides `temp_dir`: it makes the former only for clusters of its own.
         patch.setenv("RAY_TMPDIR", str(folder))
         (folder / "ray").mkdir()
@@ -286,7 +286,9 @@ def test_every_clip_is_answered_once(place: Place) -> None:
 
 def _kill_node_of(place: Place, nodes: Nodes, n_saved: int) -> str:
     """Waits for so many results, and kills the node that saved the last of them."""
+    deadline = time.monotonic() + 300
     while len(texts := place.texts()) < n_saved:
+        assert time.monotonic() < deadline, "no results"
         time.sleep(0.02)
     last = max(texts, key=lambda clip: (place.output / f"{clip}.txt").stat().st_mtime_ns)
     nodes.kill(texts[last][2])
