@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -235,10 +235,21 @@ def read_json(path: Path) -> Any:
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as the text of a CSV file, the header first."""
+    """Return rows as the text of a CSV file, the header first."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as a CSV file, the header first, atomically."""
+    write_text(path, csv_text(rows))
+
+
+def write_csv_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write at least one row, each column -> value, as a CSV file with the first one's columns, atomically."""
+    header = list(records[0])
+    write_csv(path, [header, *([record.get(name, "") for name in header] for record in records)])
 
 
 def read_csv_rows(path: Path) -> list[tuple[int, list[str]]]:

@@ -18,6 +18,8 @@ from viper.commands.feature_options import feature_fields
 from viper.commands.get_frame import GetFrameOptions
 from viper.encoders.user_encoder import is_own_name
 from viper.errors import UserError, did_you_mean, either
+from viper.evaluation.submission import SUBMISSION_FILE
+from viper.training.run_folder import SUMMARY_FILE
 
 Options = TypeVar("Options")
 SHARED_KEYS = ("n_workers", "device", "offline", "clip_timeout", "engine", "ray_address", "num_gpus")
@@ -115,9 +117,9 @@ class _Planner:
             "train", train_perceiver.TrainOptions, output_checkpoint_folder=run, task=self._task, overwrite=True,
             resume=False, n_seeds=1, **inputs,
         )  # fmt: skip
-        steps = [Step("train", train_perceiver.run, train, run / "summary.json")]
+        steps = [Step("train", train_perceiver.run, train, run / SUMMARY_FILE)]
         if self._wants("submission"):
-            path = output / "submission.csv"
+            path = output / SUBMISSION_FILE
             options: Any = self._stage(
                 "submission", submission_creation.SubmissionOptions, model_path=run, output_path=path, **inputs
             )
