@@ -19,7 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from viper.errors import UserError
+import yaml
+
+from viper.errors import UserError, one_line
 
 TEMPORARY_PREFIX = ".tmp-"
 # Temporaries of other machines (or of names older than this scheme) are left alone for so long: their process may live.
@@ -232,6 +234,14 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+
+
+def read_yaml(path: Path, what: str = "YAML") -> Any:
+    """Return what a YAML file holds; one that cannot be read as `what` it should be is a UserError naming it."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as {what} ({one_line(str(error))})") from error
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:

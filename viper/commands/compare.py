@@ -192,7 +192,7 @@ def _score(
                     scores = evaluate(task, predicted, data.truth)
                 for metric, value in _values(scores).items():
                     views.setdefault(view, {}).setdefault(metric, []).append(value)
-    n_parameters = sum(parameter.numel() for parameter in fusion.parameters())
+    n_parameters = fusion.num_parameters()
     return Result(model, list(runs), n_parameters, views)
 
 

@@ -16,7 +16,7 @@ from viper.commands.feature_options import FeatureOptions
 from viper.commands.search_space import Range, default_space, read_space, usual_values
 from viper.commands.train_perceiver import TrainOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
-from viper.errors import NothingDoneError, UserError
+from viper.errors import NothingDoneError, UserError, one_line
 from viper.files import read_json, write_csv
 from viper.logs import log
 from viper.task import Task, load_task
@@ -204,7 +204,7 @@ def _run_trial(search: Search, trial: FrozenTrial) -> None:
     except (UserError, NothingDoneError, torch.OutOfMemoryError) as error:
         if not search.finished():  # a mistake that every trial would repeat
             raise
-        reason = " ".join(str(error).split())
+        reason = one_line(str(error))
     if value is None:
         search.study.set_user_attr(f"error of trial {trial.number}", reason)
         search.study.tell(trial.number, state=TrialState.FAIL)

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from viper.errors import UserError
-from viper.files import read_json
+from viper.files import read_json, read_yaml
 from viper.fusion.checkpoint import load_checkpoint, resolve_checkpoint, task_of
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.stored import data_for
@@ -104,10 +102,7 @@ def open_run(
 def _read_card(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        card = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    card = read_yaml(path)
     if not isinstance(card, dict) or not isinstance(card.get("options", {}), dict):
         raise UserError(f"{path}: does not describe a run; train_perceiver writes it")
     return card
