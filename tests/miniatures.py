@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from clips import write_wav
 from patterns import FPS, MAX_LEVELS, RATE, stripe_frames, tones
 
-from viper.demo.media import write_video, write_wav
+from viper.demo.media import write_video
 from viper.files import write_csv, write_json
 from viper.task import load_task
 

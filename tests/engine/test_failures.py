@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from csv_files import rows_of
 
 from viper.engine.failures import FAILURES_FILE, Failure, FailureLog, read_failures
 from viper.errors import ClipError
@@ -164,8 +164,7 @@ def test_whatever_a_message_quotes_is_one_printable_line_that_reads_back(tmp_pat
 def test_a_message_is_no_formula_and_an_id_stays_an_id(tmp_path: Path, text: str) -> None:
     FailureLog(tmp_path, STAGE).failed(Failure.of(text, STAGE, ClipError(f"{text}.npy: cannot be read")))
     FailureLog(tmp_path, STAGE).failed(Failure.of("other", STAGE, ClipError("x")))  # the list is written again
-    with (tmp_path / FAILURES_FILE).open(newline="") as file:
-        written = {row["clip"]: row["message"] for row in csv.DictReader(file)}
+    written = {row["clip"]: row["message"] for row in rows_of(tmp_path / FAILURES_FILE)}
     assert written == {text: f"'{text}.npy: cannot be read", "other": "x"}
     FailureLog(tmp_path, STAGE).succeeded(text)
     assert rows(tmp_path) == [("other", "x")]
