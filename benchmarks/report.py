@@ -26,7 +26,7 @@ import tyro
 from viper.commands import report
 from viper.commands.report import ReportOptions
 from viper.commands.train_perceiver import TrainOptions
-from viper.files import csv_text, write_json, write_text
+from viper.files import write_csv, write_json
 from viper.fusion.checkpoint import point_best, save_checkpoint
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
 from viper.logs import start_logging
@@ -98,7 +98,7 @@ def make_run(root: Path, options: Options) -> None:
     people = [(f"p{k % 300:03d}", 18 + k % 300 % 50, ("China", "USA", "South Africa")[k % 300 % 3])
               for k in range(options.n_clips)]  # fmt: skip
     rows = [[clip, "Val", *row, *person] for clip, row, person in zip(clips, labels, people, strict=True)]
-    write_text(root / "manifest.csv", csv_text([header, *rows]))
+    write_csv(root / "manifest.csv", [header, *rows])
     stores = {name: _store(root / "features" / name, width, clips, rng) for name, width in WIDTHS.items()}
     _frames(root / "faces", clips, rng)
     modalities = {name: {"width": store.width, "encoder": asdict(store.info)} for name, store in stores.items()}

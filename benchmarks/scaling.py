@@ -91,7 +91,7 @@ def storage(videos: Path, folder: Path) -> None:
     sampled = []
     for clip in list_videos(videos):
         try:
-            sampled.append(read_frames(clip.path, lambda n: uniform_indices(n, 4)).images)
+            sampled.append(read_frames(clip.path, lambda times: uniform_indices(len(times), 4)).images)
         except ClipError:
             continue
     print("\n| of a clip | kB | of videos |\n|---|---|---|")

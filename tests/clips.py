@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import wave
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,17 @@ def voice(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
     wave = sum(strength * np.sin(k * phase + offsets[k]) for k, strength in enumerate(strengths, 1))
     envelope = 0.2 + 0.8 * np.sin(2 * np.pi * 2.5 * t + offsets[0]) ** 2
     return np.asarray(wave * envelope / strengths.sum(), np.float32)
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
+    """A file of 16-bit PCM; `samples` (n,) mono or (n, channels) float, clipped to [-1, 1]."""
+    pcm = np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1 if pcm.ndim == 1 else pcm.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.ascontiguousarray(pcm).tobytes())
 
 
 def write_sound(path: Path, samples: np.ndarray, rate: int, codec: str) -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from clips import RATE, pictures, voice, write_faces, write_frames, write_srt
+from clips import RATE, pictures, voice, write_faces, write_frames, write_srt, write_wav
 from media import write_coded
 
-from viper.demo.media import write_wav
 from viper.media.pictures import FACES_FILE
 from viper.store import ENCODER_FILE
 

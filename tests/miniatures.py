@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from clips import write_wav
 from patterns import FPS, MAX_LEVELS, RATE, stripe_frames, tones
 
-from viper.demo.media import write_video, write_wav
-from viper.files import csv_text, write_json, write_text
+from viper.demo.media import write_video
+from viper.files import write_csv, write_json
 from viper.task import load_task
 
 Truth = dict[str, dict[str, float]]
@@ -46,7 +47,7 @@ def write_hume(folder: Path, n_train: int = 40, n_val: int = 16, n_test: int = 1
             rows.append([f"[{clip}]", split, *cells, str(rng.integers(18, 60)), "United States"])
             seen = [value for name, value in values.items() if name not in heard]
             _video(folder / "videos" / f"{clip}.mp4", seen, rng, [values[name] for name in heard])
-    write_text(folder / "data_info.csv", csv_text(rows))
+    write_csv(folder / "data_info.csv", rows)
     return truth
 
 
@@ -230,7 +231,7 @@ def write_mosi(folder: Path, n_train: int = 9, n_valid: int = 3, n_test: int = 4
                 sense = "Positive" if value > 0 else "Negative" if value < 0 else "Neutral"
                 rows.append([video, str(clip), "AND I REALLY MEAN IT", str(value), sense, mode])
                 _video(folder / "Raw" / video / f"{clip}.mp4", [(value + 3) / 6, *rng.uniform(size=3)], rng)
-    write_text(folder / "label.csv", csv_text(rows))
+    write_csv(folder / "label.csv", rows)
     return truth
 
 

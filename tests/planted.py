@@ -48,6 +48,11 @@ class Planted:
         """The options that name the features, of all modalities unless some are named."""
         return [part for name in names or WIDTHS for part in (f"--{name}_features_input_folder", str(self.root / name))]
 
+    def training(self, run: Path, *options: str) -> list[str]:
+        """The arguments of a training on the processor, on all modalities."""
+        return ["--csv_path", str(self.manifest), "--task", str(self.card), *self.inputs(), "--device", "cpu",
+                "--output_checkpoint_folder", str(run), *options]  # fmt: skip
+
     def stores(self, *names: str) -> dict[str, FeatureStore]:
         """The opened stores."""
         return {name: FeatureStore.open(self.root / name) for name in names or WIDTHS}
@@ -140,9 +145,3 @@ def _label_cells(kind: str, row: np.ndarray) -> list[Any]:
 def predict_all(model: PerceiverFusion, data: FusionData) -> np.ndarray:
     """The predictions that linear models are fitted by."""
     return predict(model, data, 64, torch.device("cpu"))
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV with a header."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import matplotlib.figure
 import numpy as np
 import pandas as pd
 import pytest
-from clips import pictures, voice, write_faces
+from clips import pictures, voice, write_faces, write_wav
+from csv_files import write_rows
 
 import viper
-from viper.demo import write_wav
 from viper.task import load_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "notebook.md"
@@ -34,8 +33,7 @@ def _make_study(root: Path) -> None:
         write_wav(root / "videos" / f"{number}.wav", voice(1.0, RATE, number), RATE)
         split = "Train" if number < 6 else "Val" if number < 9 else "Test"
         rows.append([f"[{number}]", split, *(str(value) for value in rng.uniform(size=len(targets)).round(3))])
-    with (root / "manifest.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    write_rows(root / "manifest.csv", rows)
 
 
 def test_the_page_is_run_from_features_to_a_plot(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from csv_files import rows_of, write_rows
 from many import IS_LONG
 
 from viper.cli import parse, run_command
@@ -70,8 +70,7 @@ def _make_study(root: Path) -> None:
         ratings = [str(plan.intensities[shown]) if plan.split == "Train" else "" for shown in RATED.values()]
         rows.append([f"videos/{plan.clip}.mp4", plan.identity.name, plan.split, *ratings])
     shutil.copy(videos / f"{plan.clip}.mp4", root / "new.mp4")
-    with (root / "recordings" / "ratings.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    write_rows(root / "recordings" / "ratings.csv", rows)
     (root / "reactions.yaml").write_text(_blocks("yaml")[0][1])
 
 
@@ -115,8 +114,7 @@ def _check_products(root: Path) -> None:
         predicted = read_submission(root / name, task)
         assert list(predicted.index) == manifest.split(split).clips
         assert np.isfinite(predicted[list(task.targets)].to_numpy()).all()
-    with (root / "new.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(root / "new.csv")
     assert rows
     assert all(0 <= float(row[target]) <= 1 for row in rows for target in task.targets)
     for page in ("new.html", "study_work/report/report.html", "study_work/compared/report.html"):

@@ -15,11 +15,13 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from viper.errors import UserError
+import yaml
+
+from viper.errors import UserError, one_line
 
 TEMPORARY_PREFIX = ".tmp-"
 # Temporaries of other machines (or of names older than this scheme) are left alone for so long: their process may live.
@@ -234,11 +236,30 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
 
 
+def read_yaml(path: Path, what: str = "YAML") -> Any:
+    """Return what a YAML file holds; one that cannot be read as `what` it should be is a UserError naming it."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as {what} ({one_line(str(error))})") from error
+
+
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as the text of a CSV file, the header first."""
+    """Return rows as the text of a CSV file, the header first."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as a CSV file, the header first, atomically."""
+    write_text(path, csv_text(rows))
+
+
+def write_csv_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write at least one row, each column -> value, as a CSV file with the first one's columns, atomically."""
+    header = list(records[0])
+    write_csv(path, [header, *([record.get(name, "") for name in header] for record in records)])
 
 
 def read_csv_rows(path: Path) -> list[tuple[int, list[str]]]:

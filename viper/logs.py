@@ -34,10 +34,9 @@ def start_logging() -> None:
     tqdm.set_lock(threading.RLock())
     handler = _Lines()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("viper")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
@@ -68,13 +67,12 @@ def quiet_transformers() -> Iterator[None]:
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
     """Hold back viper's warnings, where the same thing is done many times over and its outcome shows elsewhere."""
-    logger = logging.getLogger("viper")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        log.setLevel(level)
 
 
 _command: ContextVar[str] = ContextVar("command", default="")

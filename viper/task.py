@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from viper.errors import UserError
+from viper.files import read_yaml
 
 # What a card may name under `metrics`, by kind; viper.evaluation.metrics computes them.
 METRICS = {
@@ -158,10 +157,7 @@ def load_task(name: str) -> Task:
         path = cards_folder() / f"{name}.yaml"
         if not path.is_file():
             raise UserError(f"task {name!r}: no such card; there are {', '.join(task_names())}, or give a YAML's path")
-    try:
-        card = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as a task card ({' '.join(str(error).split())})") from error
+    card = read_yaml(path, "a task card")
     if not isinstance(card, dict):
         raise UserError(f"{path}: a task card is a YAML mapping with keys such as name, kind, targets")
     return _parse(card, path)

@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from viper import FeatureStore, Manifest
-from viper.commands.feature_options import MODALITIES
 from viper.evaluation.drawing import COLOUR_MAP, FAINT_INK, INK, hide_frame, new_figure, save_png
 from viper.evaluation.submission import read_submission
 from viper.media.pictures import FrameClip, read_image
+from viper.store import MODALITIES
 from viper.task import load_task
 
 HERE = Path(__file__).parent

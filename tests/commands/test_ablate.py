@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from planted import TARGETS, WIDTHS, Planted, plant, predict_all, rows_of
+from csv_files import rows_of
+from planted import TARGETS, WIDTHS, Planted, plant, predict_all
 
 from viper.cli import run_command
 from viper.errors import UserError

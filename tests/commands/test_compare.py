@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from planted import SIZES, Planted, plant, rows_of
+from csv_files import rows_of
+from planted import SIZES, Planted, plant
 
 from viper.cli import parse, run_command
 from viper.commands.common import mean_and_std

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from checkpoints import write_timesformer
+from csv_files import rows_of
 from miniatures import write_v2v
 
 from viper.cli import run_command
@@ -68,8 +68,7 @@ def _stamps(folder: Path) -> dict[str, int]:
 
 def test_everything_is_made(data: Path) -> None:
     work = data / "work"
-    with (work / "submission.csv").open(newline="") as file:
-        assert [row["File_ID"] for row in csv.DictReader(file)] == ["[10007]", "[10008]"]
+    assert [row["File_ID"] for row in rows_of(work / "submission.csv")] == ["[10007]", "[10008]"]
     assert (work / "confusion" / "confusion_overview.png").is_file()
     assert read_json(work / "report" / "report.json")["clips"] == ["10005", "10006"]
     config = yaml.safe_load((work / "run" / "config.yaml").read_text())
@@ -217,8 +216,7 @@ def test_some_failed_clips_end_in_exit_code_3(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({**CARD, "subtitles": None, "features": features, **quick}))
     assert run_command("pipeline", [str(tmp_path / "data.yaml")]) == 3
     for folder in ("frames", "features/audio"):
-        with (tmp_path / "work" / folder / "failures.csv").open(newline="") as file:
-            assert [row["clip"] for row in csv.DictReader(file)] == ["10001"]
+        assert [row["clip"] for row in rows_of(tmp_path / "work" / folder / "failures.csv")] == ["10001"]
     assert (tmp_path / "work" / "submission.csv").is_file()
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from planted import Planted, plant, rows_of
+from csv_files import rows_of
+from planted import Planted, plant
 
 from viper.cli import run_command
 from viper.commands import tune

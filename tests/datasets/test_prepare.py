@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import pickle
 import re
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from csv_files import rows_of
 
 from viper.datasets import FORMATS, ReadOptions, read_labels
 from viper.datasets.labels import Labels
@@ -32,11 +32,6 @@ def test_every_format_has_a_name_of_its_own_and_a_wrong_one_says_which_there_are
 
 def _read(task: str, source: Path, **options: Any) -> Labels:
     return read_labels(load_task(task), source, ReadOptions(**options))
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _files(root: Path, *names: str) -> Path:
@@ -75,7 +70,7 @@ def test_data_info_keeps_ids_splits_empty_labels_and_further_columns(run: Callab
     )
     said = run("prepare", "hume_reaction", "--source", tmp_path, "--output", tmp_path / "m.csv", n_workers=None)
     assert said.code == 0
-    rows = _rows(tmp_path / "m.csv")
+    rows = rows_of(tmp_path / "m.csv")
     assert [row["File_ID"] for row in rows] == ["[10001]", "[10002]", "[10003]"]
     assert [row["Split"] for row in rows] == ["Train", "Val", "Test"]
     assert rows[0]["Empathic-Pain"] == ".5"

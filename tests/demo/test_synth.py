@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
-import wave
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from csv_files import rows_of
 from many import IS_LONG
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfilt
@@ -31,9 +30,8 @@ from viper.demo import (
     write_clip,
     write_srt,
     write_video,
-    write_wav,
 )
-from viper.demo.words import Cue, word_grade
+from viper.demo.words import GRADES, Cue
 
 RATE = 16000
 
@@ -66,11 +64,6 @@ def decoded(path: Path) -> tuple[list[float], list[NDArray[np.uint8]]]:
 
 def still(identity: Identity, amusement: float, disgust: float, surprise: float) -> NDArray[np.uint8]:
     return next(render_frames(identity, [(amusement, disgust, surprise)], 30, rng()))
-
-
-def manifest_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +192,9 @@ class TestVoice:
 
 def mean_grade(emotion: str, intensities: dict[str, float]) -> float:
     texts = [cue.text for seed in range(30) for cue in make_cues(intensities, 2, rng(seed))]
-    grades = [word_grade(emotion, word.strip(",")) for text in texts for word in text.split()]
-    return float(np.mean([grade for grade in grades if grade is not None]))
+    step_of = {word: step for step, words in enumerate(GRADES[emotion]) for word in words}
+    words = [word.strip(",") for text in texts for word in text.split()]
+    return float(np.mean([step_of[word] for word in words if word in step_of]))
 
 
 class TestWords:
@@ -341,14 +335,6 @@ class TestMedia:
         assert (tmp_path / "a.mp4").read_bytes() == b"old"
         assert len(list(tmp_path.iterdir())) == 1
 
-    def test_wav(self, tmp_path):
-        samples = np.array([0.0, 0.5, -1.0, 2.0])
-        write_wav(tmp_path / "a.wav", samples, RATE)
-        with wave.open(str(tmp_path / "a.wav")) as file:
-            assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (RATE, 1, 2)
-            pcm = np.frombuffer(file.readframes(4), "<i2")
-        np.testing.assert_allclose(pcm / 32767, [0, 0.5, -1, 1], atol=1e-4)
-
 
 class TestDataset:
     def test_plan_is_deterministic_and_keeps_people_apart(self):
@@ -371,7 +357,7 @@ class TestDataset:
     def test_files_labels_and_resuming(self, tmp_path):
         manifest = make_dataset(tmp_path, 3, 1, 2, seed=1, n_workers=2, seconds=0.4)
         assert manifest == tmp_path / "manifest.csv"
-        rows, answers = manifest_rows(manifest), manifest_rows(tmp_path / "test_labels.csv")
+        rows, answers = rows_of(manifest), rows_of(tmp_path / "test_labels.csv")
         assert list(rows[0]) == ["File_ID", "Split", *EMOTIONS, "Subject"]
         assert [row["File_ID"] for row in rows] == [f"[{10001 + i}]" for i in range(6)]
         assert [row["Split"] for row in rows] == ["Train"] * 3 + ["Val"] + ["Test"] * 2

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import RATE, voice
+from clips import RATE, voice, write_wav
 from conftest import Run
 
-from viper.demo.media import write_wav
 from viper.encoders.acoustic import AcousticEncoder, pitch_statistics, usual_pitch
 from viper.encoders.acoustics import N_CEPSTRA, SHAPES, measure
 from viper.encoders.egemaps import EgemapsEncoder

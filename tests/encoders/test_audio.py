@@ -11,11 +11,11 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
-from clips import RATE, pictures, voice, write_sound
+from clips import RATE, pictures, voice, write_sound, write_wav
 from conftest import Run
 from transformers import AutoFeatureExtractor, Wav2Vec2Model, WavLMForXVector
 
-from viper.demo.media import write_video, write_wav
+from viper.demo.media import write_video
 from viper.encoders.acoustic import AcousticEncoder
 from viper.encoders.logmel import LogMelEncoder
 from viper.encoders.speech import SpeechEncoder

@@ -11,12 +11,11 @@ from pathlib import Path
 import checkpoints
 import numpy as np
 import pytest
-from clips import RATE, pictures, voice, write_faces, write_frames
+from clips import RATE, pictures, voice, write_faces, write_frames, write_wav
 from conftest import Outcome, Run
 
 from viper import cli
 from viper.commands import extract_features as extract
-from viper.demo.media import write_wav
 from viper.engine.failures import read_failures
 from viper.media.pictures import FRAMES_FILE, frame_name, write_image
 from viper.store import FeatureStore

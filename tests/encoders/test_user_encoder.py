@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import pickle
 import re
@@ -17,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from clips import pictures, write_frames, write_srt
+from clips import pictures, write_frames, write_srt, write_wav
 from conftest import Outcome, Run
+from csv_files import rows_of, write_rows
 from many import IS_LONG
 
 from viper import encoders, predict_clip
 from viper.cli import run_command
-from viper.demo.media import write_video, write_wav
+from viper.demo.media import write_video
 from viper.encoders.registry import recorded_encoder
 from viper.encoders.user_encoder import is_own, load_own
 from viper.engine.device import choose_runtime
@@ -73,8 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         samples = rng.normal(size=RATE // 4) * 10 ** (level - 2)
         write_wav(tmp_path / "videos" / f"{number}.wav", samples.astype(np.float32), RATE)
         rows.append([f"[{number}]", ("Train", "Train", "Val", "Test")[number % 4], f"{level:.4f}"])
-    with (tmp_path / "manifest.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    write_rows(tmp_path / "manifest.csv", rows)
     (tmp_path / "loud.yaml").write_text(yaml.safe_dump(CARD))
     (tmp_path / "loudness.py").write_text(_block("python"))
     picture = np.zeros((16, 16, 3), np.uint8)
@@ -95,10 +94,8 @@ def _run_page() -> None:
 
 
 def _pearson_on_test(submission: Path) -> float:
-    with Path("manifest.csv").open(newline="") as file:
-        true = {row["File_ID"]: float(row["level"]) for row in csv.DictReader(file)}
-    with submission.open(newline="") as file:
-        pairs = [(true[row["File_ID"]], float(row["level"])) for row in csv.DictReader(file)]
+    true = {row["File_ID"]: float(row["level"]) for row in rows_of(Path("manifest.csv"))}
+    pairs = [(true[row["File_ID"]], float(row["level"])) for row in rows_of(submission)]
     assert len(pairs) == N_CLIPS // 4
     return float(np.corrcoef(np.array(pairs).T)[0, 1])
 
@@ -115,13 +112,11 @@ def test_the_encoder_of_the_page_is_short_and_leads_to_a_submission(folder: Path
     feature = store.read("3")
     assert feature.tokens.shape == (8, 2)
     # Of noise of deviation s, 10 log10 of its square has a mean of 20 log10 s - 5.5 and a deviation of 9.6 decibels.
-    with Path("manifest.csv").open(newline="") as file:
-        level = float(list(csv.DictReader(file))[3]["level"])
+    level = float(rows_of(Path("manifest.csv"))[3]["level"])
     assert feature.tokens.mean(axis=0) == pytest.approx([20 * (level - 2) - 5.5, 9.6], abs=0.6)
     assert feature.time == pytest.approx((np.arange(8) + 0.5) * 0.25 / 8, abs=1e-3)
     assert _pearson_on_test(Path("submissions/loudness.csv")) > 0.95
-    with Path("new.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = rows_of(Path("new.csv"))
     # Its deviation is .1, that of a level of 1.
     assert (row["File_ID"], float(row["level"])) == ("new", pytest.approx(1, abs=0.3))
     _check_new_videos(folder)
@@ -130,8 +125,7 @@ def test_the_encoder_of_the_page_is_short_and_leads_to_a_submission(folder: Path
 def _check_new_videos(folder: Path) -> None:
     """One goes through the encoder where the user names it again, and it is the one the features were made with."""
     named = {"loudness": "loudness.py:Loudness"}
-    with Path("submissions/loudness.csv").open(newline="") as file:
-        row = next(csv.DictReader(file))
+    row = rows_of(Path("submissions/loudness.csv"))[0]
     video = folder / "videos" / f"{row['File_ID'].strip('[]')}.wav"
     predicted = predict_clip(video, "runs/loudness", models=named, device="cpu")
     assert predicted["level"] == pytest.approx(float(row["level"]), abs=1e-4)

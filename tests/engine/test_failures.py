@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from csv_files import rows_of
 
-from viper.engine.failures import FILE_NAME, Failure, FailureLog, read_failures
+from viper.engine.failures import FAILURES_FILE, Failure, FailureLog, read_failures
 from viper.errors import ClipError
 from viper.files import write_text
 
@@ -74,7 +74,7 @@ def test_a_clip_that_another_run_failed_meanwhile_leaves_when_this_one_succeeds(
     assert rows(tmp_path) == [("7", "second"), ("8", "first")]
     second.tell("succeeded 7")
     second.tell("succeeded 8")
-    assert not (tmp_path / FILE_NAME).exists()
+    assert not (tmp_path / FAILURES_FILE).exists()
     second.tell("failed 9")
     first.tell("succeeded 9")
     assert rows(tmp_path) == []
@@ -164,8 +164,7 @@ def test_whatever_a_message_quotes_is_one_printable_line_that_reads_back(tmp_pat
 def test_a_message_is_no_formula_and_an_id_stays_an_id(tmp_path: Path, text: str) -> None:
     FailureLog(tmp_path, STAGE).failed(Failure.of(text, STAGE, ClipError(f"{text}.npy: cannot be read")))
     FailureLog(tmp_path, STAGE).failed(Failure.of("other", STAGE, ClipError("x")))  # the list is written again
-    with (tmp_path / FILE_NAME).open(newline="") as file:
-        written = {row["clip"]: row["message"] for row in csv.DictReader(file)}
+    written = {row["clip"]: row["message"] for row in rows_of(tmp_path / FAILURES_FILE)}
     assert written == {text: f"'{text}.npy: cannot be read", "other": "x"}
     FailureLog(tmp_path, STAGE).succeeded(text)
     assert rows(tmp_path) == [("other", "x")]
@@ -176,11 +175,11 @@ def test_a_list_that_is_a_link_is_replaced_and_what_it_points_to_is_left_alone(t
     elsewhere.write_text("clip,stage,error,message\n7,get_frame,ClipError,x\n")
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / FILE_NAME).symlink_to(elsewhere)
+    (folder / FAILURES_FILE).symlink_to(elsewhere)
     before = elsewhere.read_text()
     FailureLog(folder, STAGE).failed(Failure.of("8", STAGE, ClipError("y")))
     assert elsewhere.read_text() == before
-    assert not (folder / FILE_NAME).is_symlink()
+    assert not (folder / FAILURES_FILE).is_symlink()
     assert rows(folder) == [("7", "x"), ("8", "y")]
 
 
@@ -189,7 +188,7 @@ def test_a_lock_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
     precious.write_text("precious")
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / f".{FILE_NAME}.lock").symlink_to(precious)
+    (folder / f".{FAILURES_FILE}.lock").symlink_to(precious)
     with pytest.raises(OSError, match="lock"):
         FailureLog(folder, STAGE).failed(Failure.of("8", STAGE, ClipError("y")))
     assert precious.read_text() == "precious"

@@ -27,7 +27,7 @@ from mishaps import Clip, Load, Sample, Save
 
 from viper.engine import ray as ray_engine
 from viper.engine import run as engine
-from viper.engine.failures import FILE_NAME, read_failures
+from viper.engine.failures import FAILURES_FILE, read_failures
 from viper.engine.job import EngineOptions, Job, Summary
 from viper.errors import OutputError, UserError
 from viper.files import write_text
@@ -250,7 +250,7 @@ def test_the_same_features_as_in_one_process(
     assert first.code == 3
     assert "5 done, 0 already there, 1 failed" in first.said
     assert files(there).keys() == files(here).keys()
-    assert files(there)[FILE_NAME] == files(here)[FILE_NAME]
+    assert files(there)[FAILURES_FILE] == files(here)[FAILURES_FILE]
     one, other = FeatureStore.open(here), FeatureStore.open(there)
     assert replace(other.info, command="") == replace(one.info, command="")
     assert one.clips() == [f"clip{number}" for number in (0, 1, 2, 3, 5)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import SIZES, TARGETS, Planted, plant, rows_of
+from csv_files import rows_of, write_rows
+from planted import SIZES, TARGETS, Planted, plant
 from scipy.optimize import minimize
 
 from viper.cli import run_command
@@ -23,11 +23,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 
 
 def _write(path: Path, clips: list[str], values: np.ndarray) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["File_ID", *TARGETS])
-        writer.writerows([clip, *row] for clip, row in zip(clips, values.tolist(), strict=True))
-    return path
+    rows = [[clip, *row] for clip, row in zip(clips, values.tolist(), strict=True)]
+    return write_rows(path, [["File_ID", *TARGETS], *rows])
 
 
 def _read(path: Path) -> dict[str, list[float]]:

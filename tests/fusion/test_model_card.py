@@ -21,15 +21,12 @@ from viper.fusion.checkpoint import load_checkpoint
 from viper.fusion.model_card import model_card
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
 
-TRAINING = ("--preset", "tiny", "--device", "cpu", "--n_epochs", "2", "--batch_size", "16")
+TRAINING = ("--preset", "tiny", "--n_epochs", "2", "--batch_size", "16")
 HOSTILE = "**x** | <img src=x onerror=alert(1)> `y` $z$ [a](b) &amp; #1\n---\nlicense: mit: \"'"
 
 
 def train(planted: Planted, run: Path, *options: str) -> Path:
-    arguments = ["--csv_path", str(planted.manifest), "--task", str(planted.card), *planted.inputs()]
-    assert (
-        run_command("train_perceiver", [*arguments, "--output_checkpoint_folder", str(run), *TRAINING, *options]) == 0
-    )
+    assert run_command("train_perceiver", planted.training(run, *TRAINING, *options)) == 0
     return run
 
 

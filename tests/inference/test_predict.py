@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clips import RATE, voice, write_srt
+from clips import RATE, voice, write_srt, write_wav
 from conftest import Run
+from csv_files import write_rows
 from many import IS_LONG
 from media import coded_frames, read_code, write_coded
 
@@ -21,7 +22,7 @@ import viper
 from viper.commands import crop_images as faces
 from viper.commands import extract_features as extract
 from viper.commands import get_frame as frames
-from viper.demo import Identity, write_clip, write_video, write_wav
+from viper.demo import Identity, write_clip, write_video
 from viper.errors import UserError
 from viper.fusion.checkpoint import point_best, save_checkpoint
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
@@ -67,8 +68,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     targets = load_task("hume_reaction").targets
     rows = [["File_ID", "Split", *targets, "Subject"]]
     rows += [[f"[{clip}]", "Test", *[""] * len(targets), "somebody"] for clip in CLIPS]
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    write_rows(folder / "manifest.csv", rows)
     return folder
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from clips import write_wav
 from conftest import Outcome, Run
 from many import IS_LONG
 from media import coded_frames, frames_record, read_code, tone, write_coded
 
-from viper.demo.media import write_video, write_wav
+from viper.demo.media import write_video
 from viper.engine.failures import read_failures
 from viper.errors import ClipError
 from viper.media.pictures import FrameClip, list_frame_clips, read_image, write_image
@@ -263,9 +264,9 @@ def test_damaged_packets_are_not_counted_as_frames(
 def test_a_video_is_decoded_a_second_time_only_when_that_changes_the_choice(videos: Path) -> None:
     asked: list[int] = []
 
-    def choose(n_frames: int) -> np.ndarray:
-        asked.append(n_frames)
-        return uniform_indices(n_frames, 4)
+    def choose(times: np.ndarray) -> np.ndarray:
+        asked.append(len(times))
+        return uniform_indices(len(times), 4)
 
     whole = write_coded(videos / "whole.mp4", 30, FPS)
     assert read_frames(whole, choose).n_frames == 30

@@ -41,7 +41,7 @@ FPS = 25
 
 
 def read(path: Path, n: int = 4) -> VideoFrames:
-    return read_frames(path, lambda n_frames: uniform_indices(n_frames, n))
+    return read_frames(path, lambda times: uniform_indices(len(times), n))
 
 
 def codes(video: VideoFrames) -> list[int]:
@@ -592,7 +592,7 @@ from viper.media.sound import read_sound
 from viper.media.video import read_frames
 
 def read_four(path):
-    return read_frames(path, lambda n_frames: uniform_indices(n_frames, 4))
+    return read_frames(path, lambda times: uniform_indices(len(times), 4))
 
 own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (own + 200_000_000,) * 2)

@@ -291,7 +291,7 @@ def test_any_bytes_as_a_pickle(tmp_path: Path, content: bytes) -> None:
     attempt(read_table, path, "vision")
     file = attempt(read_mmsa, path)
     for split in file.splits.values() if file else ():
-        for look in (split.labels, split.texts, split.rows):
+        for look in (split.labels, split.rows):
             attempt(look, "regression_labels")
             attempt(look, "vision")
 
@@ -350,9 +350,6 @@ def test_ids_and_labels_of_every_split(tmp_path: Path) -> None:
     train = file.splits["train"]
     assert (train.ids, train.clips) == (("aB-c_1$_$0", "aB-c_1$_$12"), ("aB-c_1_0", "aB-c_1_12"))
     np.testing.assert_array_equal(train.regression_labels, content["train"]["regression_labels"].astype(np.float64))
-    assert train.annotations == ("Positive", "Positive")
-    assert train.texts("raw_text")[1] == "words of aB-c_1$_$12"
-    assert train.texts("not_there") == ("", "")
 
 
 def changed(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from csv_files import rows_of
 from many import IS_LONG
 
 from viper.cli import run_command
@@ -23,8 +23,7 @@ N_FRAMES = 8 if IS_LONG else 5
 
 
 def _manifest() -> dict[str, dict[str, str]]:
-    with (CLIPS / "MANIFEST.csv").open(newline="") as file:
-        return {Path(row["file"]).stem: row for row in csv.DictReader(file)}
+    return {Path(row["file"]).stem: row for row in rows_of(CLIPS / "MANIFEST.csv")}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +76,7 @@ def test_variable_rates_keep_their_times(frames: Path) -> None:
 
 
 def test_sound_alone_fails_in_one_line(frames: Path) -> None:
-    with (frames / "failures.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(frames / "failures.csv")
     assert [row["clip"] for row in rows] == [SOUND_ONLY]
     assert "has no video" in rows[0]["message"]
     assert not (frames / SOUND_ONLY).exists()

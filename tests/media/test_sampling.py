@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from scipy.signal import find_peaks
 from viper.cli import run_command
 from viper.demo import write_video
 from viper.errors import UserError
-from viper.media.motion import STIMUVAR_FPS, detect_events, motion_curve, read_motion, smooth_curve
+from viper.media.motion import STIMUVAR_FPS, detect_events, motion_lengths, normalized, read_motion, smooth_curve
 from viper.media.pictures import FrameClip, list_frame_clips
 from viper.media.sampling import rate_indices, select, uniform_indices
 from viper.media.video import read_frames, stream_frames
@@ -65,6 +65,11 @@ def check_indices(indices: np.ndarray, n_frames: int, total: int) -> None:
 def test_stimuvar_takes_the_frames_it_is_known_to_take(n_frames: int, peaks: list[int], expected: list[int]) -> None:
     assert select(n_frames, peaks, 6, "stimuvar").tolist() == expected
     assert select(n_frames, np.array(peaks, int), 6, "stimuvar", fps=7.0).tolist() == expected  # frames are frames
+
+
+def motion_curve(frames: Iterable[np.ndarray]) -> np.ndarray:
+    """How much moves between each frame and the next, as shares of the clip's range."""
+    return normalized(list(motion_lengths(frames)))
 
 
 def test_where_stimuvar_crashed_it_is_uniform() -> None:
@@ -340,7 +345,7 @@ def test_damaged_frames_are_numbered_alike_in_both_passes(
     path = videos / "a.mkv"
     write_bursts(path, 100, [30], 25, size=SMALL)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
-    n_frames = read_frames(path, lambda n: np.arange(min(n, 1))).n_frames
+    n_frames = read_frames(path, lambda times: np.arange(min(len(times), 1))).n_frames
     assert 40 < n_frames < 100
     assert get_frame("--sampling", "events", "--n_frames", 5).code == 0
     kept = frames_record(tmp_path / "frames" / "a")

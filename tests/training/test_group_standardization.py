@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from planted import Planted, plant, rows_of
+from csv_files import rows_of
+from planted import Planted, plant
 
 from viper.cli import run_command
 from viper.errors import UserError
@@ -34,9 +35,7 @@ def planted(tmp_path: Path) -> Planted:
 
 
 def _train(planted: Planted, run: Path, *options: str) -> int:
-    arguments = ["--csv_path", str(planted.manifest), "--task", str(planted.card), "--device", "cpu", *planted.inputs(),
-                 "--output_checkpoint_folder", str(run), "--fusion", "linear"]  # fmt: skip
-    return run_command("train_perceiver", [*arguments, *options])
+    return run_command("train_perceiver", planted.training(run, "--fusion", "linear", *options))
 
 
 def test_tokens_of_a_group_have_mean_zero_and_deviation_one(planted: Planted) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from csv_files import rows_of
 from many import IS_LONG
-from planted import TARGETS, Planted, plant, rows_of
+from planted import TARGETS, Planted, plant
 from sklearn.metrics import average_precision_score, recall_score
 
 from viper.cli import run_command
@@ -18,16 +19,13 @@ from viper.files import read_json
 from viper.manifest import Manifest
 
 # The label is in one channel of each modality: hiding it teaches nothing.
-NO_DROPOUT = ["--feature_dropout", "0", "--modality_dropout", "0"]
+TRAINING = ["--preset", "tiny", "--n_epochs", "25", "--learning_rate", "3e-3", "--keep", "best",
+            "--feature_dropout", "0", "--modality_dropout", "0"]  # fmt: skip
 CHANCE = {"single_label": 1 / 3, "multi_label": 0.5}
 
 
 def _train(planted: Planted, run: Path, *options: str) -> int:
-    arguments = ["--csv_path", str(planted.manifest), "--task", str(planted.card), "--device", "cpu", *planted.inputs(),
-                 "--output_checkpoint_folder", str(run), "--preset", "tiny", "--n_epochs", "25"]  # fmt: skip
-    return run_command(
-        "train_perceiver", [*arguments, "--learning_rate", "3e-3", "--keep", "best", *NO_DROPOUT, *options]
-    )
+    return run_command("train_perceiver", planted.training(run, *TRAINING, *options))
 
 
 @pytest.mark.parametrize(

@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from csv_files import rows_of
 from many import IS_LONG, Launcher
-from planted import Planted, plant, rows_of
+from planted import Planted, plant
 
 from viper.cli import run_command
 from viper.errors import UserError
 from viper.fusion.checkpoint import load_checkpoint
 
 # No dropout: each process draws its own. CCC is over the batch, so it shows whether the processes share theirs.
-TRAINING = ["--preset", "tiny", "--device", "cpu", "--n_epochs", "3", "--batch_size", "12", "--loss", "mse+ccc",
+TRAINING = ["--preset", "tiny", "--n_epochs", "3", "--batch_size", "12", "--loss", "mse+ccc",
             "--dropout", "0", "--modality_dropout", "0", "--token_dropout", "0", "--feature_dropout", "0"]  # fmt: skip
 
 
 def _arguments(planted: Planted, run: Path, *options: str) -> list[str]:
-    return ["--csv_path", str(planted.manifest), "--task", str(planted.card), *planted.inputs(),
-            "--output_checkpoint_folder", str(run), *TRAINING, *options]  # fmt: skip
+    return planted.training(run, *TRAINING, *options)
 
 
 def _train_in_two(arguments: list[str], trainings: Launcher) -> str:

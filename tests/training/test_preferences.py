@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
-from planted import SIZES, Planted, plant, predict_all, rows_of
+from csv_files import rows_of
+from planted import SIZES, Planted, plant, predict_all
 
 from viper.errors import UserError
 from viper.evaluation.measures import kendall_tau, listwise_accuracy, pairwise_accuracy
@@ -158,8 +159,7 @@ def run_folder(planted: Planted) -> Path:
     from viper.cli import run_command
 
     folder = planted.root / "run"
-    arguments = ["--csv_path", str(planted.manifest), "--task", str(planted.card), *planted.inputs()]
-    assert run_command("train_perceiver", [*arguments, "--output_checkpoint_folder", str(folder), *QUICK]) == 0
+    assert run_command("train_perceiver", planted.training(folder, *QUICK)) == 0
     return folder
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from csv_files import rows_of
 from many import IS_LONG, Launcher, is_running
-from planted import Planted, plant, rows_of
+from planted import Planted, plant
 
 from viper.cli import run_command
 from viper.errors import UserError
@@ -21,7 +22,7 @@ from viper.training.state import STATE_FILE, TrainingState
 
 N_EPOCHS = 6
 # Everything that has a state of its own: dropout, momentum, a running average, a schedule.
-TRAINING = ["--preset", "tiny", "--device", "cpu", "--n_epochs", str(N_EPOCHS), "--batch_size", "8", "--ema", "0.9",
+TRAINING = ["--preset", "tiny", "--n_epochs", str(N_EPOCHS), "--batch_size", "8", "--ema", "0.9",
             "--loss", "mse+0.5*ccc"]  # fmt: skip
 
 
@@ -31,8 +32,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 
 
 def _arguments(planted: Planted, run: Path, *options: str) -> list[str]:
-    return ["--csv_path", str(planted.manifest), "--task", str(planted.card), *planted.inputs(),
-            "--output_checkpoint_folder", str(run), *TRAINING, *options]  # fmt: skip
+    return planted.training(run, *TRAINING, *options)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from csv_files import rows_of
 from many import Launcher, is_running
 
 from viper.cli import run_command
@@ -65,10 +66,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train(root: Path, run: Path, modalities: list[str], *options: str) -> int:
-    folders = [part for name in modalities for part in (f"--{name}_features_input_folder", str(root / name))]
     return run_command(
         "train_perceiver",
-        ["--csv_path", str(root / "manifest.csv"), "--output_checkpoint_folder", str(run), *folders,
+        ["--csv_path", str(root / "manifest.csv"), "--output_checkpoint_folder", str(run), *_inputs(root, modalities),
          "--preset", "tiny", "--device", "cpu", *options],
     )  # fmt: skip
 
@@ -86,15 +86,10 @@ def _inputs(root: Path, names: list[str]) -> list[str]:
     return [part for name in names for part in (f"--{name}_features_input_folder", str(root / name))]
 
 
-def _csv_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_training_learns_what_was_planted_and_keeps_every_epoch(trained: Path) -> None:
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["mean"]["pearson"]["value"] > 0.8  # chance is 0; the planted signal to noise would allow .99
-    rows = _csv_rows(trained / "metrics.csv")
+    rows = rows_of(trained / "metrics.csv")
     assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(1, 26)]
     for epoch in range(1, 26):
         assert (trained / f"perceiver_{epoch}" / "model.safetensors").is_file()
@@ -154,7 +149,7 @@ def test_a_FAU_only_run_is_trained_and_used(planted: Path, tmp_path: Path) -> No
     arguments = ["--csv_path", str(planted / "manifest.csv"), "--model_path", str(tmp_path / "run")]
     arguments += _inputs(planted, ["FAU"])
     assert run_command("submission_creation", [*arguments, "--output_path", str(tmp_path / "s.csv")]) == 0
-    assert len(_csv_rows(tmp_path / "s.csv")) == N_TEST
+    assert len(rows_of(tmp_path / "s.csv")) == N_TEST
     kept = {path.name for path in (tmp_path / "run").glob("perceiver_*")}
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert kept == {f"perceiver_{epoch}" for epoch in (3, *summary["best_epoch"].values())}
@@ -164,7 +159,7 @@ def test_a_FAU_only_run_is_trained_and_used(planted: Path, tmp_path: Path) -> No
 def test_one_checkpoint_serves_any_subset(planted: Path, trained: Path, tmp_path: Path, names: list[str]) -> None:
     arguments = ["--csv_path", str(planted / "manifest.csv"), "--model_path", str(trained), *_inputs(planted, names)]
     assert run_command("submission_creation", [*arguments, "--output_path", str(tmp_path)]) == 0
-    rows = _csv_rows(tmp_path / "submission.csv")
+    rows = rows_of(tmp_path / "submission.csv")
     assert [row["File_ID"] for row in rows] == [f"[{1000 - i}]" for i in range(N_TRAIN + N_VAL, 72)]
     values = np.array([[float(row[target]) for target in TARGETS] for row in rows])
     assert np.isfinite(values).all()
@@ -183,7 +178,7 @@ def test_submission_is_joined_by_id(planted: Path, trained: Path, tmp_path: Path
     for name, manifest in (("a", planted / "manifest.csv"), ("b", shuffled)):
         arguments = ["--csv_path", str(manifest), "--model_path", str(trained), *_inputs(planted, ["visual", "FAU"])]
         assert run_command("submission_creation", [*arguments, "--output_path", str(tmp_path / f"{name}.csv")]) == 0
-    a, b = ({row["File_ID"]: row for row in _csv_rows(tmp_path / f"{name}.csv")} for name in "ab")
+    a, b = ({row["File_ID"]: row for row in rows_of(tmp_path / f"{name}.csv")} for name in "ab")
     assert a.keys() == b.keys()
     for file_id, row in a.items():
         for target in TARGETS:
@@ -200,7 +195,7 @@ def test_a_clip_without_features_is_predicted_and_named(
     with caplog.at_level("WARNING", "viper"):
         assert run_command("submission_creation", [*arguments, "--output_path", str(tmp_path / "s.csv")]) == 0
     assert "nowhere" in caplog.text
-    rows = _csv_rows(tmp_path / "s.csv")
+    rows = rows_of(tmp_path / "s.csv")
     assert rows[-1]["File_ID"] == "[nowhere]"
     assert len(rows) == N_TEST + 1
     assert all(0 <= float(rows[-1][target]) <= 1 for target in TARGETS)
@@ -237,7 +232,7 @@ def test_channels_fusion_takes_differing_token_counts(planted: Path, tmp_path: P
     arguments = ["--csv_path", str(planted / "manifest.csv"), "--model_path", str(tmp_path / "run")]
     arguments += [*_inputs(planted, ["visual", "FAU"]), "--output_path", str(tmp_path / "s.csv")]
     assert run_command("submission_creation", arguments) == 0
-    values = [float(row[target]) for row in _csv_rows(tmp_path / "s.csv") for target in TARGETS]
+    values = [float(row[target]) for row in rows_of(tmp_path / "s.csv") for target in TARGETS]
     assert min(values) >= 0
     assert max(values) <= 1
 
@@ -289,18 +284,18 @@ def test_averaged_weights_are_what_is_validated_and_saved(planted: Path, tmp_pat
     data = FusionData({"visual": FeatureStore.open(planted / "visual")}, manifest)
     model = load_checkpoint(tmp_path / "average" / "perceiver_3")
     errors = np.square(predict(model, data, 16, torch.device("cpu")) - manifest.labels)
-    last = _csv_rows(tmp_path / "average" / "metrics.csv")[-1]
+    last = rows_of(tmp_path / "average" / "metrics.csv")[-1]
     assert float(last["mse"]) == pytest.approx(errors.mean(), rel=1e-4)
     # Training itself went the same way: the average does not feed back.
-    losses = [[row["training_loss"] for row in _csv_rows(tmp_path / n / "metrics.csv")] for n in ("own", "average")]
+    losses = [[row["training_loss"] for row in rows_of(tmp_path / n / "metrics.csv")] for n in ("own", "average")]
     assert losses[0] == losses[1]
-    assert last["mse"] != _csv_rows(tmp_path / "own" / "metrics.csv")[-1]["mse"]
+    assert last["mse"] != rows_of(tmp_path / "own" / "metrics.csv")[-1]["mse"]
 
 
 def test_training_in_bfloat16_comes_close(planted: Path, tmp_path: Path) -> None:
     for name in ("float32", "bf16"):
         assert _train(planted, tmp_path / name, ["visual"], "--n_epochs", "2", "--precision", name) == 0
-    rows = [_csv_rows(tmp_path / name / "metrics.csv")[-1] for name in ("float32", "bf16")]
+    rows = [rows_of(tmp_path / name / "metrics.csv")[-1] for name in ("float32", "bf16")]
     assert rows[0]["training_loss"] != rows[1]["training_loss"]
     assert float(rows[0]["training_loss"]) == pytest.approx(float(rows[1]["training_loss"]), rel=0.02)
 
@@ -348,7 +343,7 @@ def test_overwriting_a_run_removes_the_run_and_nothing_else(planted: Path, tmp_p
         "notes.txt", "perceiver_old", "perceiver_1", "best",
         "config.yaml", "metrics.csv", "summary.json", "train.log",
     }  # fmt: skip
-    assert len(_csv_rows(tmp_path / "metrics.csv")) == 1
+    assert len(rows_of(tmp_path / "metrics.csv")) == 1
 
 
 def test_a_stopped_training_says_what_is_kept(planted: Path, trainings: Launcher, tmp_path: Path) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from viper.commands.common import csv_cell
 from viper.commands.feature_options import FeatureOptions
-from viper.files import write_json, write_text
+from viper.files import write_csv_records, write_json
 from viper.logs import log, without_warnings
 from viper.manifest import Manifest
 from viper.store import FeatureStore
@@ -78,12 +76,8 @@ def _write(
     from viper.evaluation.metrics import METRICS
 
     folder = options.output_path
-    columns = [{name: int(name in subset) for name in stores} | flatten(each) for subset, each in scores.items()]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(columns)
-    write_text(folder / "ablation.csv", text.getvalue())
+    rows = [{name: int(name in subset) for name in stores} | flatten(each) for subset, each in scores.items()]
+    write_csv_records(folder / "ablation.csv", rows)
     write_json(
         folder / "ablation.json",
         {
@@ -110,14 +104,10 @@ def _write(
 
 def flatten(scores: Scores) -> dict[str, Any]:
     """Return a row of a table: n, each metric over all targets and of each target; empty where it has no value."""
-
-    def cell(value: float) -> str:
-        return f"{value:.6g}" if math.isfinite(value) else ""
-
     row: dict[str, Any] = {"n": scores.n_clips}
-    row |= {metric: cell(score.value) for metric, score in scores.together.items()}
+    row |= {metric: csv_cell(score.value) for metric, score in scores.together.items()}
     return row | {
-        f"{metric}_{target}": cell(score.value)
+        f"{metric}_{target}": csv_cell(score.value)
         for metric, each in scores.targets.items()
         for target, score in each.items()
     }

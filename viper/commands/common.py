@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from viper.engine.failures import FILE_NAME
+from viper.engine.failures import FAILURES_FILE
 from viper.engine.job import Summary
 from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.logs import log
@@ -19,7 +19,7 @@ def finish(summary: Summary, output_folder: Path) -> int:
     """Log how a stage ended; return its exit code."""
     log.info("%s", summary)
     if summary.failed:
-        log.warning("%s: the clips that failed, and why, are in %s", summary.stage, output_folder / FILE_NAME)
+        log.warning("%s: the clips that failed, and why, are in %s", summary.stage, output_folder / FAILURES_FILE)
     return summary.exit_code
 
 
@@ -46,6 +46,11 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Return a metric's "mean", "std" and "values" over seeds, JSON-ready: None where one is undefined."""
     mean, std = mean_and_std(values)
     return {"mean": _finite(mean), "std": _finite(std), "values": [_finite(value) for value in values]}
+
+
+def csv_cell(value: float) -> str:
+    """Return a number as a cell of a table; an undefined one as an empty cell."""
+    return f"{value:.6g}" if math.isfinite(value) else ""
 
 
 def _finite(value: float) -> float | None:

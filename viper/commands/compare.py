@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from viper.commands.common import mean_and_std, over_seeds
+from viper.commands.common import csv_cell, mean_and_std, over_seeds
 from viper.commands.feature_options import FeatureOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
 from viper.errors import UserError
-from viper.files import write_json, write_text
+from viper.files import write_csv_records, write_json, write_text
 from viper.logs import log, without_warnings
 from viper.manifest import Manifest
 from viper.task import Task, load_task
@@ -194,7 +192,7 @@ def _score(
                     scores = evaluate(task, predicted, data.truth)
                 for metric, value in _values(scores).items():
                     views.setdefault(view, {}).setdefault(metric, []).append(value)
-    n_parameters = sum(parameter.numel() for parameter in fusion.parameters())
+    n_parameters = fusion.num_parameters()
     return Result(model, list(runs), n_parameters, views)
 
 
@@ -243,14 +241,10 @@ def _write(
         for view, values in result.views.items():
             for metric, each in values.items():
                 mean, std = mean_and_std(each)
-                row[f"{view} {metric}"], row[f"{view} {metric} std"] = _cell(mean), _cell(std)
+                row[f"{view} {metric}"], row[f"{view} {metric} std"] = csv_cell(mean), csv_cell(std)
         rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     folder = options.output_path
-    write_text(folder / "compare.csv", text.getvalue())
+    write_csv_records(folder / "compare.csv", rows)
     write_text(folder / "compare.md", _page(options, task, results, splits))
     hidden = {
         split: {data.clips[clip]: list(data.stores)[name] for clip, name in zip(*(~seen[split]).nonzero(), strict=True)}
@@ -277,10 +271,6 @@ def _write(
             },
         },
     )
-
-
-def _cell(value: float) -> str:
-    return f"{value:.6g}" if math.isfinite(value) else ""
 
 
 def _page(options: CompareOptions, task: Task, results: Sequence[Result], splits: Mapping[str, FusionData]) -> str:

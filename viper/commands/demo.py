@@ -16,12 +16,13 @@ from viper.commands.convert import arguments_of
 from viper.commands.feature_options import feature_fields
 from viper.errors import NothingDoneError, UserError
 from viper.evaluation.metrics import evaluate
-from viper.evaluation.submission import read_submission
+from viper.evaluation.submission import SUBMISSION_FILE, read_submission
 from viper.files import read_json
 from viper.logs import log, running
 from viper.manifest import Manifest
 from viper.store import MODALITIES
 from viper.task import load_task
+from viper.training.run_folder import SUMMARY_FILE
 
 N_TRAIN, N_VAL, N_TEST = 150, 50, 50
 N_FRAMES = 8
@@ -62,7 +63,7 @@ def run(options: DemoOptions) -> int:
     for name, modalities in runs.items():
         _train(options, manifest, modalities, folder / f"runs_{options.models}" / name)
     _look_at(options, manifest)
-    _say_scores(options, list(runs), folder / "submission.csv")
+    _say_scores(options, list(runs), folder / SUBMISSION_FILE)
     log.info("\nThe whole demo took %.0f s.", time.monotonic() - began)
     return 0
 
@@ -96,7 +97,7 @@ def _extract(options: DemoOptions) -> None:
 def _train(options: DemoOptions, manifest: Path, modalities: Sequence[str], run_folder: Path) -> None:
     from viper.commands import train_perceiver
 
-    if (run_folder / "summary.json").is_file():
+    if (run_folder / SUMMARY_FILE).is_file():
         log.info("\n%s: trained already", run_folder)
         return
     training = train_perceiver.TrainOptions(
@@ -114,7 +115,7 @@ def _look_at(options: DemoOptions, manifest: Path) -> None:
     best = folder / f"runs_{options.models}" / "all"
     inputs = {"csv_path": manifest, "model_path": best, **_features(options, MODALITIES)}
     _do("submission_creation", submission_creation.run,
-        submission_creation.SubmissionOptions(output_path=folder / "submission.csv", **inputs))  # fmt: skip
+        submission_creation.SubmissionOptions(output_path=folder / SUBMISSION_FILE, **inputs))  # fmt: skip
     _do("confusion_matrix", confusion_matrix.run,
         confusion_matrix.ConfusionOptions(output_path=folder / "confusion", **inputs))  # fmt: skip
     others = [best.with_name(name) for name in MODALITIES]
@@ -140,7 +141,7 @@ def _say_scores(options: DemoOptions, runs: list[str], submission: Path) -> None
     folder, task = options.output_folder, load_task("hume_reaction")
     table = pd.DataFrame(columns=["Val, mean", *task.targets], dtype=float)
     for name in runs:
-        summary = read_json(folder / f"runs_{options.models}" / name / "summary.json")
+        summary = read_json(folder / f"runs_{options.models}" / name / SUMMARY_FILE)
         per_target = [summary["targets"][target]["pearson"]["value"] for target in task.targets]
         table.loc[name] = [summary["mean"]["pearson"]["value"], *per_target]
     truth = Manifest.load(folder / "test_labels.csv", task)

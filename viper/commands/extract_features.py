@@ -45,6 +45,7 @@ class ExtractOptions(EngineOptions, ABC):
     """The options every modality has."""
 
     modality: ClassVar[str]
+    reads_pictures: ClassVar[bool] = True
 
     output_folder: Path
     """Where <clip>.safetensors and encoder.json are written."""
@@ -75,11 +76,6 @@ class ExtractOptions(EngineOptions, ABC):
         return vars(self)
 
     @property
-    def pictures(self) -> Path | None:
-        """The folder whose pictures are read; None where no pictures are."""
-        return None
-
-    @property
     def foreign(self) -> Path | None:
         """Where features made elsewhere are, to be brought in instead of making some; None: make some."""
         return getattr(self, "from_files", None)
@@ -88,6 +84,12 @@ class ExtractOptions(EngineOptions, ABC):
     def read_folder(self) -> Path | None:
         """The folder (or file) whose content becomes features."""
         return self.foreign or getattr(self, "subtitles", None) or getattr(self, "input_folder", None)
+
+    @property
+    def pictures(self) -> Path | None:
+        """The folder whose pictures are read; None where no pictures are."""
+        is_other = not self.reads_pictures or self.foreign or getattr(self, "subtitles", None)
+        return None if is_other else self.read_folder
 
 
 @dataclass(kw_only=True)
@@ -115,11 +117,6 @@ class VisualOptions(ExtractOptions):
     """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
     of MMSA."""
 
-    @property
-    def pictures(self) -> Path | None:
-        """The input folder, but for features made elsewhere."""
-        return None if self.from_files else self.input_folder
-
     def clips(self) -> Sequence[Clip]:
         """Return folders of frames."""
         return list_picture_clips(self.input_folder)
@@ -130,6 +127,7 @@ class AudioOptions(ExtractOptions):
     """Audio features of sound files, or of the sound in videos: one token a window."""
 
     modality: ClassVar[str] = "audio"
+    reads_pictures: ClassVar[bool] = False
 
     input_folder: Path | None = None
     """Folder of videos or of wav, flac, mp3 ... files."""
@@ -191,11 +189,6 @@ class TextualOptions(ExtractOptions):
         default = "clip" if self.subtitles is None else "roberta-base"
         return {**vars(self), "model_name": self.model_name or default}
 
-    @property
-    def pictures(self) -> Path | None:
-        """The input folder, but for features made elsewhere and subtitles."""
-        return None if self.from_files or self.subtitles else self.input_folder
-
     def clips(self) -> Sequence[Clip]:
         """Return folders of frames, or subtitles."""
         if self.subtitles is None:
@@ -225,11 +218,6 @@ class FAUOptions(ExtractOptions):
     from_csv: Path | None = None
     """Instead: features made elsewhere, to bring into the store: a folder of <clip>.csv, made by OpenFace or shipped by
     the organisers, or of .pt, .npy or .pkl, or one .pkl of MMSA."""
-
-    @property
-    def pictures(self) -> Path | None:
-        """The input folder, but for features made elsewhere."""
-        return None if self.from_csv else self.input_folder
 
     @property
     def foreign(self) -> Path | None:

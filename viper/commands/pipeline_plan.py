@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from viper.commands import confusion_matrix, report, submission_creation, train_perceiver
 from viper.commands.convert import build
 from viper.commands.crop_images import CropImagesOptions
@@ -18,6 +16,9 @@ from viper.commands.feature_options import feature_fields
 from viper.commands.get_frame import GetFrameOptions
 from viper.encoders.user_encoder import is_own_name
 from viper.errors import UserError, did_you_mean, either
+from viper.evaluation.submission import SUBMISSION_FILE
+from viper.files import read_yaml
+from viper.training.run_folder import SUMMARY_FILE
 
 Options = TypeVar("Options")
 SHARED_KEYS = ("n_workers", "device", "offline", "clip_timeout", "engine", "ray_address", "num_gpus")
@@ -115,9 +116,9 @@ class _Planner:
             "train", train_perceiver.TrainOptions, output_checkpoint_folder=run, task=self._task, overwrite=True,
             resume=False, n_seeds=1, **inputs,
         )  # fmt: skip
-        steps = [Step("train", train_perceiver.run, train, run / "summary.json")]
+        steps = [Step("train", train_perceiver.run, train, run / SUMMARY_FILE)]
         if self._wants("submission"):
-            path = output / "submission.csv"
+            path = output / SUBMISSION_FILE
             options: Any = self._stage(
                 "submission", submission_creation.SubmissionOptions, model_path=run, output_path=path, **inputs
             )
@@ -156,12 +157,9 @@ class _Planner:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        card = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `viper pipeline {path} --init` writes one to fill in") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not path.exists():
+        raise UserError(f"{path}: no such file; `viper pipeline {path} --init` writes one to fill in")
+    card = read_yaml(path)
     if not isinstance(card, dict):
         raise UserError(f"{path}: must be a mapping with the keys {', '.join(TOP_KEYS)}")
     for key in card:

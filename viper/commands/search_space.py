@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from viper.commands.convert import convert
 from viper.commands.train_perceiver import TrainOptions
 from viper.commands.trainings import OPTION_TYPES, check_option
 from viper.errors import UserError
+from viper.files import read_yaml
 from viper.task import Task
 from viper.training.options import LEARNING_RATES
 
@@ -85,10 +84,7 @@ def read_space(path: Path, own: Collection[str]) -> dict[str, Range]:
     Raises UserError naming the file and the option: a file that cannot be read, an option that train_perceiver does not
     have or that the command sets itself (`own`), or wrong values.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as a search space ({' '.join(str(error).split())})") from error
+    content = read_yaml(path, "a search space")
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: a search space is a YAML mapping of options to {{low, high[, log]}} or {{choices}}")
     for name in content:

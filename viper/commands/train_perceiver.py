@@ -219,7 +219,7 @@ def _train(options: TrainOptions, task: Task, data: TrainingData, going_on: bool
     if options.fusion == "linear":
         _fit(model, task, data, recorder, predict)
     else:
-        n_parameters = sum(parameter.numel() for parameter in model.parameters())
+        n_parameters = model.num_parameters()
         log.info("%s fusion, preset %s: %.1f M parameters", options.fusion, options.preset, n_parameters / 1e6)
         orders = "" if data.training.orders is None else f", by {len(data.training.orders)} pairs and lists"
         log.info("%d clips to train on%s; %d to validate", len(data.training), orders, len(data.validation))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import shlex
 from collections.abc import Mapping
@@ -18,8 +16,8 @@ from viper.commands.feature_options import FeatureOptions
 from viper.commands.search_space import Range, default_space, read_space, usual_values
 from viper.commands.train_perceiver import TrainOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
-from viper.errors import NothingDoneError, UserError
-from viper.files import read_json, write_text
+from viper.errors import NothingDoneError, UserError, one_line
+from viper.files import read_json, write_csv
 from viper.logs import log
 from viper.task import Task, load_task
 from viper.training.run_folder import SEEDS_FILE, SUMMARY_FILE
@@ -206,7 +204,7 @@ def _run_trial(search: Search, trial: FrozenTrial) -> None:
     except (UserError, NothingDoneError, torch.OutOfMemoryError) as error:
         if not search.finished():  # a mistake that every trial would repeat
             raise
-        reason = " ".join(str(error).split())
+        reason = one_line(str(error))
     if value is None:
         search.study.set_user_attr(f"error of trial {trial.number}", reason)
         search.study.tell(trial.number, state=TrialState.FAIL)
@@ -230,17 +228,15 @@ def _score(search: Search, run_folder: Path) -> float | None:
 
 def write_trials(search: Search) -> None:
     """Write trials.csv: a row per trial, in the order they were run."""
-    text = io.StringIO()
     columns = ["trial", "state", search.metric, "seconds", *search.space, "error"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    rows = [columns]
     for trial in search.study.trials:
         row = {"trial": trial.number, "state": trial.state.name.lower(), **trial.params}
         row[search.metric] = "" if trial.value is None else f"{trial.value:.6g}"
         row["seconds"] = "" if trial.duration is None else round(trial.duration.total_seconds(), 1)
         row["error"] = search.study.user_attrs.get(f"error of trial {trial.number}", "")
-        writer.writerow({name: row.get(name, "") for name in columns})
-    write_text(search.options.output_path / TRIALS_FILE, text.getvalue())
+        rows.append([row.get(name, "") for name in columns])
+    write_csv(search.options.output_path / TRIALS_FILE, rows)
 
 
 def _report(search: Search) -> int:

@@ -6,7 +6,7 @@ A warped photograph shows three of the Hume-Reaction targets, a synthetic voice 
 from viper.demo.dataset import clip_frames, make_dataset, plan_dataset, write_clip
 from viper.demo.face import render_frames
 from viper.demo.identity import Identity
-from viper.demo.media import write_video, write_wav
+from viper.demo.media import write_video
 from viper.demo.reaction import CHANNELS, EMOTIONS
 from viper.demo.voice import voice
 from viper.demo.words import make_cues, write_srt
@@ -24,5 +24,4 @@ __all__ = [
     "write_clip",
     "write_srt",
     "write_video",
-    "write_wav",
 ]

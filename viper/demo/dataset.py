@@ -22,7 +22,7 @@ from viper.demo.media import write_video
 from viper.demo.reaction import EMOTIONS, FACE_EMOTIONS, check_intensities, rise
 from viper.demo.voice import voice
 from viper.demo.words import make_cues, write_srt
-from viper.files import csv_text, write_text
+from viper.files import write_csv
 
 SOUND_RATE = 44100
 FIRST_ID = 10001
@@ -189,4 +189,4 @@ def _write_manifest(path: Path, plans: list[ClipPlan], *, labels: bool) -> None:
         known = labels or plan.split != "Test"
         values = [f"{plan.intensities[name]:.4f}" if known else "" for name in EMOTIONS]
         rows.append([f"[{plan.clip}]", plan.split, *values, plan.identity.name])
-    write_text(path, csv_text(rows))
+    write_csv(path, rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import wave
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -116,16 +115,6 @@ def write_video(
             stream.set_display_rotation(rotation)
         sound = None if samples is None else _Sound(container, container_kind, samples, int(rate or 0))
         return _mux(container, stream, itertools.chain([first], iterator), times, sound)
-
-
-def write_wav(path: str | Path, samples: NDArray[np.floating], rate: int) -> None:
-    """Write 16-bit PCM, atomically. `samples` (N,) or (N, channels) float in [-1, 1]."""
-    pcm = np.rint(np.clip(np.asarray(samples, np.float64), -1, 1) * 32767).astype("<i2")
-    with atomic_path(Path(path)) as temporary, wave.open(str(temporary), "wb") as file:
-        file.setnchannels(1 if pcm.ndim == 1 else pcm.shape[1])
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(np.ascontiguousarray(pcm).tobytes())
 
 
 class _Sound:

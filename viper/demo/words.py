@@ -13,7 +13,7 @@ from viper.files import atomic_path
 from viper.media.subtitles import Cue
 
 # Words by rising intensity: each row is one step, its words are interchangeable.
-_GRADES: dict[str, tuple[tuple[str, ...], ...]] = {
+GRADES: dict[str, tuple[tuple[str, ...], ...]] = {
     "Adoration": (
         ("plain", "ordinary", "usual", "average"),
         ("nice", "pleasant", "decent", "fine"),
@@ -60,11 +60,6 @@ def make_cues(intensities: Mapping[str, float], seconds: float, rng: np.random.G
     return cues
 
 
-def word_grade(emotion: str, word: str) -> int | None:
-    """Return the step, from 0, of a word of `emotion`'s vocabulary; None for any other word."""
-    return next((step for step, words in enumerate(_GRADES[emotion]) if word in words), None)
-
-
 def write_srt(path: str | Path, cues: Iterable[Cue]) -> None:
     """Write cues as SubRip (UTF-8), atomically."""
     blocks = [
@@ -79,7 +74,7 @@ def _graded_word(emotion: str, values: Mapping[str, float], rng: np.random.Gener
 
     Over several words the mean is the intensity.
     """
-    grades = _GRADES[emotion]
+    grades = GRADES[emotion]
     step = int(values[emotion] * (len(grades) - 1) + rng.uniform())
     words = grades[min(step, len(grades) - 1)]
     return words[int(rng.integers(len(words)))]

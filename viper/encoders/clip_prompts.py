@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import yaml
 
 from viper.encoders.base import ShortName, weights_fingerprint
 from viper.encoders.pictures import PictureEncoder, PictureSample
 from viper.encoders.pretrained import explained, is_model, load_state_dict
 from viper.encoders.words import ROBERTA, SentenceModel
 from viper.errors import UserError
-from viper.files import digest_of
+from viper.files import digest_of, read_yaml
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
 from viper.task import load_task
@@ -59,10 +58,7 @@ def load_prompts(path: Path) -> Prompts:
 
     Raises UserError naming the file and the key that is wrong.
     """
-    try:
-        card = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as a prompt list ({' '.join(str(error).split())})") from error
+    card = read_yaml(path, "a prompt list")
     if not isinstance(card, dict) or set(card) != {"patterns", "emotions", "neutral"}:
         raise UserError(f"{path}: a prompt list has the keys patterns, emotions and neutral")
     patterns = _sentences(card["patterns"], path, "patterns")

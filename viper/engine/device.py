@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,8 +10,7 @@ import numpy as np
 import torch
 
 from viper.errors import UserError
-
-log = logging.getLogger("viper")
+from viper.logs import log
 
 ItemsT = TypeVar("ItemsT", bound=Sequence[Any] | torch.Tensor)
 ResultT = TypeVar("ResultT")

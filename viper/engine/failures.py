@@ -14,7 +14,7 @@ from filelock import FileLock
 from viper.errors import UserError, WorkerError, one_line
 from viper.files import csv_text, natural_key, write_text
 
-FILE_NAME = "failures.csv"
+FAILURES_FILE = "failures.csv"
 HEADER = ("clip", "stage", "error", "message")
 # A list of more rows than FEW_ROWS is written at most so often that it takes a REST_FACTOR-th of the time.
 FEW_ROWS = 100
@@ -49,7 +49,7 @@ class FailureLog:
     """
 
     def __init__(self, folder: Path, stage: str) -> None:
-        self._path = folder / FILE_NAME
+        self._path = folder / FAILURES_FILE
         self._stage = stage
         self._known: set[str] = set()
         self._waiting: dict[str, Failure | None] = {}
@@ -75,7 +75,7 @@ class FailureLog:
         if not self._path.parent.is_dir():
             # It vanished during the run (a disk that is gone), and must not be begun again as if nothing had been.
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path.parent))
-        with FileLock(self._path.with_name(f".{FILE_NAME}.lock")):
+        with FileLock(self._path.with_name(f".{FAILURES_FILE}.lock")):
             rows = {(row.clip, row.stage): row for row in read_failures(self._path.parent)}
             for clip, failure in self._waiting.items():
                 rows.pop((clip, self._stage), None)
@@ -107,7 +107,7 @@ class FailureLog:
 
 def read_failures(folder: Path) -> list[Failure]:
     """The rows of a folder's failures.csv; none where there is no such file. A file that is no such list: UserError."""
-    path = folder / FILE_NAME
+    path = folder / FAILURES_FILE
     if not path.is_file():
         return []
     try:

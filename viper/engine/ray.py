@@ -29,8 +29,7 @@ from typing import Any, TypeVar
 from viper.engine.job import EngineOptions, Item, Job, encode_batch, raise_if_fatal, save_result
 from viper.engine.pool import attempt
 from viper.errors import OutputError, UserError
-
-log = logging.getLogger("viper")
+from viper.logs import log
 
 ItemT = TypeVar("ItemT", bound=Item)
 Numbered = tuple[int, Any]  # a clip, after its place in the list of clips

@@ -8,7 +8,6 @@ that fails is listed and the others go on. Several stages that read the same con
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,7 @@ from viper.engine.job import EngineOptions, ItemT, Job, Outcome, ResultT, Sample
 from viper.engine.local import run_locally
 from viper.engine.progress import Progress
 from viper.files import prepare_outputs
-
-log = logging.getLogger("viper")
+from viper.logs import log
 
 # Looking whether a clip is done is waiting for the disk, for a network's disk above all.
 LOOKING_THREADS = 16

@@ -16,7 +16,7 @@ from viper.errors import UserError
 from viper.evaluation.drawing import Matrix, matrix_figure, overview_figure, save_png
 from viper.evaluation.measures import Score
 from viper.evaluation.metrics import METRICS, Scores, evaluate
-from viper.files import csv_text, write_json, write_text
+from viper.files import write_csv, write_json
 from viper.task import Task
 
 N_BINS = 10
@@ -170,8 +170,8 @@ class ConfusionReport:
         for name, picture in pictures.items():
             labels = self.task.targets if name == "argmax" else intervals
             files = [folder / f"confusion_{name}{end}" for end in (".csv", "_normalised.csv", ".png")]
-            write_text(files[0], _matrix_csv(picture.counts, labels))
-            write_text(files[1], _matrix_csv(picture.shares, labels))
+            _write_matrix(files[0], picture.counts, labels)
+            _write_matrix(files[1], picture.shares, labels)
             save_png(matrix_figure(picture), files[2])
             written += files
         save_png(overview, folder / "confusion_overview.png")
@@ -278,12 +278,12 @@ def _matrix_dict(counts: np.ndarray) -> dict[str, Any]:
     return {"counts": counts.tolist(), "normalised": shares}
 
 
-def _matrix_csv(matrix: np.ndarray, labels: Sequence[str]) -> str:
+def _write_matrix(path: Path, matrix: np.ndarray, labels: Sequence[str]) -> None:
     rows = [[label, *row] for label, row in zip(labels, matrix.tolist(), strict=True)]
-    return table_csv(["true \\ predicted", *labels], rows)
+    write_table(path, ["true \\ predicted", *labels], rows)
 
 
-def table_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return the text of a CSV file of numbers and names; NaN is an empty cell."""
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file of numbers and names; NaN is an empty cell."""
     cells = ([("" if isinstance(cell, float) and math.isnan(cell) else cell) for cell in row] for row in rows)
-    return csv_text([header, *cells])
+    write_csv(path, [header, *cells])

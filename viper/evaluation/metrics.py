@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ import numpy as np
 
 from viper.evaluation import measures
 from viper.evaluation.measures import Score
+from viper.logs import log
 from viper.task import DEFAULT_METRICS, Task
-
-logger = logging.getLogger("viper")
 
 
 @dataclass(frozen=True)
@@ -171,9 +169,7 @@ def evaluate(task: Task, predicted: np.ndarray, true: np.ndarray) -> Scores:
     if "map" in targets:
         without = [name for name, score in targets["map"].items() if math.isnan(score.value)]
         if without:
-            logger.warning(
-                "mAP leaves out %s: no clip has the label, or a prediction is not finite", ", ".join(without)
-            )
+            log.warning("mAP leaves out %s: no clip has the label, or a prediction is not finite", ", ".join(without))
     if "pearson" in targets:
         _warn_of_undefined(task, predicted, true)
     return Scores(targets, together, n_clips)
@@ -196,7 +192,7 @@ def _warn_of_undefined(task: Task, predicted: np.ndarray, true: np.ndarray) -> N
         if reason := measures.why_undefined(*measures.labelled(*column)):
             undefined.setdefault(reason, []).append(target)
     for reason, names in undefined.items():
-        logger.warning("no Pearson for %s: %s", ", ".join(names), reason)
+        log.warning("no Pearson for %s: %s", ", ".join(names), reason)
 
 
 def check_shapes(task: Task, predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from viper.errors import UserError
-from viper.evaluation.confusion import ConfusionReport, confusion_report, file_names, number_text, table_csv
+from viper.evaluation.confusion import ConfusionReport, confusion_report, file_names, number_text, write_table
 from viper.evaluation.drawing import Curve, bar_figure, curve_figure, curves_figure, save_png, utilities_figure
 from viper.evaluation.metrics import Scores, check_shapes, evaluate
-from viper.files import write_json, write_text
+from viper.files import write_json
 from viper.manifest import all_pairs
 from viper.task import Task
 
@@ -90,13 +90,13 @@ class PrecisionRecallReport:
             stem = folder / f"precision_recall_{names[target]}"
             files = [stem.with_name(f"{stem.name}{end}") for end in (".csv", ".png")]
             points = np.stack([np.append(label.threshold, math.nan), label.precision, label.recall], axis=1)
-            write_text(files[0], table_csv(["threshold", "precision", "recall"], points.tolist()))
+            write_table(files[0], ["threshold", "precision", "recall"], points.tolist())
             save_png(curve_figure(curve), files[1])
             written += files
         files = [folder / name for name in ("labels.csv", "average_precision.png", "precision_recall_overview.png",
                                             "confusion.json")]  # fmt: skip
         rows = self._rows()
-        write_text(files[0], table_csv(list(rows[0]), [list(row.values()) for row in rows]))
+        write_table(files[0], list(rows[0]), [list(row.values()) for row in rows])
         save_png(self._bars(title), files[1])
         if curves:
             save_png(curves_figure(list(curves.values()), title), files[2])
@@ -199,9 +199,9 @@ class PreferenceReport:
         """Write utilities.csv (a row a clip), orders.csv (a row a pair or list), utilities.png and confusion.json."""
         files = [folder / name for name in ("utilities.csv", "orders.csv", "utilities.png", "confusion.json")]
         clips = list(zip(self.clips, self.utilities.tolist(), strict=True))
-        write_text(files[0], table_csv(["clip", self.task.targets[0]], clips))
+        write_table(files[0], ["clip", self.task.targets[0]], clips)
         ranks = [f"rank_{k + 1}" for k in range(self.orders.shape[1])]
-        write_text(files[1], table_csv([*ranks, "right"], [self._row(order) for order in self.orders]))
+        write_table(files[1], [*ranks, "right"], [self._row(order) for order in self.orders])
         save_png(utilities_figure(*self.of_pairs(), self.title), files[2])
         write_json(files[3], self.to_dict())
         return files

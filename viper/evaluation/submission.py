@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from viper.errors import UserError, one_line
-from viper.files import csv_text, read_csv_rows, write_text
+from viper.files import read_csv_rows, write_csv
 from viper.manifest import clip_id
 from viper.task import Task
 
@@ -87,7 +87,7 @@ def write_timelines(path: str | Path, task: Task, timelines: Iterable[tuple[str,
 
 def _write(path: Path, rows: list[list[str]]) -> Path:
     try:
-        write_text(path, csv_text(rows))
+        write_csv(path, rows)
     except OSError as error:
         raise UserError(f"{path}: the submission cannot be written ({error.strerror or error})") from error
     return path

@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from viper.errors import UserError
+from viper.errors import UserError, one_line
 from viper.files import atomic_folder, remove, temporary_path
 from viper.fusion.perceiver import BEST, PerceiverFusion
 from viper.logs import quiet_transformers
@@ -67,7 +67,7 @@ def load_checkpoint(path: Path) -> PerceiverFusion:
         with quiet_transformers():
             return PerceiverFusion.from_pretrained(folder, local_files_only=True).eval()
     except Exception as error:
-        raise UserError(f"{folder}: cannot be loaded as a checkpoint ({' '.join(str(error).split())})") from error
+        raise UserError(f"{folder}: cannot be loaded as a checkpoint ({one_line(str(error))})") from error
 
 
 def task_of(model: PerceiverFusion) -> Task:

@@ -44,6 +44,15 @@ def drop_channels(tokens: Tensor, rate: float) -> Tensor:
     return tokens * F.dropout(tokens.new_ones(clips, 1, channels), rate)
 
 
+def divisible(mean: Tensor, std: Tensor) -> Tensor:
+    """Return the standard deviations, with 1 for those of practically zero: constant channels are only centred.
+
+    A channel that never varies still shows rounding noise in proportion to its mean; dividing by that noise would blow
+    up the first clip that differs.
+    """
+    return torch.where(std <= 1e-6 * mean.abs().clamp(min=1.0), 1.0, std)
+
+
 class Standardize(nn.Module):
     """Subtract a mean and divide by a standard deviation per channel; masked tokens become exact zeros.
 
@@ -59,16 +68,13 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.ones(width))
 
     def set(self, mean: Tensor, std: Tensor) -> None:
-        """Take over statistics of shape (width,); a standard deviation of practically zero becomes 1."""
+        """Take over statistics of shape (width,); see `divisible` for constant channels."""
         if mean.shape != self.mean.shape or std.shape != self.std.shape:
             raise ValueError(f"statistics of shape {tuple(mean.shape)} and {tuple(std.shape)}, not {len(self.mean)}")
         if not (mean.isfinite().all() and std.isfinite().all() and (std >= 0).all()):
             raise ValueError("statistics that are not finite, or a negative standard deviation")
-        # A channel that never varies still shows rounding noise in proportion to its mean; dividing by that noise
-        # would blow up the first clip that differs.
-        constant = std <= 1e-6 * mean.abs().clamp(min=1.0)
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(constant, 1.0, std))
+        self.std.copy_(divisible(mean, std))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Map (B, K, D) tokens and their (B, K) mask to standardised (B, K, D) tokens."""

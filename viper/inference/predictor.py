@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,12 @@ from viper.fusion.checkpoint import load_checkpoint, task_of
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, source_of
 from viper.inference.stored import answers, on_device, ready
+from viper.logs import log
 from viper.media.windows import check_windows
 from viper.store import EncoderInfo, Feature
 from viper.task import Task
 from viper.training.data import collate_features
 from viper.training.group_standardization import standardize_together
-
-log = logging.getLogger("viper")
 
 # Frames, windows of sound or sentences on the device at once; a processor takes fewer by itself.
 ITEMS_AT_ONCE = 64

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from viper.errors import UserError
-from viper.files import read_json
+from viper.files import read_json, read_yaml
 from viper.fusion.checkpoint import load_checkpoint, resolve_checkpoint, task_of
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.stored import data_for
@@ -19,9 +17,7 @@ from viper.manifest import Manifest
 from viper.store import MODALITIES, FeatureStore
 from viper.task import Task
 from viper.training.data import FusionData
-from viper.training.run_folder import CONFIG_FILE, FREE_OPTIONS
-
-# Modalities with an option of their own in config.yaml, NAME_features_input_folder; others are in its list `features`.
+from viper.training.run_folder import CONFIG_FILE, FREE_OPTIONS, SUMMARY_FILE
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class OpenedRun:
         """The checkpoint's epoch; None where neither its name nor the run's summary says it."""
         if match := re.fullmatch(r"perceiver_(\d+)", self.checkpoint.name):
             return int(match[1])
-        summary = self.folder / "summary.json"
+        summary = self.folder / SUMMARY_FILE
         return read_json(summary)["best_epoch"].get(self.task.metrics[0]) if summary.is_file() else None
 
     def data(self, split: str, labelled: bool = True) -> FusionData:
@@ -106,17 +102,17 @@ def open_run(
 def _read_card(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        card = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    card = read_yaml(path)
     if not isinstance(card, dict) or not isinstance(card.get("options", {}), dict):
         raise UserError(f"{path}: does not describe a run; train_perceiver writes it")
     return card
 
 
 def _recorded_folders(options: Mapping[str, Any]) -> dict[str, Path]:
-    """Return modality -> folder of a training, with paths as they were given there."""
+    """Return modality -> folder of a training, with paths as they were given there.
+
+    Modalities with an option of their own are in NAME_features_input_folder, others in the list `features`.
+    """
     folders = {}
     for name in MODALITIES:
         if (folder := options.get(f"{name}_features_input_folder")) is not None and options.get(name, True):

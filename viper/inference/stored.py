@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,12 +12,11 @@ from torch.utils.data import DataLoader
 
 from viper.fusion.checkpoint import check_stores
 from viper.fusion.perceiver import PerceiverFusion
+from viper.logs import log
 from viper.manifest import Manifest
 from viper.store import FeatureStore
 from viper.training.data import NAMED_CLIPS, FusionData
 from viper.training.group_standardization import GroupNormalization
-
-log = logging.getLogger("viper")
 
 View = TypeVar("View", bound=Hashable)
 Subset = tuple[str, ...]

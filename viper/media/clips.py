@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from viper.engine.failures import FAILURES_FILE
 from viper.errors import ClipError, UserError
 from viper.files import fingerprint
 from viper.logs import log
@@ -144,7 +145,7 @@ def list_foreign_clips(path: Path, key: str, columns: tuple[str, ...]) -> Sequen
     """
     if not path.is_file():
         files = list_files(path, FEATURE_SUFFIXES, "features")
-        return [ForeignClip(file.id, file.path, key, columns) for file in files if file.path.name != "failures.csv"]
+        return [ForeignClip(file.id, file.path, key, columns) for file in files if file.path.name != FAILURES_FILE]
     if path.suffix.lower() not in MMSA_SUFFIXES:
         raise UserError(f"{path}: is a file; name its folder (one file may hold many clips only as a pickle of MMSA)")
     splits = read_mmsa(path).splits.values()

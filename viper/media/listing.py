@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from viper.errors import UserError
 from viper.files import fingerprint, visible_entries
+from viper.logs import log
 from viper.manifest import clip_id
 from viper.media.subtitles import SUBTITLE_SUFFIXES
-
-log = logging.getLogger("viper")
 
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".mkv", ".avi", ".mpg", ".mpeg", ".webm", ".m4v", ".wmv", ".flv", ".ts", ".mts", ".m2ts", ".3gp",

@@ -70,14 +70,6 @@ def motion_of(lengths: Sequence[float], times: np.ndarray, assumed_fps: float | 
     return Motion(times, fps, curve, smooth, peaks, peak_prominences(smooth, peaks)[0])
 
 
-def motion_curve(frames: Iterable[np.ndarray]) -> np.ndarray:
-    """Return how much moves between each frame and the next, as shares of the clip's range: (N - 1,) float64 in [0, 1].
-
-    Those of `motion_lengths`, `normalized`; empty where there are fewer than two frames.
-    """
-    return normalized(list(motion_lengths(frames)))
-
-
 def motion_lengths(frames: Iterable[np.ndarray]) -> Iterator[float]:
     """Return how much moves between each frame and the next, in pixels.
 
@@ -136,7 +128,7 @@ def detect_events(curve: np.ndarray, fps: float) -> np.ndarray:
 
     Parameters
     ----------
-    curve : (N - 1,) from `motion_curve`.
+    curve : (N - 1,) lengths of `motion_lengths`, `normalized`.
     fps : frames a second, on average. Where the rate varies, seconds are those of this average.
 
     Returns

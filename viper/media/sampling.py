@@ -20,7 +20,7 @@ from viper.media.motion import (
     Motion,
     read_motion,
 )
-from viper.media.video import VideoFrames, read_frames_by_time
+from viper.media.video import VideoFrames, read_frames
 
 DEFAULT_N_FRAMES = 32
 
@@ -100,13 +100,13 @@ class ChosenFrames:
 
 
 def read_chosen(path: Path, rule: FrameRule, with_motion: bool = False) -> ChosenFrames:
-    """Decode a video and keeps the frames of the rule; ClipError as `viper.media.video.read_frames_by_time`."""
+    """Decode a video and keep the frames of the rule; ClipError as `viper.media.video.read_frames`."""
     motion = read_motion(path, rule.assumed_fps) if rule.is_by_events or with_motion else None
     if not rule.is_by_events:
-        return ChosenFrames(read_frames_by_time(path, rule.choose), motion)
+        return ChosenFrames(read_frames(path, rule.choose), motion)
     assert motion is not None
     indices = rule.choose(motion.times, motion)
-    return ChosenFrames(read_frames_by_time(path, lambda times: indices), motion)
+    return ChosenFrames(read_frames(path, lambda times: indices), motion)
 
 
 def uniform_indices(n_frames: int, n: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 
 from viper.errors import ClipError
+from viper.logs import log
 from viper.media.video import MAX_SOUND_SECONDS, SOUND_RATES, open_media, start_seconds
-
-log = logging.getLogger("viper")
 
 SAMPLE_RATE = 16000
 

@@ -68,13 +68,8 @@ class VideoFrames:
     n_errors: int
 
 
-def read_frames(path: Path, choose: Callable[[int], np.ndarray]) -> VideoFrames:
-    """Decode a video once and keeps the frames `choose(number of frames)` names; see `read_frames_by_time`."""
-    return read_frames_by_time(path, lambda times: choose(len(times)))
-
-
-def read_frames_by_time(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> VideoFrames:
-    """Decode a video once and keeps the frames `choose(times of all frames)` names; times are (N,) float64, seconds.
+def read_frames(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> VideoFrames:
+    """Decode a video once and keep the frames `choose(times of all frames)` names; times are (N,) float64, seconds.
 
     The packets' times are read first without decoding them, which is cheap; only when decoding yields others (damaged
     or hidden frames) and that changes the choice, the file is decoded a second time.

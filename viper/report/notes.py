@@ -113,7 +113,7 @@ def _some(clips: Sequence[str]) -> str:
 
 def _model(source: OpenedRun) -> str:
     config, options = source.model.config, source.card.get("options", {})
-    n_parameters = sum(parameter.numel() for parameter in source.model.parameters())
+    n_parameters = source.model.num_parameters()
     size = f"{n_parameters / 1e6:.1f} million" if n_parameters >= 1e6 else f"{n_parameters:,}"
     parts = [f"Model: {config.fusion} fusion, preset {config.preset}, {size} parameters"]
     if config.fusion == "linear":

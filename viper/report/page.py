@@ -17,7 +17,7 @@ from viper.report.figures import agreement_panels, calibration_panels, scatter_p
 from viper.report.html import render
 from viper.report.words import noun, plural, run_names, target_title
 
-FILE_NAME = "report.html"
+REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Verdict:
 
 def write_report(content: ReportContent, folder: Path) -> list[Path]:
     """Write report.html into `folder`, atomically, and return the files written."""
-    path = folder / FILE_NAME
+    path = folder / REPORT_FILE
     write_text(path, report_page(content))
     return [path]
 

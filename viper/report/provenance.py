@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from viper.engine.failures import read_failures
+from viper.engine.failures import FAILURES_FILE, read_failures
 from viper.errors import ClipError, UserError
 from viper.files import read_csv_rows
 from viper.inference.run import OpenedRun
@@ -46,7 +46,7 @@ def _record(store: FeatureStore, clips: Sequence[str]) -> ModalityRecord:
     try:
         failures = {row.clip: f"{row.stage}: {row.message}" for row in read_failures(store.folder) if row.clip in among}
     except UserError as error:
-        failures = {"failures.csv": str(error)}
+        failures = {FAILURES_FILE: str(error)}
     encoder = {"folder": str(store.folder), **dataclasses.asdict(store.info)}
     return ModalityRecord(encoder, len(missing), missing[:NAMED], dict(list(failures.items())[:NAMED]))
 

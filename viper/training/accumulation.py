@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,8 +12,7 @@ from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
 
 from viper.engine.device import is_out_of_memory
-
-log = logging.getLogger("viper")
+from viper.logs import log
 
 Collate = Callable[[Sequence[Any]], dict[str, Any]]
 """Examples -> a batch: what the model's forward takes, by name."""

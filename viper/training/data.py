@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +12,11 @@ import torch
 from torch.utils.data import Dataset
 
 from viper.errors import NothingDoneError, UserError
+from viper.logs import log
 from viper.manifest import SPLITS, Manifest
 from viper.store import Feature, FeatureStore
 from viper.training.group_standardization import GroupNormalization
 from viper.training.packing import Features, StoredFeatures, find_pack, open_features, scan
-
-log = logging.getLogger("viper")
 
 NAMED_CLIPS = 5
 

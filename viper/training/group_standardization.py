@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 
 from viper.errors import UserError
+from viper.fusion.layers import divisible
 from viper.manifest import Manifest
 from viper.store import Feature, FeatureStore
 from viper.training.packing import Statistics, moments
@@ -80,7 +82,5 @@ def _present_tokens(store: FeatureStore, clips: Sequence[str]) -> Iterator[np.nd
         yield feature.tokens[feature.mask]
 
 
-def _divisible(mean: np.ndarray, deviation: np.ndarray) -> Statistics:
-    # As in viper.fusion.layers.Standardize: a constant channel would be divided by its rounding noise.
-    constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1.0)
-    return mean, np.where(constant, 1.0, deviation)
+def _divisible(mean: np.ndarray, std: np.ndarray) -> Statistics:
+    return mean, divisible(torch.from_numpy(mean), torch.from_numpy(std)).numpy()

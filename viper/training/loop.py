@@ -6,7 +6,6 @@ epoch is validated, and what is kept of it, as two callables.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +22,11 @@ from tqdm.auto import tqdm
 
 from viper.engine.device import choose_device, has_bf16
 from viper.errors import UserError
+from viper.logs import log
 from viper.training.accumulation import Accumulation, Alone, Collate
 from viper.training.optimizer import averaged_weights, learning_rate_factor, make_average, make_optimizer
 from viper.training.options import LoopOptions
 from viper.training.state import TrainingState, gather_state, restore_state
-
-log = logging.getLogger("viper")
 
 
 class Recorder(Protocol):

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from viper.evaluation.metrics import METRICS, Scores, is_better
-from viper.files import write_text
+from viper.files import write_csv_records
 from viper.fusion.checkpoint import point_best, remove_other_checkpoints, save_checkpoint
 from viper.fusion.perceiver import PerceiverFusion
+from viper.logs import log
 from viper.task import Task
 from viper.training.run_folder import METRICS_FILE
-
-log = logging.getLogger("viper")
 
 
 @dataclass(frozen=True)
@@ -121,11 +117,7 @@ class Recorder:
 
 def _write_metrics(run: Path, epochs: list[Epoch]) -> None:
     """Write the whole of metrics.csv, so that an epoch done again after a kill appears once."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(_row(epochs[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_row(epoch) for epoch in epochs)
-    write_text(run / METRICS_FILE, text.getvalue())
+    write_csv_records(run / METRICS_FILE, [_row(epoch) for epoch in epochs])
 
 
 def _row(epoch: Epoch) -> dict[str, str | int]:

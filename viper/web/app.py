@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from markupsafe import Markup
 
 from viper.errors import ClipError, UserError, one_line
 from viper.inference.predictor import ClipPredictor
+from viper.logs import log
 from viper.media.subtitles import SUBTITLE_SUFFIXES
 from viper.web import charts, texts
 from viper.web.session import Answers, Made, Session, Uploads, answer, read_session, write_sample
-
-log = logging.getLogger("viper")
 
 # Seconds after which a clip that nobody looked at again is forgotten, and how many visitors' clips are kept at once.
 FORGET_AFTER = 1800

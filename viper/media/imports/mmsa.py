@@ -42,11 +42,6 @@ class MmsaSplit:
         """(n,) float64, NaN where the file says so."""
         return self.labels("regression_labels")
 
-    @property
-    def annotations(self) -> tuple[str, ...]:
-        """n words: Negative, Neutral, Positive; empty text where the file has none."""
-        return self.texts("annotations")
-
     def labels(self, key: str) -> np.ndarray:
         """Return (n,) float64 of a key such as regression_labels_T.
 
@@ -64,16 +59,6 @@ class MmsaSplit:
             return np.array([float(number) for number in numbers])
         except OverflowError:
             raise UserError(f"{self._where(key)} holds a number that is too large") from None
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """Return n texts of a key such as raw_text, empty ones without it. UserError where it is not n texts."""
-        if key not in self.content:
-            return ("",) * len(self.ids)
-        values = self._column(key)
-        texts = _texts(values)
-        if texts is None or len(texts) != len(self.ids):
-            raise UserError(f"{self._where(key)} is not one text a clip")
-        return texts
 
     def rows(self, key: str) -> list[np.ndarray]:
         """Return n arrays (T, D) of features, without the padding. UserError where the key holds no features."""
