@@ -68,10 +68,10 @@ def clip_id(file_id: str) -> str:
 def canonical_split(name: str) -> str:
     """Return Train, Val or Test for any of the spellings in use (train, devel, validation ...)."""
     try:
-        return _SPLIT_NAMES[name.strip().lower()]
+        return _SPLIT_NAMES[str(name).strip().lower()]
     except KeyError:
         raise UserError(
-            f"the split {_shown(name)} must be Train, Val or Test (devel and validation mean Val)"
+            f"the split {_shown(str(name))} must be Train, Val or Test (devel and validation mean Val)"
         ) from None
 
 

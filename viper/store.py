@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -154,7 +155,7 @@ class FeatureStore:
         self.info = info
 
     @classmethod
-    def open(cls, folder: str | Path) -> FeatureStore:
+    def open(cls, folder: str | os.PathLike[str]) -> FeatureStore:
         """Opens an existing store. A folder that is none is a UserError saying what it lacks."""
         folder = Path(folder)
         if not folder.is_dir():
@@ -198,15 +199,15 @@ class FeatureStore:
         made = f"{self.info.modality} features by {self.info.encoder}, {self.width} wide"
         return f"FeatureStore({str(self.folder)!r}: {len(self.clips())} clips, {made})"
 
-    def to_dataframe(self, clips: Iterable[str] | None = None) -> pd.DataFrame:
-        """Return the tokens of these clips (default: all) as a table.
+    def to_dataframe(self, clips: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Return the tokens of a clip, of several, or of all (the default), as a table.
 
         One row per token, indexed by clip and token; columns "time" (seconds), "mask" and one per channel, 0 to D - 1.
         """
         # Not above: pandas takes half a second to import, and --help should not.
         import pandas as pd
 
-        names = self.clips() if clips is None else list(clips)
+        names = self.clips() if clips is None else [clips] if isinstance(clips, str) else list(clips)
         features = [self.read(clip) for clip in names]
         pairs = [(clip, k) for clip, feature in zip(names, features, strict=True) for k in range(len(feature.mask))]
         tokens = [np.zeros((0, self.width), np.float32), *(feature.tokens for feature in features)]
@@ -247,6 +248,12 @@ class FeatureStore:
     def __contains__(self, clip: str) -> bool:
         return self.path(clip).is_file()
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.clips())
+
+    def __len__(self) -> int:
+        return len(self.clips())
+
     def clips(self) -> list[str]:
         """Ids of the clips there are, in natural order."""
         names = (path.name for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
@@ -264,6 +271,8 @@ class FeatureStore:
 
     def read(self, clip: str) -> Feature:
         """Reads a clip's feature. A file that is not a valid feature of this store is a ClipError naming it."""
+        if clip not in self:
+            raise ClipError(f"{self.path(clip)}: no such file; the store has no features of this clip")
         try:
             return self._read(clip)
         except ClipError as error:
