@@ -265,7 +265,7 @@ def test_a_store_says_what_it_is_and_becomes_a_table(planted: Planted) -> None:
     assert np.array_equal(table.loc["500", "time"], feature.time)
     assert store.to_dataframe("500").equals(store.to_dataframe(["500"]))
     assert (len(store), next(iter(store)), "500" in store) == (100, "401", True)
-    with pytest.raises(viper.ClipError, match="7.safetensors: no such file"):
+    with pytest.raises(viper.ClipError, match=r"7\.safetensors: no such file"):
         store.read("7")
     assert store.to_dataframe([]).empty
     assert isinstance(store.to_dataframe().groupby("clip")[0].mean(), pd.Series)
