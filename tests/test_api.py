@@ -155,6 +155,14 @@ def test_other_kinds_of_tasks_have_their_figures(tmp_path: Path, kind: str) -> N
                 getattr(made.plot, name)()
 
 
+def test_a_history_of_one_epoch_is_seen(planted: Planted, tmp_path: Path) -> None:
+    made = viper.train(planted.manifest, planted.stores("visual")["visual"], tmp_path / "run", task=planted.card,
+                       fusion="linear", device="cpu")  # fmt: skip
+    (panel,) = made.plot.history().axes  # a linear model has no training loss
+    assert panel.get_title() == "validation Pearson"
+    assert panel.lines[0].get_marker() == "o"
+
+
 def test_a_run_is_loaded_by_its_folder_also_as_a_model(run: viper.Run, planted: Planted) -> None:
     loaded = viper.load_run(run.folder, features={"visual": planted.root / "visual"})
     assert np.allclose(loaded.predict("Test"), run.predict("Test"), atol=1e-6)

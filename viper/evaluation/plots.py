@@ -31,6 +31,8 @@ from viper.evaluation.metrics import METRICS, evaluate
 from viper.evaluation.split_report import PrecisionRecallReport, PreferenceReport, build_report
 from viper.task import Task
 
+FEW_EPOCHS = 30  # each is a dot
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -145,10 +147,14 @@ class Plots:
 
 
 def curves_over_epochs(epochs: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Figure:
-    """Return a figure with one panel per curve over the epochs of a training."""
+    """Return a figure with one panel per curve over the epochs of a training, but for curves without any value."""
+    curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
     figure = new_figure(3.4 * len(curves) + 0.4, 2.8)
     for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False).flat, curves.items(), strict=True):
-        axes.plot(epochs, values, color=DARK, linewidth=1.8)
+        marker = "o" if len(epochs) <= FEW_EPOCHS else ""  # a line of one epoch is not seen
+        axes.plot(epochs, values, color=DARK, linewidth=1.8, marker=marker, markersize=4)
+        if len(epochs) == 1:
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
         axes.set_title(name, fontsize=10, color=INK, parse_math=False)
         axes.set_xlabel("epoch", fontsize=9, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
