@@ -50,9 +50,9 @@ class Feature:
 
     @classmethod
     def make(cls, tokens: Any, mask: Any = None, time: Any = None) -> Feature:
-        """Checks shapes and values and zeroes masked tokens; without `time`, tokens are one second apart.
+        """Return a feature of arrays or lists, masked tokens set to zero; without `time`, tokens are a second apart.
 
-        Raises ClipError for wrong shapes, and for a value that is not finite in a token that counts.
+        Raises ClipError for wrong shapes, and for a value that is not finite in a token that is not masked.
         """
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused below
             tokens = np.array(tokens, dtype=np.float32)
@@ -70,7 +70,7 @@ class Feature:
 
     @classmethod
     def absent(cls, width: int, n_tokens: int = 1) -> Feature:
-        """The feature of a clip that lacks this modality: zeros, nothing unmasked."""
+        """Return the feature of a clip that lacks this modality: zeros, all masked."""
         return cls.make(np.zeros((n_tokens, width)), np.zeros(n_tokens, bool), np.zeros(n_tokens))
 
 
@@ -109,7 +109,7 @@ class EncoderInfo:
     command: str = ""
 
     def difference(self, other: EncoderInfo) -> str | None:
-        """In words, why features of `other` may not join those of this one; None when they may."""
+        """Return why features of `other` may not join those of this one, in words; None when they may."""
         for name in ("encoder", "modality", "width", "source"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name} {getattr(self, name)!r}, not {getattr(other, name)!r}"
@@ -156,7 +156,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> FeatureStore:
-        """Opens an existing store. A folder that is none is a UserError saying what it lacks."""
+        """Open an existing store; a folder that is not one is a UserError that says what it lacks."""
         folder = Path(folder)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of features")
@@ -242,7 +242,7 @@ class FeatureStore:
         return self.info.width
 
     def path(self, clip: str) -> Path:
-        """The file of a clip, there or not."""
+        """Return the file of a clip, whether it exists or not."""
         return self.folder / f"{clip}{SUFFIX}"
 
     def __contains__(self, clip: str) -> bool:
@@ -255,12 +255,12 @@ class FeatureStore:
         return len(self.clips())
 
     def clips(self) -> list[str]:
-        """Ids of the clips there are, in natural order."""
+        """Return the ids of the clips in it, in natural order."""
         names = (path.name for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
         return sorted((name.removesuffix(SUFFIX) for name in names), key=natural_key)
 
     def write(self, clip: str, feature: Feature, source: str = "") -> None:
-        """Writes a clip's feature atomically; `source` is the fingerprint of what it was made from."""
+        """Write a clip's feature atomically; `source` is the fingerprint of what it was made from."""
         if feature.tokens.shape[1] != self.width:
             raise ClipError(f"a feature of width {feature.tokens.shape[1]} for a store of width {self.width}")
         tensors = {"tokens": feature.tokens, "mask": feature.mask, "time": feature.time}
@@ -270,7 +270,7 @@ class FeatureStore:
             temporary.write_bytes(save(arrays, metadata={SOURCE: f"{source} {self.info.identity}"}))
 
     def read(self, clip: str) -> Feature:
-        """Reads a clip's feature. A file that is not a valid feature of this store is a ClipError naming it."""
+        """Return a clip's feature; a file that is missing, or is not a valid feature of this store, is a ClipError."""
         if clip not in self:
             raise ClipError(f"{self.path(clip)}: no such file; the store has no features of this clip")
         try:
@@ -281,9 +281,9 @@ class FeatureStore:
             ) from error
 
     def problem(self, clip: str, verify: bool = False) -> str | None:
-        """Why the clip's file is not a valid feature of this store, in a few words; None when it is.
+        """Return why the clip's file is not a valid feature of this store, in a few words; None when it is.
 
-        The file's header and length are looked at, which finds all but wrong values; with `verify` all of it is read.
+        Only its header and length are checked, which finds all but wrong values; with `verify` all of it is read.
         """
         try:
             if verify:
@@ -295,14 +295,14 @@ class FeatureStore:
         return None
 
     def is_current(self, clip: str, source: str) -> bool:
-        """Whether the clip's file is there, opens, belongs to this store, and was made from `source`."""
+        """Return whether the clip's file exists, opens, belongs to this store, and was made from `source`."""
         try:
             return self.source(clip) == source
         except ClipError:
             return False
 
     def source(self, clip: str) -> str:
-        """The fingerprint of what the clip's feature was made from; ClipError where its file is not valid."""
+        """Return the fingerprint of what the clip's feature was made from; ClipError where its file is not valid."""
         with self._opened(clip) as file:
             return _made_of(file)[0]
 

@@ -148,7 +148,7 @@ class Plots:
 
 def curves_over_epochs(epochs: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Figure:
     """Return a figure with one panel per curve over the epochs of a training, but for curves without any value."""
-    curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
+    curves = {name: values for name, values in curves.items() if np.isfinite(values).any()} or curves
     figure = new_figure(3.4 * len(curves) + 0.4, 2.8)
     for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False).flat, curves.items(), strict=True):
         marker = "o" if len(epochs) <= FEW_EPOCHS else ""  # a line of one epoch is not seen
