@@ -113,6 +113,27 @@ def test_predictions_are_scored_however_they_were_kept(run: viper.Run, planted: 
         viper.evaluate(table.assign(joy="much"), run.manifest)
     with pytest.raises(viper.UserError, match="must be a path, not a ndarray"):
         viper.evaluate(table.to_numpy(), run.manifest)  # type: ignore[arg-type]
+    (tmp_path / "ragged.csv").write_text("clip,joy,awe,fear\n1,2\n3,4,5,6,7,8\n")
+    with pytest.raises(viper.UserError, match=r"ragged\.csv: cannot be read"):
+        viper.evaluate(tmp_path / "ragged.csv", run.manifest)
+
+
+def test_a_manifest_says_what_it_is(planted: Planted) -> None:
+    manifest = viper.Manifest.load(str(planted.manifest), planted.card)
+    assert repr(manifest).endswith("manifest.csv': 100 clips (60 Train, 24 Val, 16 Test) of the task planted)")
+    assert "24 clips (24 Val)" in repr(manifest.split("Val"))
+
+
+def test_a_damaged_run_is_said(run: viper.Run, tmp_path: Path) -> None:
+    broken = tmp_path / "run"
+    shutil.copytree(run.folder, broken, symlinks=True)
+    (broken / "metrics.csv").write_text("x")
+    with pytest.raises(viper.UserError, match=r"metrics\.csv: cannot be read"):
+        viper.load_run(broken).history  # noqa: B018
+    (broken / "best" / "model.safetensors").write_bytes(b"xx")
+    for load in (viper.load_run, viper.PerceiverFusion.from_pretrained):
+        with pytest.raises(viper.UserError, match="cannot be loaded as a checkpoint"):
+            load(broken)
 
 
 def test_figures_are_drawn_and_shown_by_a_notebook(run: viper.Run) -> None:
@@ -227,6 +248,8 @@ def test_what_is_wrong_is_raised_in_a_line(planted: Planted, tmp_path: Path) -> 
             viper.train(planted.manifest, wrong, tmp_path / "run")  # type: ignore[arg-type]
     with pytest.raises(viper.UserError, match="no features given"):
         viper.train(planted.manifest, {}, tmp_path / "run")
+    with pytest.raises(viper.UserError, match="a modality's name must be text without '=', not 'a=b'"):
+        viper.train(planted.manifest, {"a=b": planted.root / "visual"}, tmp_path / "run")
     with pytest.raises(viper.UserError, match="csv_path must be a path, not None"):
         viper.train(None, features, tmp_path / "run")  # type: ignore[arg-type]
     (tmp_path / "file").touch()

@@ -22,7 +22,7 @@ from viper.commands.convert import arguments_of, build
 from viper.commands.extract_features import EXTRACT_OPTIONS
 from viper.commands.feature_options import feature_fields
 from viper.engine.device import choose_device
-from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, either
+from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, either, one_line
 from viper.evaluation.metrics import METRICS, Scores
 from viper.evaluation.metrics import evaluate as evaluate_arrays
 from viper.evaluation.plots import Compared, Plots, curves_over_epochs
@@ -273,7 +273,10 @@ class Run:
         path = self.folder / METRICS_FILE
         if not path.is_file():
             raise UserError(f"{path}: no such file; the checkpoint was opened without its run")
-        return pd.read_csv(path, index_col="epoch")
+        try:
+            return pd.read_csv(path, index_col="epoch")
+        except (OSError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({one_line(str(error))})") from error
 
     def predict(
         self,
@@ -384,6 +387,9 @@ def _folders(features: Features) -> dict[str, Path]:
         features = dict(zip(names, features, strict=True))
     if not isinstance(features, Mapping):
         raise UserError(f"{WANTED}, not {_brief(features)}")
+    for name in features:
+        if not isinstance(name, str) or not name or "=" in name:
+            raise UserError(f"features: a modality's name must be text without '=', not {name!r}")
     return {
         name: each.folder if isinstance(each, FeatureStore) else _path(each, f"the features of {name}")
         for name, each in features.items()
@@ -450,7 +456,10 @@ def _predictions(predictions: pd.DataFrame | Folder, task: Task) -> pd.DataFrame
     if not isinstance(table, pd.DataFrame):
         path = _path(predictions, "predictions, if no DataFrame,")
         is_table = path.is_file() and path.read_bytes()[:5] == b"clip,"
-        table = pd.read_csv(path, dtype={"clip": str}) if is_table else read_submission(path, task)
+        try:
+            table = pd.read_csv(path, dtype={"clip": str}) if is_table else read_submission(path, task)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({one_line(str(error))})") from error
     if table.index.name != "clip":
         for column in ("clip", task.id_column):
             if column in table:

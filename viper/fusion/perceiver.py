@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import CommitOperationAdd, HfApi
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -143,7 +144,7 @@ class PerceiverFusion(PreTrainedModel):
             model: PerceiverFusion = super().from_pretrained(
                 folder if folder.is_dir() else os.fspath(name), *args, **options
             )
-        except OSError as error:
+        except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
             raise UserError(f"{os.fspath(name)}: cannot be loaded as a checkpoint ({one_line(str(error))})") from error
         return model
 
