@@ -20,7 +20,7 @@ LAYERS = (
     ("web", "report", "inference", "training", "datasets", "demo"),
     ("fusion", "evaluation", "encoders"),
     ("media", "engine"),
-    ("store", "manifest", "preferences", "task"),
+    ("store", "manifest", "task"),
     ("files", "logs", "errors"),
 )
 PLACES = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}

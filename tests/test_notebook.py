@@ -54,10 +54,11 @@ def test_the_page_is_run_from_features_to_a_plot(
     assert len(pd.read_csv("predictions.csv", index_col="clip")) == 3
     assert Path("confusion.png").read_bytes().startswith(b"\x89PNG")
     assert isinstance(names["figure"], matplotlib.figure.Figure)
-    scores, seen = names["scores"], names["seen"]
+    scores, seen, both = names["scores"], names["seen"], names["both"]
     assert isinstance(scores, pd.DataFrame)
     assert isinstance(seen, pd.DataFrame)
-    assert (scores.index[-1], len(seen)) == ("all", N_CLIPS)
+    assert isinstance(both, pd.DataFrame)
+    assert (scores.index[-1], len(seen), len(both)) == ("all", N_CLIPS, N_CLIPS)
     Path("broken.wav").write_bytes(b"no sound")
     new = viper.predict(["videos/0.wav", "broken.wav", "videos/1.wav"], "runs/both", device="cpu")
     assert list(new.index) == ["0", "1"]

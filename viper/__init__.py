@@ -10,18 +10,20 @@ The public API, imported when first used so that `import viper` stays quick:
     FeatureStore, Feature, EncoderInfo features on disk
     PerceiverFusion                    the model
     Encoder                            what an encoder of your own is made of
-    UserError, ClipError               what is raised
+    UserError, ClipError, NothingDoneError    what is raised: a mistake, a clip that cannot be read, no clip done
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from viper.errors import ClipError, NothingDoneError, UserError
 
 if TYPE_CHECKING:
     from viper.api import Run, crop_images, evaluate, extract, get_frame, load_run, plot, predict, train
     from viper.encoders.base import Encoder
-    from viper.errors import ClipError, NothingDoneError, UserError
     from viper.fusion.perceiver import PerceiverFusion
     from viper.inference.predictor import predict_clip
     from viper.manifest import Manifest
@@ -41,7 +43,6 @@ _HOMES = {
         "Run", "crop_images", "evaluate", "extract", "get_frame", "load_run", "plot", "predict", "train",
     ),
     "viper.encoders.base": ("Encoder",),
-    "viper.errors": ("ClipError", "NothingDoneError", "UserError"),
     "viper.fusion.perceiver": ("PerceiverFusion",),
     "viper.inference.predictor": ("predict_clip",),
     "viper.manifest": ("Manifest",),
@@ -54,7 +55,7 @@ def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(home), name)
-    raise AttributeError(f"module 'viper' has no attribute {name!r}")
+    raise AttributeError(f"module 'viper' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,7 @@ ClipError, NothingDoneError) instead of ending the process.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,8 @@ from viper.commands.convert import arguments_of, build
 from viper.commands.extract_features import EXTRACT_OPTIONS
 from viper.commands.feature_options import feature_fields
 from viper.engine.device import choose_device
-from viper.errors import ClipError, NothingDoneError, UserError, either
-from viper.evaluation.metrics import Scores
+from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, either, one_line
+from viper.evaluation.metrics import METRICS, Scores
 from viper.evaluation.metrics import evaluate as evaluate_arrays
 from viper.evaluation.plots import Compared, Plots, curves_over_epochs
 from viper.evaluation.submission import read_submission
@@ -33,13 +34,14 @@ from viper.inference.stored import predict as predict_stored
 from viper.logs import log, running
 from viper.manifest import Manifest, clip_id
 from viper.media.listing import list_videos
-from viper.store import FeatureStore
+from viper.store import MODALITIES, FeatureStore
 from viper.task import Task, load_task
 from viper.training.recorder import METRICS_FILE
 
-Folder = str | Path
-Features = Mapping[str, "Folder | FeatureStore"]
+Folder = str | os.PathLike[str]
+Features = Mapping[str, "Folder | FeatureStore"] | Sequence[FeatureStore] | FeatureStore
 BATCH_SIZE = 64  # clips at once; it does not change a prediction
+WANTED = 'features must be a dict such as {"visual": "features/visual"}, or a list of stores'
 
 
 def get_frame(input_folder: Folder, output_folder: Folder, **options: Any) -> Path:
@@ -47,8 +49,8 @@ def get_frame(input_folder: Folder, output_folder: Folder, **options: Any) -> Pa
 
     `options` are those of the command, such as n_frames=8 or sampling="events".
     """
-    given = {"input_folder": Path(input_folder), "output_folder": Path(output_folder)}
-    made = build(get_frame_command.GetFrameOptions, options, "get_frame", given=given)
+    given = {"input_folder": _path(input_folder, "input_folder"), "output_folder": _output(output_folder)}
+    made = build(get_frame_command.GetFrameOptions, _plain(options), "get_frame", given=given)
     _run("get_frame", get_frame_command.run, made)
     return Path(output_folder)
 
@@ -58,8 +60,8 @@ def crop_images(input_folder: Folder, output_folder: Folder, **options: Any) -> 
 
     `options` are those of the command, such as margin=0.2.
     """
-    given = {"input_folder": Path(input_folder), "output_folder": Path(output_folder)}
-    made = build(crop_images_command.CropImagesOptions, options, "crop_images", given=given)
+    given = {"input_folder": _path(input_folder, "input_folder"), "output_folder": _output(output_folder)}
+    made = build(crop_images_command.CropImagesOptions, _plain(options), "crop_images", given=given)
     _run("crop_images", crop_images_command.run, made)
     return Path(output_folder)
 
@@ -67,7 +69,7 @@ def crop_images(input_folder: Folder, output_folder: Folder, **options: Any) -> 
 def extract(
     modality: str, input_folder: Folder | None = None, *, output_folder: Folder, **options: Any
 ) -> FeatureStore:
-    """Make the features of one modality; clips whose features are there and up to date are left alone.
+    """Make the features of one modality; clips whose features are up to date are skipped.
 
     Parameters
     ----------
@@ -88,13 +90,13 @@ def extract(
     --------
     >>> viper.extract("visual", "faces", output_folder="features/visual", model_name="hog")   # doctest: +SKIP
     """
-    if modality not in EXTRACT_OPTIONS:
+    if modality not in list(EXTRACT_OPTIONS):
         raise UserError(f"extract: modality must be {either(list(EXTRACT_OPTIONS))}, not {modality!r}")
-    given: dict[str, Any] = {"output_folder": Path(output_folder)}
+    given: dict[str, Any] = {"output_folder": _output(output_folder)}
     if input_folder is not None:
-        given["input_folder"] = Path(input_folder)
+        given["input_folder"] = _path(input_folder, "input_folder")
     name = f"extract_{modality}_features"
-    _run(name, extract_features.run, build(EXTRACT_OPTIONS[modality], options, name, given=given))
+    _run(name, extract_features.run, build(EXTRACT_OPTIONS[modality], _plain(options), name, given=given))
     return FeatureStore.open(output_folder)
 
 
@@ -104,7 +106,7 @@ def train(csv_path: Folder, features: Features, output: Folder, **options: Any) 
     Parameters
     ----------
     csv_path : the manifest.
-    features : modality -> its store or the store's folder, such as {"visual": "features/visual"}.
+    features : modality -> its store or the store's folder, such as {"visual": "features/visual"}; or a list of stores.
     output : the run's folder.
     options : those of `viper train_perceiver`, such as task="vce", preset="tiny", n_epochs=10, seed=1, overwrite=True.
         For several seeds, train once for each.
@@ -117,21 +119,46 @@ def train(csv_path: Folder, features: Features, output: Folder, **options: Any) 
     --------
     >>> run = viper.train("manifest.csv", {"visual": "features/visual"}, "runs/visual")       # doctest: +SKIP
     """
-    given = {"csv_path": Path(csv_path), "output_checkpoint_folder": Path(output), "n_seeds": 1}
-    given |= feature_fields(_folders(features))
-    _run("train_perceiver", train_perceiver.run, build(train_perceiver.TrainOptions, options, "train", given=given))
+    folders = _folders(features)
+    if not folders:
+        raise UserError(f"no features given; {WANTED}")
+    given: dict[str, Any] = {"csv_path": _path(csv_path, "csv_path"), "output_checkpoint_folder": _output(output)}
+    # What the features say already is no option here.
+    given |= {f"{name}_features_input_folder": None for name in MODALITIES} | dict.fromkeys(MODALITIES, True)
+    given |= {"n_seeds": 1, **feature_fields(folders)}
+    made = build(train_perceiver.TrainOptions, _plain(options), "train", given=given)
+    _run("train_perceiver", train_perceiver.run, made)
     return load_run(output)
 
 
-def load_run(path: Folder, csv_path: Folder | None = None, features: Features | None = None) -> Run:
+def load_run(
+    path: Folder,
+    csv_path: Folder | None = None,
+    features: Features | None = None,
+    *,
+    hidden: str | Collection[str] = (),
+) -> Run:
     """Open a run by its folder, or by the folder of one of its checkpoints.
 
     Parameters
     ----------
     csv_path : the manifest, if it is no longer where it was when the run was trained.
     features : modality -> store or folder, for those that have moved.
+    hidden : modalities to leave out.
+
+    Raises
+    ------
+    UserError : no run, or its manifest or features are not where they were.
     """
-    return Run(open_run(Path(path), "run", None if csv_path is None else Path(csv_path), _folders(features or {})))
+    manifest = None if csv_path is None else _path(csv_path, "csv_path")
+    folders = _folders({} if features is None else features)
+    opened = open_run(_path(path, "path"), "run", manifest, folders, _names(hidden), in_python=True)
+    known = opened.model.config.modalities
+    for name in [*folders, *_names(hidden)]:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise UserError(f"{path}: the run has no modality {name!r}, only {', '.join(known)}{hint}")
+    return Run(opened)
 
 
 def predict(
@@ -139,7 +166,7 @@ def predict(
     run: Run | Folder,
     *,
     subtitles: Folder | None = None,
-    hidden: Collection[str] = (),
+    hidden: str | Collection[str] = (),
     models: Mapping[str, str] | None = None,
     device: str = "auto",
     offline: bool = False,
@@ -160,10 +187,13 @@ def predict(
     One row per video, indexed by clip id, one column per target. A video that cannot be read is left out with a
     warning; if none can be, ClipError says why.
     """
-    paths = _videos([videos] if isinstance(videos, str | Path) else videos)
-    folder = run.checkpoint if isinstance(run, Run) else Path(run)
-    predictor = ClipPredictor.load(folder, models=models, device=device, offline=offline)
-    words = None if subtitles is None else Path(subtitles)
+    if isinstance(videos, Run):
+        raise UserError("viper.predict(videos, run): the videos come first")
+    paths = _videos(videos if isinstance(videos, list | tuple) else [videos])  # type: ignore[list-item]
+    words = None if subtitles is None else _path(subtitles, "subtitles")
+    if words is not None and not words.exists():
+        raise UserError(f"subtitles {words}: no such file or folder")
+    predictor = ClipPredictor.load(_path(run, "run"), models=models, device=device, offline=offline)
     readings, ids, errors = [], [], []
     for path in paths:
         try:
@@ -175,18 +205,22 @@ def predict(
         raise errors[0]
     for unreadable in errors:
         log.warning("%s", unreadable)
-    return _table(predictor.task, ids, predictor.predict(readings, hidden))
+    return _table(predictor.task, ids, predictor.predict(readings, _names(hidden)))
 
 
 def evaluate(
-    predictions: pd.DataFrame | Folder, csv_path: Folder | Manifest, task: str = "hume_reaction", split: str = "Val"
+    predictions: pd.DataFrame | Folder,
+    csv_path: Folder | Manifest,
+    task: Task | Folder = "hume_reaction",
+    split: str = "Val",
 ) -> pd.DataFrame:
     """Score predictions against a manifest's labels.
 
     Parameters
     ----------
-    predictions : as `Run.predict` returns them, indexed by clip; or a submission's CSV.
+    predictions : as `Run.predict` returns them, indexed by clip; or the path of a CSV: such a table, or a submission.
     csv_path : the manifest, or its path.
+    task : a card's name, its YAML, or a `Task`; a manifest that is loaded has its own.
 
     Returns
     -------
@@ -196,7 +230,9 @@ def evaluate(
     return _scores_table(evaluate_arrays(compared.task, compared.predicted, compared.true))
 
 
-def plot(predictions: pd.DataFrame | Folder, csv_path: Folder | Manifest, task: str = "hume_reaction") -> Plots:
+def plot(
+    predictions: pd.DataFrame | Folder, csv_path: Folder | Manifest, task: Task | Folder = "hume_reaction"
+) -> Plots:
     """Return the figures of predictions against a manifest's labels: `viper.plot(...).confusion(split="Val")`.
 
     Parameters are those of `evaluate`.
@@ -206,6 +242,8 @@ def plot(predictions: pd.DataFrame | Folder, csv_path: Folder | Manifest, task: 
 
 class Run:
     """A trained model with the manifest and the features it was trained on; made by `train` and `load_run`.
+
+    Where a path is wanted, a run is the folder of its checkpoint: `PerceiverFusion.from_pretrained(run)`.
 
     Attributes
     ----------
@@ -226,17 +264,23 @@ class Run:
         modalities = ", ".join(self.model.config.modality_order)
         return f"Run({str(self.folder)!r}: {self.task.name} from {modalities}, {self.checkpoint.name})"
 
+    def __fspath__(self) -> str:
+        return str(self.checkpoint)
+
     @cached_property
     def history(self) -> pd.DataFrame:
         """The training: one row per epoch, with the loss and every validation metric."""
         path = self.folder / METRICS_FILE
         if not path.is_file():
             raise UserError(f"{path}: no such file; the checkpoint was opened without its run")
-        return pd.read_csv(path, index_col="epoch")
+        try:
+            return pd.read_csv(path, index_col="epoch")
+        except (OSError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({one_line(str(error))})") from error
 
     def predict(
         self,
-        split: str | FeatureStore | Features = "Test",
+        split: str | Features = "Test",
         *,
         batch_size: int = BATCH_SIZE,
         device: str = "auto",
@@ -245,18 +289,20 @@ class Run:
 
         Parameters
         ----------
-        split : Train, Val or Test; or a store, or modality -> store or folder, whose clips are predicted instead. Any
-            of the run's modalities will do.
+        split : Train, Val or Test; or a store, several of them, or modality -> store or folder, whose clips are
+            predicted instead. Any of the run's modalities will do.
 
         Returns
         -------
         One row per clip, indexed by clip id; one column per target: the intensity, the probability of a class or label,
         or a preference task's utility.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
         if isinstance(split, str):
             data = self._opened.data(split, labelled=False)
         else:
-            stores = self._stores(split)
+            stores = {name: FeatureStore.open(folder) for name, folder in _folders(split).items()}
             data = data_for(self.model, stores, _manifest_of(stores, self.task), "Test")
         return _table(self.task, data.clips, predict_stored(self.model, data, batch_size, choose_device(device)))
 
@@ -277,11 +323,6 @@ class Run:
             self._predicted[split] = Compared(self.task, data.clips, predicted, data.truth)
         return self._predicted[split]
 
-    def _stores(self, features: FeatureStore | Features) -> dict[str, FeatureStore]:
-        if isinstance(features, FeatureStore):
-            features = {features.info.modality: features}
-        return {name: FeatureStore.open(folder) for name, folder in _folders(features).items()}
-
 
 class RunPlots(Plots):
     """The figures of a run."""
@@ -295,7 +336,7 @@ class RunPlots(Plots):
         history, metric = self._run.history, self._run.task.metrics[0]
         shown = {"training loss": history["training_loss"].to_list()}
         if metric in history:
-            shown[f"validation {metric}"] = history[metric].to_list()
+            shown[f"validation {METRICS[metric].title}"] = history[metric].to_list()
         return curves_over_epochs(history.index.to_list(), shown)
 
 
@@ -307,18 +348,62 @@ def _run(name: str, command: Callable[[Any], int], options: Any) -> None:
         raise NothingDoneError(f"{name}: no clip could be done; {options.output_folder / 'failures.csv'} says why")
 
 
+def _path(value: Any, name: str) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"{name} must be a path, not {_brief(value)}")
+    return Path(value)
+
+
+def _output(value: Any) -> Path:
+    path = _path(value, "the output folder")
+    for each in (path, *path.parents):
+        if each.exists() and not each.is_dir():
+            raise UserError(f"{each}: is a file, where a folder is wanted")
+    return path
+
+
+def _brief(value: Any) -> str:
+    return repr(value) if value is None or isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with NumPy's numbers as Python's."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+
+
+def _names(modalities: str | Collection[str]) -> list[str]:
+    return [modalities] if isinstance(modalities, str) else list(modalities)
+
+
 def _folders(features: Features) -> dict[str, Path]:
+    if isinstance(features, FeatureStore):
+        features = [features]
+    if isinstance(features, list | tuple) and all(isinstance(each, FeatureStore) for each in features):
+        names = [store.info.modality for store in features]
+        if len({*names}) < len(names):
+            raise UserError(
+                f'two stores of {max(names, key=names.count)} features; give each a name: {{"name": store}}'
+            )
+        features = dict(zip(names, features, strict=True))
     if not isinstance(features, Mapping):
-        raise UserError('features must be a dict such as {"visual": "features/visual"}')
-    return {name: each.folder if isinstance(each, FeatureStore) else Path(each) for name, each in features.items()}
+        raise UserError(f"{WANTED}, not {_brief(features)}")
+    for name in features:
+        if not isinstance(name, str) or not name or "=" in name:
+            raise UserError(f"features: a modality's name must be text without '=', not {name!r}")
+    return {
+        name: each.folder if isinstance(each, FeatureStore) else _path(each, f"the features of {name}")
+        for name, each in features.items()
+    }
 
 
 def _videos(paths: Sequence[Folder]) -> list[Path]:
     found = []
-    for path in map(Path, paths):
+    for path in [_path(each, "a video") for each in paths]:
         if not path.exists():
             raise UserError(f"{path}: no such video or folder")
         found += [clip.path for clip in list_videos(path)] if path.is_dir() else [path]
+    if not found:
+        raise UserError("no video given")
     return found
 
 
@@ -346,21 +431,50 @@ def _scores_table(scores: Scores) -> pd.DataFrame:
 
 
 def _comparison(
-    predictions: pd.DataFrame | Folder, csv_path: Folder | Manifest, task: str
+    predictions: pd.DataFrame | Folder, csv_path: Folder | Manifest, task: Task | Folder
 ) -> Callable[[str], Compared]:
-    manifest = csv_path if isinstance(csv_path, Manifest) else Manifest.load(csv_path, load_task(task))
+    if isinstance(csv_path, Manifest):
+        manifest = csv_path
+    else:
+        card = task if isinstance(task, Task) else load_task(str(_path(task, "task")))
+        manifest = Manifest.load(_path(csv_path, "csv_path"), card)
     card = manifest.task
-    table = predictions if isinstance(predictions, pd.DataFrame) else read_submission(predictions, card)
-    if lacking := [target for target in card.targets if target not in table]:
-        raise UserError(f"the predictions have no column {lacking[0]!r}; the task {card.name} asks for it")
+    table = _predictions(predictions, card)
 
     def compare(split: str) -> Compared:
         rows = manifest.split(split).labelled()
         if lacking := [clip for clip in rows.clips if clip not in table.index]:
             raise UserError(f"the predictions have no row for {len(lacking)} clips of {split}, such as {lacking[0]}")
-        return Compared(card, rows.clips, table.loc[rows.clips, list(card.targets)].to_numpy(), rows.truth)
+        return Compared(card, rows.clips, table.loc[rows.clips].to_numpy(), rows.truth)
 
     return compare
+
+
+def _predictions(predictions: pd.DataFrame | Folder, task: Task) -> pd.DataFrame:
+    """Return the task's targets as numbers, one row per clip, indexed by clip id; anything else is a UserError."""
+    table = predictions
+    if not isinstance(table, pd.DataFrame):
+        path = _path(predictions, "predictions, if no DataFrame,")
+        is_table = path.is_file() and path.read_bytes()[:5] == b"clip,"
+        try:
+            table = pd.read_csv(path, dtype={"clip": str}) if is_table else read_submission(path, task)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({one_line(str(error))})") from error
+    if table.index.name != "clip":
+        for column in ("clip", task.id_column):
+            if column in table:
+                table = table.set_index(column)
+                break
+    if lacking := [target for target in task.targets if target not in table]:
+        raise UserError(f"the predictions have no column {lacking[0]!r}; the task {task.name} asks for it")
+    table = table[list(task.targets)].set_axis([clip_id(str(clip)) for clip in table.index])
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()][0]
+        raise UserError(f"the predictions have two rows for the clip {twice}")
+    try:
+        return table.astype(float)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the predictions hold something that is not a number ({error})") from None
 
 
 __all__ = [

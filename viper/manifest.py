@@ -14,7 +14,7 @@ import pandas as pd
 
 from viper.errors import UserError, one_line
 from viper.files import read_csv_cells, read_csv_rows
-from viper.task import Task
+from viper.task import Task, load_task
 
 SPLITS = ("Train", "Val", "Test")
 Order = tuple[str, ...]
@@ -68,10 +68,10 @@ def clip_id(file_id: str) -> str:
 def canonical_split(name: str) -> str:
     """Return Train, Val or Test for any of the spellings in use (train, devel, validation ...)."""
     try:
-        return _SPLIT_NAMES[name.strip().lower()]
+        return _SPLIT_NAMES[str(name).strip().lower()]
     except KeyError:
         raise UserError(
-            f"the split {_shown(name)} must be Train, Val or Test (devel and validation mean Val)"
+            f"the split {_shown(str(name))} must be Train, Val or Test (devel and validation mean Val)"
         ) from None
 
 
@@ -95,13 +95,16 @@ class Manifest:
     orders: tuple[Order, ...] = ()
 
     @classmethod
-    def load(cls, path: str | Path, task: Task) -> Manifest:
-        """Read and checks a manifest, and the preferences beside it.
+    def load(cls, path: str | os.PathLike[str], task: Task | str | os.PathLike[str]) -> Manifest:
+        """Read and check a manifest, and the preferences beside it.
+
+        `task` is the task, the name of its card, or the path of its YAML.
 
         Raises UserError naming the file and the line (the header is line 1): unreadable file, missing column,
         unusable or duplicate id, unknown split, label that is no number, outside the task's range or no class of it.
         """
         path = Path(path)
+        task = task if isinstance(task, Task) else load_task(str(task))
         table = _read_csv(path)
         for column in (task.id_column, task.split_column, *task.label_columns):
             if column not in table.columns:
@@ -127,6 +130,11 @@ class Manifest:
             for target in task.targets:
                 table[target] = _labels(path, table[target], target, task)
         return cls(path, task, table.set_index(clips), tuple(orders))
+
+    def __repr__(self) -> str:
+        counts = self.table[self.task.split_column].value_counts()
+        sizes = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
+        return f"Manifest({str(self.path)!r}: {len(self.table)} clips ({sizes}) of the task {self.task.name})"
 
     def split(self, name: str) -> Manifest:
         """Return the rows of one split; a split without rows is a UserError."""

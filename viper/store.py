@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,9 +50,9 @@ class Feature:
 
     @classmethod
     def make(cls, tokens: Any, mask: Any = None, time: Any = None) -> Feature:
-        """Checks shapes and values and zeroes masked tokens; without `time`, tokens are one second apart.
+        """Return a feature of arrays or lists, masked tokens set to zero; without `time`, tokens are a second apart.
 
-        Raises ClipError for wrong shapes, and for a value that is not finite in a token that counts.
+        Raises ClipError for wrong shapes, and for a value that is not finite in a token that is not masked.
         """
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused below
             tokens = np.array(tokens, dtype=np.float32)
@@ -69,7 +70,7 @@ class Feature:
 
     @classmethod
     def absent(cls, width: int, n_tokens: int = 1) -> Feature:
-        """The feature of a clip that lacks this modality: zeros, nothing unmasked."""
+        """Return the feature of a clip that lacks this modality: zeros, all masked."""
         return cls.make(np.zeros((n_tokens, width)), np.zeros(n_tokens, bool), np.zeros(n_tokens))
 
 
@@ -108,7 +109,7 @@ class EncoderInfo:
     command: str = ""
 
     def difference(self, other: EncoderInfo) -> str | None:
-        """In words, why features of `other` may not join those of this one; None when they may."""
+        """Return why features of `other` may not join those of this one, in words; None when they may."""
         for name in ("encoder", "modality", "width", "source"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name} {getattr(self, name)!r}, not {getattr(other, name)!r}"
@@ -154,8 +155,8 @@ class FeatureStore:
         self.info = info
 
     @classmethod
-    def open(cls, folder: str | Path) -> FeatureStore:
-        """Opens an existing store. A folder that is none is a UserError saying what it lacks."""
+    def open(cls, folder: str | os.PathLike[str]) -> FeatureStore:
+        """Open an existing store; a folder that is not one is a UserError that says what it lacks."""
         folder = Path(folder)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of features")
@@ -198,15 +199,15 @@ class FeatureStore:
         made = f"{self.info.modality} features by {self.info.encoder}, {self.width} wide"
         return f"FeatureStore({str(self.folder)!r}: {len(self.clips())} clips, {made})"
 
-    def to_dataframe(self, clips: Iterable[str] | None = None) -> pd.DataFrame:
-        """Return the tokens of these clips (default: all) as a table.
+    def to_dataframe(self, clips: str | Iterable[str] | None = None) -> pd.DataFrame:
+        """Return the tokens of a clip, of several, or of all (the default), as a table.
 
         One row per token, indexed by clip and token; columns "time" (seconds), "mask" and one per channel, 0 to D - 1.
         """
         # Not above: pandas takes half a second to import, and --help should not.
         import pandas as pd
 
-        names = self.clips() if clips is None else list(clips)
+        names = self.clips() if clips is None else [clips] if isinstance(clips, str) else list(clips)
         features = [self.read(clip) for clip in names]
         pairs = [(clip, k) for clip, feature in zip(names, features, strict=True) for k in range(len(feature.mask))]
         tokens = [np.zeros((0, self.width), np.float32), *(feature.tokens for feature in features)]
@@ -241,19 +242,25 @@ class FeatureStore:
         return self.info.width
 
     def path(self, clip: str) -> Path:
-        """The file of a clip, there or not."""
+        """Return the file of a clip, whether it exists or not."""
         return self.folder / f"{clip}{SUFFIX}"
 
     def __contains__(self, clip: str) -> bool:
         return self.path(clip).is_file()
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.clips())
+
+    def __len__(self) -> int:
+        return len(self.clips())
+
     def clips(self) -> list[str]:
-        """Ids of the clips there are, in natural order."""
+        """Return the ids of the clips in it, in natural order."""
         names = (path.name for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
         return sorted((name.removesuffix(SUFFIX) for name in names), key=natural_key)
 
     def write(self, clip: str, feature: Feature, source: str = "") -> None:
-        """Writes a clip's feature atomically; `source` is the fingerprint of what it was made from."""
+        """Write a clip's feature atomically; `source` is the fingerprint of what it was made from."""
         if feature.tokens.shape[1] != self.width:
             raise ClipError(f"a feature of width {feature.tokens.shape[1]} for a store of width {self.width}")
         tensors = {"tokens": feature.tokens, "mask": feature.mask, "time": feature.time}
@@ -263,7 +270,9 @@ class FeatureStore:
             temporary.write_bytes(save(arrays, metadata={SOURCE: f"{source} {self.info.identity}"}))
 
     def read(self, clip: str) -> Feature:
-        """Reads a clip's feature. A file that is not a valid feature of this store is a ClipError naming it."""
+        """Return a clip's feature; a file that is missing, or is not a valid feature of this store, is a ClipError."""
+        if clip not in self:
+            raise ClipError(f"{self.path(clip)}: no such file; the store has no features of this clip")
         try:
             return self._read(clip)
         except ClipError as error:
@@ -272,9 +281,9 @@ class FeatureStore:
             ) from error
 
     def problem(self, clip: str, verify: bool = False) -> str | None:
-        """Why the clip's file is not a valid feature of this store, in a few words; None when it is.
+        """Return why the clip's file is not a valid feature of this store, in a few words; None when it is.
 
-        The file's header and length are looked at, which finds all but wrong values; with `verify` all of it is read.
+        Only its header and length are checked, which finds all but wrong values; with `verify` all of it is read.
         """
         try:
             if verify:
@@ -286,14 +295,14 @@ class FeatureStore:
         return None
 
     def is_current(self, clip: str, source: str) -> bool:
-        """Whether the clip's file is there, opens, belongs to this store, and was made from `source`."""
+        """Return whether the clip's file exists, opens, belongs to this store, and was made from `source`."""
         try:
             return self.source(clip) == source
         except ClipError:
             return False
 
     def source(self, clip: str) -> str:
-        """The fingerprint of what the clip's feature was made from; ClipError where its file is not valid."""
+        """Return the fingerprint of what the clip's feature was made from; ClipError where its file is not valid."""
         with self._opened(clip) as file:
             return _made_of(file)[0]
 

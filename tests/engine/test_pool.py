@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,15 @@ import pytest
 from viper.engine import pool
 
 Ends = tuple[Connection, Connection]
+SCRIPT = """
+import os
+from viper.engine.pool import WorkerPool
+print("begun", flush=True)
+pool = WorkerPool(2, os.path.basename)
+print(sorted(name for _, name in pool.map(["a/b", "c/d", "e/f"])))
+pool.close()
+print(os.path.basename(__file__), __spec__)
+"""
 
 
 @pytest.fixture
@@ -73,3 +85,11 @@ def test_an_end_that_dies_in_the_middle_is_an_end_of_file(ends: Ends, sent: int)
     ends[0].close()
     with pytest.raises((EOFError, OSError)):
         pool._receive(ends[1])
+
+
+def test_workers_do_not_run_the_script_again(tmp_path: Path) -> None:
+    """It may begin without `if __name__ == "__main__"`, and is as it was when they have started."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["begun", "['b', 'd', 'f']", "script.py None"]

@@ -166,6 +166,8 @@ def _float(value: Any) -> float:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Path):  # a task's card, a model's folder
+        return str(value)
     if not isinstance(value, str):
         raise _WrongValueError("text")
     return value

@@ -12,7 +12,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -34,6 +34,7 @@ MAX_FALSE_STARTS = 3
 # as long.
 PIECE_BYTES = 1 << 19
 
+_hiding = threading.Lock()
 _is_working = False
 
 
@@ -88,6 +89,7 @@ class WorkerPool:
         self.ahead = 2 * n_workers
         self._function, self._timeout = function, timeout
         self._context = _context(function)
+        self._wants_program = "__main__" in _modules(function)
         self._items: Sequence[Any] = ()
         self._tries: dict[int, int] = {}
         self._again: list[int] = []
@@ -224,9 +226,27 @@ class WorkerPool:
     def _started(self) -> _Worker:
         here, there = self._context.Pipe()
         process = self._context.Process(target=_work, args=(self._function, there), daemon=True)  # type: ignore[attr-defined]
-        process.start()
+        with contextlib.nullcontext() if self._wants_program else _program_hidden():
+            process.start()
         there.close()  # so that this end notices when the process is gone
         return _Worker(process, here)
+
+
+@contextlib.contextmanager
+def _program_hidden() -> Iterator[None]:
+    """Keep new processes from running the user's script again, which they do where they can tell its name.
+
+    They need none of it, and a script that calls `viper.extract` need not know about `if __name__ == "__main__"`.
+    """
+    with _hiding:
+        program = vars(sys.modules["__main__"])
+        hidden: dict[str, Any] = {name: program[name] for name in ("__file__", "__spec__") if name in program}
+        program.pop("__file__", None)
+        program["__spec__"] = None
+        try:
+            yield
+        finally:
+            program.update(hidden)
 
 
 def _pack(value: Any) -> list[memoryview]:

@@ -151,7 +151,10 @@ def bar_figure(
     axes.set_yticks(range(len(labels)), labels, fontsize=9, color=INK, parse_math=False)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.axvline(0, color=FAINT_INK, linewidth=0.8)
-    axes.margins(x=0.08)
+    # Room for the numbers: at both ends where there are bars to both sides.
+    low, high = min(lengths.min(), 0.0), max(lengths.max(), 0.0)
+    room = 0.16 * ((high - low) or 1.0)
+    axes.set_xlim(low - room if low < 0 else low, high + room)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8, color=FAINT_INK, labelcolor=FAINT_INK)
     hide_frame(axes, "top", "right", "left")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from viper.errors import UserError, either
 from viper.evaluation.confusion import ConfusionReport, number_text
@@ -29,6 +30,8 @@ from viper.evaluation.drawing import (
 from viper.evaluation.metrics import METRICS, evaluate
 from viper.evaluation.split_report import PrecisionRecallReport, PreferenceReport, build_report
 from viper.task import Task
+
+FEW_EPOCHS = 30  # each is a dot
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Plots:
 
     def __init__(self, compared: Callable[[str], Compared]) -> None:
         self._compared = compared
+
+    def __repr__(self) -> str:
+        figures = [name for name in dir(type(self)) if not name.startswith("_")]
+        return f"{type(self).__name__}: {', '.join(f'.{name}()' for name in figures)}"
 
     def confusion(self, target: str | None = None, split: str = "Val") -> Figure:
         """Return the confusion matrix of a target, or of all of them side by side.
@@ -102,7 +109,8 @@ class Plots:
         shown = targets if target is None else [target]
         n_columns = min(len(shown), max(1, math.ceil(math.sqrt(1.5 * len(shown)))))
         n_rows = math.ceil(len(shown) / n_columns)
-        figure = new_figure(2.6 * n_columns + 0.6, 2.7 * n_rows + 0.6)
+        side = 2.6 if target is None else 4.0
+        figure = new_figure(side * n_columns + 0.6, side * n_rows + 0.8)
         panels = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
         for axes, name in zip(panels, shown, strict=False):
             column = targets.index(name)
@@ -111,7 +119,8 @@ class Plots:
             true, predicted = true[known], predicted[known]
             values = np.concatenate([true, predicted, [] if len(true) else [0.0, 1.0]])
             draw_scatter(axes, true, predicted, compared.task.range or (values.min(), values.max()))
-            axes.set_title(name, fontsize=10, color=INK, parse_math=False)
+            if target is None:
+                axes.set_title(name, fontsize=10, color=INK, parse_math=False)
             axes.set_xlabel("true", fontsize=9, color=INK)
             axes.set_ylabel("predicted", fontsize=9, color=INK)
             axes.tick_params(labelsize=8, color=FAINT_INK, labelcolor=INK)
@@ -119,7 +128,7 @@ class Plots:
             hide_frame(axes, "top", "right")
         for axes in panels[len(shown) :]:
             axes.set_axis_off()
-        figure.suptitle(_title(compared, split), fontsize=12, color=INK, parse_math=False)
+        figure.suptitle(_title(compared, split, target), fontsize=12, color=INK, parse_math=False)
         return _shown(figure)
 
     def bars(self, metric: str | None = None, split: str = "Val") -> Figure:
@@ -138,12 +147,17 @@ class Plots:
 
 
 def curves_over_epochs(epochs: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Figure:
-    """Return a figure with one panel per curve over the epochs of a training."""
+    """Return a figure with one panel per curve over the epochs of a training, but for curves without any value."""
+    curves = {name: values for name, values in curves.items() if np.isfinite(values).any()} or curves
     figure = new_figure(3.4 * len(curves) + 0.4, 2.8)
     for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False).flat, curves.items(), strict=True):
-        axes.plot(epochs, values, color=DARK, linewidth=1.8)
+        marker = "o" if len(epochs) <= FEW_EPOCHS else ""  # a line of one epoch is not seen
+        axes.plot(epochs, values, color=DARK, linewidth=1.8, marker=marker, markersize=4)
+        if len(epochs) == 1:
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
         axes.set_title(name, fontsize=10, color=INK, parse_math=False)
         axes.set_xlabel("epoch", fontsize=9, color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=8, color=FAINT_INK, labelcolor=INK)
         hide_frame(axes, "top", "right")
     return _shown(figure)
@@ -154,10 +168,13 @@ def _check_target(target: str, targets: Sequence[str]) -> None:
         raise UserError(f"target must be {either(targets)}, not {target!r}" if targets else "there is one matrix only")
 
 
-def _title(compared: Compared, split: str) -> str:
+def _title(compared: Compared, split: str, target: str | None = None) -> str:
+    """Name the task (or the target) and the split, and say the score by the task's first metric."""
     metric = compared.task.metrics[0]
-    score = evaluate(compared.task, compared.predicted, compared.true).mean(metric)
-    return f"{compared.task.name}, {split}: {METRICS[metric].title} {number_text(score.value)}, n = {score.n:,}"
+    scores = evaluate(compared.task, compared.predicted, compared.true)
+    score = scores.targets.get(metric, {}).get(target or "", scores.mean(metric))
+    what = target or compared.task.name
+    return f"{what}, {split}: {METRICS[metric].title} {number_text(score.value)}, n = {score.n:,}"
 
 
 def _shown(figure: Figure) -> Figure:

@@ -66,6 +66,8 @@ def load_checkpoint(path: Path) -> PerceiverFusion:
     try:
         with quiet_transformers():
             return PerceiverFusion.from_pretrained(folder, local_files_only=True).eval()
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{folder}: cannot be loaded as a checkpoint ({one_line(str(error))})") from error
 

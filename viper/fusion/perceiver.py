@@ -21,10 +21,12 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import CommitOperationAdd, HfApi
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from viper.errors import UserError, one_line
 from viper.files import write_text
 from viper.fusion.baselines import BODIES as BASELINES
 from viper.fusion.baselines import PooledLinear
@@ -127,9 +129,23 @@ class PerceiverFusion(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]  # transformers names each of its options
         cls, name: str | os.PathLike[str], *args: Any, **options: Any
     ) -> PerceiverFusion:
-        """Return the model of a hub id, of a checkpoint's folder, or of a run's (then its best)."""
-        best = Path(name) / BEST
-        model: PerceiverFusion = super().from_pretrained(best if best.is_dir() else name, *args, **options)
+        """Return the model of a hub id, of a checkpoint's folder, or of a run's (then its best).
+
+        Raises
+        ------
+        UserError : it is none of these, or cannot be loaded.
+        """
+        folder = Path(name)
+        if (folder / BEST).is_dir():
+            folder = folder / BEST
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            raise UserError(f"{name}: neither a checkpoint (config.json, model.safetensors) nor a run with one")
+        try:
+            model: PerceiverFusion = super().from_pretrained(
+                folder if folder.is_dir() else os.fspath(name), *args, **options
+            )
+        except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
+            raise UserError(f"{os.fspath(name)}: cannot be loaded as a checkpoint ({one_line(str(error))})") from error
         return model
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def open_run(
     csv_path: Path | None = None,
     folders: Mapping[str, Path] | None = None,
     without: Collection[str] = (),
+    in_python: bool = False,
 ) -> OpenedRun:
     """Open a run by its folder, or by the folder of one of its checkpoints.
 
@@ -72,6 +73,7 @@ def open_run(
     csv_path : the manifest, if not the one in config.yaml.
     folders : modality -> features, to replace or add to those in config.yaml. None: error messages do not suggest it.
     without : modalities to leave out.
+    in_python : messages suggest arguments of `viper.load_run`, not options of a command.
 
     Raises
     ------
@@ -83,17 +85,19 @@ def open_run(
     card = _read_card(folder / CONFIG_FILE)
     options = card.get("options", {})
     can_override = folders is not None
-    stores = _open_stores(_recorded_folders(options), folder, folders or {}, without, can_override)
+    suggest = (_argument_for if in_python else _option_for) if can_override else None
+    stores = _open_stores(_recorded_folders(options), folder, folders or {}, without, suggest)
+    csv_option = "csv_path=" if in_python else "--csv_path"
     model = load_checkpoint(checkpoint)
     task = task_of(model)
     where = csv_path or (Path(options["csv_path"]) if options.get("csv_path") else None)
     if where is None:
         raise UserError(
             f"{option} {path}: no {CONFIG_FILE} beside the checkpoint says which manifest it was trained on; give "
-            "--csv_path"
+            f"{csv_option}"
         )
     if csv_path is None and not where.is_file():
-        hint = "; give --csv_path" if can_override else ""
+        hint = f"; give {csv_option}" if can_override else ""
         raise UserError(f"{where}: no such file, though {folder / CONFIG_FILE} names it as the manifest{hint}")
     settings = {name: value for name, value in options.items() if name not in FREE_OPTIONS}
     return OpenedRun(str(path), folder, checkpoint, card, settings, model, task, Manifest.load(where, task), stores)
@@ -124,18 +128,31 @@ def _recorded_folders(options: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def _open_stores(
-    recorded: Mapping[str, Path], run: Path, given: Mapping[str, Path], without: Collection[str], can_override: bool
+    recorded: Mapping[str, Path],
+    run: Path,
+    given: Mapping[str, Path],
+    without: Collection[str],
+    suggest: Callable[[str], str] | None,
 ) -> dict[str, FeatureStore]:
-    """Open the recorded stores, each replaced by the given one, and leave out those of `without`."""
+    """Open the recorded stores, each replaced by the given one, and leave out those of `without`.
+
+    `suggest` says how to name a modality's features.
+    """
     names = [*(name for name in MODALITIES if name in recorded or name in given), *recorded, *given]
     folders = {name: {**recorded, **given}[name] for name in dict.fromkeys(names) if name not in without}
     if not folders:
+        if suggest is _argument_for:
+            raise UserError(f'{run}: no features are known; give features={{"visual": FOLDER}}')
         raise UserError("no features given: name a folder with --visual_features_input_folder or another of its kind")
     for name, path in folders.items():
         if name not in given and not path.is_dir():
-            hint = f"; give {_option_for(name)}" if can_override else ""
+            hint = f"; give {suggest(name)}" if suggest else ""
             raise UserError(f"{path}: no such folder, though {run / CONFIG_FILE} names it for {name} features{hint}")
     return {name: FeatureStore.open(folder) for name, folder in folders.items()}
+
+
+def _argument_for(name: str) -> str:
+    return f'features={{"{name}": FOLDER}}, or leave it out with hidden=["{name}"]'
 
 
 def _option_for(name: str) -> str:

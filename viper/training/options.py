@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -94,5 +95,12 @@ class LoopOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value}: must be at least 1")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise UserError(f"--learning_rate {self.learning_rate}: must be above 0")
+        for name in ("weight_decay", "max_grad_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed {self.seed}: must be at least 0 and below 2**32")
         if not 0 <= self.ema < 1:
             raise UserError(f"--ema {self.ema}: must be at least 0 and below 1")

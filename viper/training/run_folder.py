@@ -7,7 +7,7 @@ import logging
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,14 @@ def start(folder: Path, description: Mapping[str, Any], overwrite: bool) -> None
 
 
 def clear(folder: Path) -> None:
-    """Remove a run from its folder; other files in there stay."""
+    """Remove a run from its folder, and the folder if that was all; other files in there stay."""
     from viper.fusion.checkpoint import BEST, remove_other_checkpoints
 
     remove_other_checkpoints(folder, keep=set())
     for name in (CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, SEEDS_FILE, LOG_FILE, STATE_FILE, BEST):
         remove(folder / name)
+    with suppress(OSError):  # not empty, or not there
+        folder.rmdir()
 
 
 def check_same(folder: Path, description: Mapping[str, Any], options_class: type) -> None:
