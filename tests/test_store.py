@@ -49,6 +49,13 @@ def test_extreme_values_and_layouts_come_back_too(store: FeatureStore) -> None:
     assert store.read("a").tokens.tobytes() == tokens.tobytes()
 
 
+@pytest.mark.parametrize("source", ["", " ", "a b", "trailing "])
+def test_a_source_may_hold_blanks(store: FeatureStore, source: str) -> None:
+    store.write("a", feature(), source)
+    assert store.source("a") == source
+    assert store.is_current("a", source)
+
+
 def test_the_file_is_plain_safetensors(store: FeatureStore) -> None:
     store.write("a", Feature.make([[1, 2, 3]], [True], [0.5]))
     tensors = load_file(store.path("a"))
