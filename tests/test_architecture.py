@@ -15,7 +15,7 @@ PACKAGE = Path(viper.__file__).parent
 ROOT = PACKAGE.parent
 # From the top down. A room may import those of the lines below it, and of its own line those that stand to its right.
 LAYERS = (
-    ("cli", "api"),
+    ("cli", "api", "runs"),
     ("commands",),
     ("web", "report", "inference", "training", "datasets", "demo"),
     ("fusion", "evaluation", "encoders"),

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 from viper.errors import ClipError, NothingDoneError, UserError
 
 if TYPE_CHECKING:
-    from viper.api import Run, crop_images, evaluate, extract, get_frame, load_run, plot, predict, train
+    from viper.api import crop_images, evaluate, extract, get_frame, plot, predict, train
     from viper.encoders.base import Encoder
     from viper.fusion.perceiver import PerceiverFusion
     from viper.inference.predictor import predict_clip
     from viper.manifest import Manifest
+    from viper.runs import Run, load_run
     from viper.store import EncoderInfo, Feature, FeatureStore
     from viper.task import Task, load_task
 
@@ -39,13 +40,12 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "viper.api": (
-        "Run", "crop_images", "evaluate", "extract", "get_frame", "load_run", "plot", "predict", "train",
-    ),
+    "viper.api": ("crop_images", "evaluate", "extract", "get_frame", "plot", "predict", "train"),
     "viper.encoders.base": ("Encoder",),
     "viper.fusion.perceiver": ("PerceiverFusion",),
     "viper.inference.predictor": ("predict_clip",),
     "viper.manifest": ("Manifest",),
+    "viper.runs": ("Run", "load_run"),
     "viper.store": ("EncoderInfo", "Feature", "FeatureStore"),
     "viper.task": ("Task", "load_task"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""viper from Python: the commands as functions, and a training's run as an object.
+"""viper from Python: the commands as functions.
 
 The functions do what the commands of the same names do, with the same options, and raise what is wrong (UserError,
 ClipError, NothingDoneError) instead of ending the process.
@@ -6,9 +6,7 @@ ClipError, NothingDoneError) instead of ending the process.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +19,28 @@ from viper.commands import get_frame as get_frame_command
 from viper.commands.convert import arguments_of, build
 from viper.commands.extract_features import EXTRACT_OPTIONS
 from viper.commands.feature_options import feature_fields
-from viper.engine.device import choose_device
-from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, either, one_line
-from viper.evaluation.metrics import METRICS, Scores
+from viper.errors import ClipError, NothingDoneError, UserError, either, one_line
 from viper.evaluation.metrics import evaluate as evaluate_arrays
-from viper.evaluation.plots import Compared, Plots, curves_over_epochs
+from viper.evaluation.plots import Compared, Plots
 from viper.evaluation.submission import read_submission
 from viper.inference.predictor import ClipPredictor
-from viper.inference.run import OpenedRun, open_run
-from viper.inference.stored import data_for
-from viper.inference.stored import predict as predict_stored
 from viper.logs import log, running
 from viper.manifest import Manifest, clip_id
 from viper.media.listing import list_videos
+from viper.runs import (
+    WANTED,
+    Features,
+    Folder,
+    Run,
+    folders_of,
+    load_run,
+    names_of,
+    path_of,
+    predictions_table,
+    scores_table,
+)
 from viper.store import MODALITIES, FeatureStore
 from viper.task import Task, load_task
-from viper.training.recorder import METRICS_FILE
-
-Folder = str | os.PathLike[str]
-Features = Mapping[str, "Folder | FeatureStore"] | Sequence[FeatureStore] | FeatureStore
-BATCH_SIZE = 64  # clips at once; it does not change a prediction
-WANTED = 'features must be a dict such as {"visual": "features/visual"}, or a list of stores'
 
 
 def get_frame(input_folder: Folder, output_folder: Folder, **options: Any) -> Path:
@@ -49,7 +48,7 @@ def get_frame(input_folder: Folder, output_folder: Folder, **options: Any) -> Pa
 
     `options` are those of the command, such as n_frames=8 or sampling="events".
     """
-    given = {"input_folder": _path(input_folder, "input_folder"), "output_folder": _output(output_folder)}
+    given = {"input_folder": path_of(input_folder, "input_folder"), "output_folder": _output(output_folder)}
     made = build(get_frame_command.GetFrameOptions, _plain(options), "get_frame", given=given)
     _run("get_frame", get_frame_command.run, made)
     return Path(output_folder)
@@ -60,7 +59,7 @@ def crop_images(input_folder: Folder, output_folder: Folder, **options: Any) -> 
 
     `options` are those of the command, such as margin=0.2.
     """
-    given = {"input_folder": _path(input_folder, "input_folder"), "output_folder": _output(output_folder)}
+    given = {"input_folder": path_of(input_folder, "input_folder"), "output_folder": _output(output_folder)}
     made = build(crop_images_command.CropImagesOptions, _plain(options), "crop_images", given=given)
     _run("crop_images", crop_images_command.run, made)
     return Path(output_folder)
@@ -94,7 +93,7 @@ def extract(
         raise UserError(f"extract: modality must be {either(list(EXTRACT_OPTIONS))}, not {modality!r}")
     given: dict[str, Any] = {"output_folder": _output(output_folder)}
     if input_folder is not None:
-        given["input_folder"] = _path(input_folder, "input_folder")
+        given["input_folder"] = path_of(input_folder, "input_folder")
     name = f"extract_{modality}_features"
     _run(name, extract_features.run, build(EXTRACT_OPTIONS[modality], _plain(options), name, given=given))
     return FeatureStore.open(output_folder)
@@ -119,46 +118,16 @@ def train(csv_path: Folder, features: Features, output: Folder, **options: Any) 
     --------
     >>> run = viper.train("manifest.csv", {"visual": "features/visual"}, "runs/visual")       # doctest: +SKIP
     """
-    folders = _folders(features)
+    folders = folders_of(features)
     if not folders:
         raise UserError(f"no features given; {WANTED}")
-    given: dict[str, Any] = {"csv_path": _path(csv_path, "csv_path"), "output_checkpoint_folder": _output(output)}
+    given: dict[str, Any] = {"csv_path": path_of(csv_path, "csv_path"), "output_checkpoint_folder": _output(output)}
     # What the features say already is no option here.
     given |= {f"{name}_features_input_folder": None for name in MODALITIES} | dict.fromkeys(MODALITIES, True)
     given |= {"n_seeds": 1, **feature_fields(folders)}
     made = build(train_perceiver.TrainOptions, _plain(options), "train", given=given)
     _run("train_perceiver", train_perceiver.run, made)
     return load_run(output)
-
-
-def load_run(
-    path: Folder,
-    csv_path: Folder | None = None,
-    features: Features | None = None,
-    *,
-    hidden: str | Collection[str] = (),
-) -> Run:
-    """Open a run by its folder, or by the folder of one of its checkpoints.
-
-    Parameters
-    ----------
-    csv_path : the manifest, if it is no longer where it was when the run was trained.
-    features : modality -> store or folder, for those that have moved.
-    hidden : modalities to leave out.
-
-    Raises
-    ------
-    UserError : no run, or its manifest or features are not where they were.
-    """
-    manifest = None if csv_path is None else _path(csv_path, "csv_path")
-    folders = _folders({} if features is None else features)
-    opened = open_run(_path(path, "path"), "run", manifest, folders, _names(hidden), in_python=True)
-    known = opened.model.config.modalities
-    for name in [*folders, *_names(hidden)]:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise UserError(f"{path}: the run has no modality {name!r}, only {', '.join(known)}{hint}")
-    return Run(opened)
 
 
 def predict(
@@ -190,10 +159,10 @@ def predict(
     if isinstance(videos, Run):
         raise UserError("viper.predict(videos, run): the videos come first")
     paths = _videos(videos if isinstance(videos, list | tuple) else [videos])  # type: ignore[list-item]
-    words = None if subtitles is None else _path(subtitles, "subtitles")
+    words = None if subtitles is None else path_of(subtitles, "subtitles")
     if words is not None and not words.exists():
         raise UserError(f"subtitles {words}: no such file or folder")
-    predictor = ClipPredictor.load(_path(run, "run"), models=models, device=device, offline=offline)
+    predictor = ClipPredictor.load(path_of(run, "run"), models=models, device=device, offline=offline)
     readings, ids, errors = [], [], []
     for path in paths:
         try:
@@ -205,7 +174,7 @@ def predict(
         raise errors[0]
     for unreadable in errors:
         log.warning("%s", unreadable)
-    return _table(predictor.task, ids, predictor.predict(readings, _names(hidden)))
+    return predictions_table(predictor.task, ids, predictor.predict(readings, names_of(hidden)))
 
 
 def evaluate(
@@ -227,7 +196,7 @@ def evaluate(
     One row per target and one called "all", one column per metric of the task.
     """
     compared = _comparison(predictions, csv_path, task)(split)
-    return _scores_table(evaluate_arrays(compared.task, compared.predicted, compared.true))
+    return scores_table(evaluate_arrays(compared.task, compared.predicted, compared.true))
 
 
 def plot(
@@ -240,106 +209,6 @@ def plot(
     return Plots(_comparison(predictions, csv_path, task))
 
 
-class Run:
-    """A trained model with the manifest and the features it was trained on; made by `train` and `load_run`.
-
-    Where a path is wanted, a run is the folder of its checkpoint: `PerceiverFusion.from_pretrained(run)`.
-
-    Attributes
-    ----------
-    folder : the run's folder.
-    checkpoint : folder of the checkpoint that predicts: the best epoch's, unless another was opened.
-    model : the PerceiverFusion.
-    task, manifest, stores : what it predicts, for which clips, from which features.
-    """
-
-    def __init__(self, opened: OpenedRun) -> None:
-        self._opened = opened
-        self._predicted: dict[str, Compared] = {}
-        self.folder, self.checkpoint = opened.folder, opened.checkpoint
-        self.model, self.task = opened.model, opened.task
-        self.manifest, self.stores = opened.manifest, opened.stores
-
-    def __repr__(self) -> str:
-        modalities = ", ".join(self.model.config.modality_order)
-        return f"Run({str(self.folder)!r}: {self.task.name} from {modalities}, {self.checkpoint.name})"
-
-    def __fspath__(self) -> str:
-        return str(self.checkpoint)
-
-    @cached_property
-    def history(self) -> pd.DataFrame:
-        """The training: one row per epoch, with the loss and every validation metric."""
-        path = self.folder / METRICS_FILE
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; the checkpoint was opened without its run")
-        try:
-            return pd.read_csv(path, index_col="epoch")
-        except (OSError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({one_line(str(error))})") from error
-
-    def predict(
-        self,
-        split: str | Features = "Test",
-        *,
-        batch_size: int = BATCH_SIZE,
-        device: str = "auto",
-    ) -> pd.DataFrame:
-        """Predict a split of the manifest, or every clip of other stores.
-
-        Parameters
-        ----------
-        split : Train, Val or Test; or a store, several of them, or modality -> store or folder, whose clips are
-            predicted instead. Any of the run's modalities will do.
-
-        Returns
-        -------
-        One row per clip, indexed by clip id; one column per target: the intensity, the probability of a class or label,
-        or a preference task's utility.
-        """
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {batch_size}")
-        if isinstance(split, str):
-            data = self._opened.data(split, labelled=False)
-        else:
-            stores = {name: FeatureStore.open(folder) for name, folder in _folders(split).items()}
-            data = data_for(self.model, stores, _manifest_of(stores, self.task), "Test")
-        return _table(self.task, data.clips, predict_stored(self.model, data, batch_size, choose_device(device)))
-
-    def evaluate(self, split: str = "Val") -> pd.DataFrame:
-        """Return the scores on a split's labels: one row per target and one called "all", one column per metric."""
-        compared = self._compare(split)
-        return _scores_table(evaluate_arrays(self.task, compared.predicted, compared.true))
-
-    @property
-    def plot(self) -> RunPlots:
-        """The run's figures: `run.plot.confusion()`, `.scatter()`, `.bars()`, `.history()` ..."""
-        return RunPlots(self, self._compare)
-
-    def _compare(self, split: str) -> Compared:
-        if split not in self._predicted:
-            data = self._opened.data(split)
-            predicted = predict_stored(self.model, data, BATCH_SIZE, choose_device("auto"))
-            self._predicted[split] = Compared(self.task, data.clips, predicted, data.truth)
-        return self._predicted[split]
-
-
-class RunPlots(Plots):
-    """The figures of a run."""
-
-    def __init__(self, run: Run, compared: Callable[[str], Compared]) -> None:
-        super().__init__(compared)
-        self._run = run
-
-    def history(self) -> Any:
-        """Return the training loss and the first validation metric over the epochs."""
-        history, metric = self._run.history, self._run.task.metrics[0]
-        shown = {"training loss": history["training_loss"].to_list()}
-        if metric in history:
-            shown[f"validation {METRICS[metric].title}"] = history[metric].to_list()
-        return curves_over_epochs(history.index.to_list(), shown)
-
-
 def _run(name: str, command: Callable[[Any], int], options: Any) -> None:
     """Run a command as a function, on record as if it were typed; an exit code that means failure is an error."""
     with running(name, arguments_of(options)):
@@ -348,22 +217,12 @@ def _run(name: str, command: Callable[[Any], int], options: Any) -> None:
         raise NothingDoneError(f"{name}: no clip could be done; {options.output_folder / 'failures.csv'} says why")
 
 
-def _path(value: Any, name: str) -> Path:
-    if not isinstance(value, str | os.PathLike):
-        raise UserError(f"{name} must be a path, not {_brief(value)}")
-    return Path(value)
-
-
 def _output(value: Any) -> Path:
-    path = _path(value, "the output folder")
+    path = path_of(value, "the output folder")
     for each in (path, *path.parents):
         if each.exists() and not each.is_dir():
             raise UserError(f"{each}: is a file, where a folder is wanted")
     return path
-
-
-def _brief(value: Any) -> str:
-    return repr(value) if value is None or isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -371,34 +230,9 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
 
 
-def _names(modalities: str | Collection[str]) -> list[str]:
-    return [modalities] if isinstance(modalities, str) else list(modalities)
-
-
-def _folders(features: Features) -> dict[str, Path]:
-    if isinstance(features, FeatureStore):
-        features = [features]
-    if isinstance(features, list | tuple) and all(isinstance(each, FeatureStore) for each in features):
-        names = [store.info.modality for store in features]
-        if len({*names}) < len(names):
-            raise UserError(
-                f'two stores of {max(names, key=names.count)} features; give each a name: {{"name": store}}'
-            )
-        features = dict(zip(names, features, strict=True))
-    if not isinstance(features, Mapping):
-        raise UserError(f"{WANTED}, not {_brief(features)}")
-    for name in features:
-        if not isinstance(name, str) or not name or "=" in name:
-            raise UserError(f"features: a modality's name must be text without '=', not {name!r}")
-    return {
-        name: each.folder if isinstance(each, FeatureStore) else _path(each, f"the features of {name}")
-        for name, each in features.items()
-    }
-
-
 def _videos(paths: Sequence[Folder]) -> list[Path]:
     found = []
-    for path in [_path(each, "a video") for each in paths]:
+    for path in [path_of(each, "a video") for each in paths]:
         if not path.exists():
             raise UserError(f"{path}: no such video or folder")
         found += [clip.path for clip in list_videos(path)] if path.is_dir() else [path]
@@ -407,37 +241,14 @@ def _videos(paths: Sequence[Folder]) -> list[Path]:
     return found
 
 
-def _manifest_of(stores: Mapping[str, FeatureStore], task: Task) -> Manifest:
-    """Return a manifest of all clips of the stores, without labels."""
-    clips = pd.Index(dict.fromkeys(clip for store in stores.values() for clip in store.clips()), name="clip")
-    if clips.empty:
-        raise UserError("no clip has features in these stores")
-    table = pd.DataFrame({task.id_column: clips, task.split_column: "Test"}, index=clips)
-    table[list(task.targets)] = np.nan
-    return Manifest(next(iter(stores.values())).folder, task, table)
-
-
-def _table(task: Task, clips: Sequence[str], rows: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame(rows, index=pd.Index(clips, name="clip"), columns=list(task.targets))
-
-
-def _scores_table(scores: Scores) -> pd.DataFrame:
-    columns = {
-        metric: {**{target: each.value for target, each in scores.targets.get(metric, {}).items()}, "all": score.value}
-        for metric, score in scores.together.items()
-    }
-    targets = next((list(each) for each in scores.targets.values() if each), [])
-    return pd.DataFrame(columns, index=pd.Index([*targets, "all"], name="target"))
-
-
 def _comparison(
     predictions: pd.DataFrame | Folder, csv_path: Folder | Manifest, task: Task | Folder
 ) -> Callable[[str], Compared]:
     if isinstance(csv_path, Manifest):
         manifest = csv_path
     else:
-        card = task if isinstance(task, Task) else load_task(str(_path(task, "task")))
-        manifest = Manifest.load(_path(csv_path, "csv_path"), card)
+        card = task if isinstance(task, Task) else load_task(str(path_of(task, "task")))
+        manifest = Manifest.load(path_of(csv_path, "csv_path"), card)
     card = manifest.task
     table = _predictions(predictions, card)
 
@@ -454,7 +265,7 @@ def _predictions(predictions: pd.DataFrame | Folder, task: Task) -> pd.DataFrame
     """Return the task's targets as numbers, one row per clip, indexed by clip id; anything else is a UserError."""
     table = predictions
     if not isinstance(table, pd.DataFrame):
-        path = _path(predictions, "predictions, if no DataFrame,")
+        path = path_of(predictions, "predictions, if no DataFrame,")
         is_table = path.is_file() and path.read_bytes()[:5] == b"clip,"
         try:
             table = pd.read_csv(path, dtype={"clip": str}) if is_table else read_submission(path, task)
@@ -477,6 +288,4 @@ def _predictions(predictions: pd.DataFrame | Folder, task: Task) -> pd.DataFrame
         raise UserError(f"the predictions hold something that is not a number ({error})") from None
 
 
-__all__ = [
-    "Run", "crop_images", "evaluate", "extract", "get_frame", "load_run", "plot", "predict", "train",
-]  # fmt: skip
+__all__ = ["crop_images", "evaluate", "extract", "get_frame", "plot", "predict", "train"]
