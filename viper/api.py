@@ -67,7 +67,7 @@ def crop_images(input_folder: Folder, output_folder: Folder, **options: Any) -> 
 def extract(
     modality: str, input_folder: Folder | None = None, *, output_folder: Folder, **options: Any
 ) -> FeatureStore:
-    """Make the features of one modality; clips whose features are there and up to date are left alone.
+    """Make the features of one modality; clips whose features are up to date are skipped.
 
     Parameters
     ----------

@@ -96,7 +96,7 @@ class Manifest:
 
     @classmethod
     def load(cls, path: str | Path, task: Task) -> Manifest:
-        """Read and checks a manifest, and the preferences beside it.
+        """Read and check a manifest, and the preferences beside it.
 
         Raises UserError naming the file and the line (the header is line 1): unreadable file, missing column,
         unusable or duplicate id, unknown split, label that is no number, outside the task's range or no class of it.

@@ -49,7 +49,7 @@ class Feature:
 
     @classmethod
     def make(cls, tokens: Any, mask: Any = None, time: Any = None) -> Feature:
-        """Checks shapes and values and zeroes masked tokens; without `time`, tokens are one second apart.
+        """Check shapes and values and zero masked tokens; without `time`, tokens are one second apart.
 
         Raises ClipError for wrong shapes, and for a value that is not finite in a token that counts.
         """
@@ -69,7 +69,7 @@ class Feature:
 
     @classmethod
     def absent(cls, width: int, n_tokens: int = 1) -> Feature:
-        """The feature of a clip that lacks this modality: zeros, nothing unmasked."""
+        """Return the feature of a clip that lacks this modality: zeros, nothing unmasked."""
         return cls.make(np.zeros((n_tokens, width)), np.zeros(n_tokens, bool), np.zeros(n_tokens))
 
 
@@ -155,7 +155,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: str | Path) -> FeatureStore:
-        """Opens an existing store. A folder that is none is a UserError saying what it lacks."""
+        """Open an existing store. A folder that is none is a UserError saying what it lacks."""
         folder = Path(folder)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of features")
@@ -232,7 +232,7 @@ class FeatureStore:
         if self.info.arithmetic != info.arithmetic:
             raise PrecisionError(
                 f"{self.folder}: its features are in {self.info.arithmetic}, not {info.arithmetic}; leave out "
-                f"--precision (auto goes on in {self.info.arithmetic}), or give another output folder"
+                f"--precision (auto keeps {self.info.arithmetic}), or give another output folder"
             )
 
     @property
@@ -241,19 +241,19 @@ class FeatureStore:
         return self.info.width
 
     def path(self, clip: str) -> Path:
-        """The file of a clip, there or not."""
+        """Return the file of a clip, there or not."""
         return self.folder / f"{clip}{SUFFIX}"
 
     def __contains__(self, clip: str) -> bool:
         return self.path(clip).is_file()
 
     def clips(self) -> list[str]:
-        """Ids of the clips there are, in natural order."""
+        """Return the ids of the clips there are, in natural order."""
         names = (path.name for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
         return sorted((name.removesuffix(SUFFIX) for name in names), key=natural_key)
 
     def write(self, clip: str, feature: Feature, source: str = "") -> None:
-        """Writes a clip's feature atomically; `source` is the fingerprint of what it was made from."""
+        """Write a clip's feature atomically; `source` is the fingerprint of what it was made from."""
         if feature.tokens.shape[1] != self.width:
             raise ClipError(f"a feature of width {feature.tokens.shape[1]} for a store of width {self.width}")
         tensors = {"tokens": feature.tokens, "mask": feature.mask, "time": feature.time}
@@ -263,7 +263,7 @@ class FeatureStore:
             temporary.write_bytes(save(arrays, metadata={SOURCE: f"{source} {self.info.identity}"}))
 
     def read(self, clip: str) -> Feature:
-        """Reads a clip's feature. A file that is not a valid feature of this store is a ClipError naming it."""
+        """Read a clip's feature. A file that is not a valid feature of this store is a ClipError naming it."""
         try:
             return self._read(clip)
         except ClipError as error:
@@ -286,14 +286,14 @@ class FeatureStore:
         return None
 
     def is_current(self, clip: str, source: str) -> bool:
-        """Whether the clip's file is there, opens, belongs to this store, and was made from `source`."""
+        """Return whether the clip's file is there, opens, belongs to this store, and was made from `source`."""
         try:
             return self.source(clip) == source
         except ClipError:
             return False
 
     def source(self, clip: str) -> str:
-        """The fingerprint of what the clip's feature was made from; ClipError where its file is not valid."""
+        """Return the fingerprint of what the clip's feature was made from; ClipError where its file is not valid."""
         with self._opened(clip) as file:
             return _made_of(file)[0]
 
@@ -306,7 +306,7 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def _opened(self, clip: str) -> Iterator[Any]:
-        """The clip's file, open, with the header of a feature of this store. ClipError says what is wrong with it."""
+        """Open the clip's file; a ClipError says what is wrong with its header as a feature of this store."""
         path = self.path(clip)
         try:
             if not path.is_file():  # a pipe of that name would be waited for
@@ -339,13 +339,13 @@ class FeatureStore:
 
 
 def _made_of(file: Any) -> tuple[str, str]:
-    """The fingerprint of what a file was made from, and the identity of its encoder, where they are known."""
+    """Return the fingerprint of what a file was made from, and the identity of its encoder, where they are known."""
     source, _, encoder = str((file.metadata() or {}).get(SOURCE, "")).partition(" ")
     return source, encoder
 
 
 def _check_types(info: EncoderInfo, path: Path) -> None:
-    """Refuses a card with a value that is not of its kind: it may have been edited, or be another program's."""
+    """Refuse a card with a value that is not of its kind: it may have been edited, or be another program's."""
     kinds = {"encoder": str, "modality": str, "width": int, "options": dict, "source": str, "settings": dict,
              "inputs": dict, "input_folder": str}  # fmt: skip
     for name, kind in kinds.items():

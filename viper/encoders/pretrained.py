@@ -135,7 +135,7 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{path}: is no state dict, nor has one under 'model_state_dict'")
+        raise UserError(f"{path}: is not a state dict and has none under 'model_state_dict'")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
