@@ -129,7 +129,7 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # damaged files make the readers raise anything
         raise UserError(f"{path}: cannot be read as plain tensors ({_reason(error)}); nothing of it was run") from error
     for key in ("model_state_dict", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):

@@ -66,7 +66,7 @@ def load_checkpoint(path: Path) -> PerceiverFusion:
     try:
         with quiet_transformers():
             return PerceiverFusion.from_pretrained(folder, local_files_only=True).eval()
-    except Exception as error:
+    except Exception as error:  # transformers passes on whatever its readers raise
         raise UserError(f"{folder}: cannot be loaded as a checkpoint ({one_line(str(error))})") from error
 
 
