@@ -65,7 +65,7 @@ class Config:
     n_fragments: int = 4
     """Windows a clip."""
     epoch: Literal["best", "last"] = "last"
-    """Whose weights: the last epoch's, or the best on the validation speaker, whose some 50 clips choose by chance."""
+    """Epoch that is scored: the last, or the best on the validation speaker, whose some 50 clips choose by chance."""
     n_seeds: int = 5
     """Seeds 0, 1, ... `linear` has nothing random and is fitted once."""
 

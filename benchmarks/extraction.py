@@ -63,11 +63,11 @@ class Config:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks run."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Of the project's side."""
+    """Precision of the project's side."""
     compile: bool = False
     """Compile the project's networks."""
     n_workers: int = -1
-    """Of the project's side: as its commands take it."""
+    """Workers of the project's side, as its commands take it."""
     quick: bool = False
     """Two clips, once: to see that everything runs."""
     linear: bool = False
@@ -200,7 +200,7 @@ def agreement(config: Config, stage: str) -> str:
 
 
 def correlation(path: Path, other: Path) -> float:
-    """Of two pictures' pixels."""
+    """Correlation of two pictures' pixels."""
     import cv2
 
     a, b = (cv2.imread(str(each)).astype(np.float64).ravel() for each in (path, other))

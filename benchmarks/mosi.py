@@ -48,7 +48,7 @@ class Config:
     neighbours: int = 10
     """How many utterances before and after are seen."""
     validation_share: float = 0.15
-    """Of the training videos."""
+    """Share of the training videos that validate."""
     rows: tuple[str, ...] = ROWS
     """Sets of modalities, out of the letters T, A and V."""
     training: str = RECIPE

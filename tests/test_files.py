@@ -151,7 +151,7 @@ def test_a_digest_is_of_the_value_not_of_the_order_of_its_keys() -> None:
     assert digest_of([1, 2]) != digest_of([2, 1])
 
 
-def test_failures_are_on_disk_at_once_and_leave_when_mended(tmp_path: Path) -> None:
+def test_failures_are_on_disk_at_once_and_leave_when_fixed(tmp_path: Path) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
     log = FailureLog(folder, "get_frame")

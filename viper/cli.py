@@ -169,7 +169,7 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
 
 
 def _check_flags(options: Any, arguments: list[str]) -> None:
-    """A modality asked for by its flag must have its folder: a UserError, not a model that silently lacks it."""
+    """Refuse a modality asked for by its flag but without a folder, which the model would silently lack."""
     for argument in arguments:
         folder = f"{argument.removeprefix('--')}_features_input_folder"
         if argument.startswith("--") and getattr(options, folder, "none of its options") is None:

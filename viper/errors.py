@@ -19,6 +19,11 @@ def one_line(text: str) -> str:
     return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]} ..."
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its class if it has none."""
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
 def either(names: Sequence[str]) -> str:
     """Return names as a sentence lists what is allowed: "a", "a or b", "a, b or c"."""
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -24,7 +24,7 @@ import yaml
 from viper.errors import UserError, one_line
 
 TEMPORARY_PREFIX = ".tmp-"
-# Temporaries of other machines (or of names older than this scheme) are left alone for so long: their process may live.
+# Temporaries of other machines (or of names older than this scheme) are kept for so long: their process may live.
 FOREIGN_SECONDS = 24 * 3600.0
 
 _OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]{12}(\..*)?")
@@ -36,7 +36,7 @@ _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EI
 
 @contextlib.contextmanager
 def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
-    """Gives a temporary name in the folder of `path`; on success it replaces `path`, otherwise nothing is left.
+    """Give a temporary name in the folder of `path`; on success it replaces `path`, otherwise nothing is left.
 
     An OSError names `path`, not the temporary file. Without `make_parent` a missing folder is one: a folder of outputs
     that vanishes during a run (a disk that is gone) must not be begun again as if nothing had been.
@@ -56,9 +56,9 @@ def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path, make_parent: bool = True) -> Iterator[Path]:
-    """The same for a folder of files that only make sense together. What had that name is replaced.
+    """Do the same for a folder of files that only make sense together. What had that name is replaced.
 
-    Of several processes that write one folder, the last to finish wins. A link of that name is replaced itself: what
+    If several processes write one folder, the last to finish wins. A link of that name is replaced itself: what
     it points to stays as it is.
     """
     with _named(path):
@@ -97,7 +97,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Makes an OSError about a temporary file, or about no file at all (as of a full disk), one about `path`."""
+    """Make an OSError about a temporary file, or about no file at all (as of a full disk), one about `path`."""
     try:
         yield
     except OSError as error:
@@ -107,9 +107,10 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def temporary_path(folder: Path, suffix: str = "") -> Path:
-    """A name in `folder` that no one else uses, and that says whose it is: `.tmp-<where>-<process>-<started>-<random>`.
+    """Return a name in `folder` that no one else uses, and that says whose it is.
 
-    `where` is the machine since it was started (and its container): process numbers mean something only there.
+    It is `.tmp-<where>-<process>-<started>-<random>`; `where` is the machine since it was started (and its container):
+    process numbers mean something only there.
     """
     process = os.getpid()
     owner = f"{_where()}-{process}-{_started(process) or 0}"
@@ -117,13 +118,13 @@ def temporary_path(folder: Path, suffix: str = "") -> Path:
 
 
 def prepare_outputs(folder: Path) -> None:
-    """Makes the folder a run writes to, and removes what killed runs left in it."""
+    """Make the folder a run writes to, and remove what killed runs left in it."""
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
 
 
 def sweep(folder: Path) -> int:
-    """Removes the temporary files and folders that killed processes left directly in `folder`; answers how many.
+    """Remove the temporary files and folders that killed processes left directly in `folder`; return how many.
 
     One goes when its process ran on this machine and is no more; one of another machine, or of no known process, when
     it is older than a day. What cannot be removed stays.
@@ -151,7 +152,7 @@ def _is_left_over(temporary: Path, owner: re.Match[str]) -> bool:
 
 @functools.cache
 def _where() -> str:
-    """A digest of the machine, its last start and the container this process runs in."""
+    """Return a digest of the machine, its last start and the container this process runs in."""
     marks = [platform.node()]
     with contextlib.suppress(OSError):
         marks += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
@@ -159,7 +160,7 @@ def _where() -> str:
 
 
 def _started(process: int) -> int | None:
-    """When a process began, in ticks since the machine's start; -1: it is over. None where the system does not tell."""
+    """Return when a process began, in ticks since the machine's start; -1 if it is over, None if that is not known."""
     try:
         # The fields after the command's name, which may hold anything: the state, ... and, 20th, the start.
         fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -179,7 +180,7 @@ def _runs(process: int) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file, a link (not what it points to) or a folder with all in it; nothing, where there is nothing."""
+    """Delete a file, a link (not what it points to) or a folder with all in it; nothing, where there is nothing."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -187,7 +188,7 @@ def remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file atomically."""
+    """Write a UTF-8 text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
@@ -200,7 +201,7 @@ def write_json(path: Path, value: Any) -> None:
 def create_json(path: Path, value: Any) -> bool:
     """Write `value` as `write_json` does unless the file exists; return whether it was written.
 
-    Of several processes that create it at once, on any machine that shares the folder, one succeeds.
+    If several processes create it at once, on any machine that shares the folder, one succeeds.
     """
     temporary = temporary_path(path.parent, path.suffix)
     with _named(path):
@@ -229,7 +230,7 @@ def _json_text(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; one that cannot be read is a UserError naming it."""
+    """Read a JSON file; one that cannot be read is a UserError naming it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -263,7 +264,7 @@ def write_csv_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """(line in the file, cells) of every row that is not blank, the header first; cells are text, as they stand.
+    """Return (line in the file, cells) of every row that is not blank, the header first; cells are text, as they stand.
 
     Raises UserError naming the file when it is missing, empty, not UTF-8 or no CSV.
     """
@@ -295,13 +296,13 @@ def read_csv_cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key under which frame_9 comes before frame_10."""
+    """Return a sort key under which frame_9 comes before frame_10."""
     parts = re.findall(r"\d+|\D+", name)
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts)
 
 
 def visible_entries(folder: Path) -> list[Path]:
-    """The entries of a folder in natural order, without hidden and temporary ones. A missing folder is a UserError."""
+    """Return a folder's entries in natural order, without hidden and temporary ones; UserError if it is missing."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
@@ -309,7 +310,7 @@ def visible_entries(folder: Path) -> list[Path]:
 
 
 def fingerprint(path: Path, edge_bytes: int = 65536) -> str:
-    """A short digest of a file's size and its first and last 64 KiB: cheap, and the same on another disk."""
+    """Return a short digest of a file's size and its first and last 64 KiB: cheap, and the same on another disk."""
     digest = hashlib.blake2b(digest_size=12)
     size = path.stat().st_size
     digest.update(str(size).encode())
@@ -322,5 +323,5 @@ def fingerprint(path: Path, edge_bytes: int = 65536) -> str:
 
 
 def digest_of(value: Any) -> str:
-    """A short digest of anything JSON can hold, independent of the order of keys."""
+    """Return a short digest of anything JSON can hold, independent of the order of keys."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=12).hexdigest()

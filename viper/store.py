@@ -233,7 +233,7 @@ class FeatureStore:
         if self.info.arithmetic != info.arithmetic:
             raise PrecisionError(
                 f"{self.folder}: its features are in {self.info.arithmetic}, not {info.arithmetic}; leave out "
-                f"--precision (auto goes on in {self.info.arithmetic}), or give another output folder"
+                f"--precision (auto keeps {self.info.arithmetic}), or give another output folder"
             )
 
     @property
@@ -315,7 +315,7 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def _opened(self, clip: str) -> Iterator[Any]:
-        """The clip's file, open, with the header of a feature of this store. ClipError says what is wrong with it."""
+        """Open the clip's file; a ClipError says what is wrong with its header as a feature of this store."""
         path = self.path(clip)
         try:
             if not path.is_file():  # a pipe of that name would be waited for
@@ -356,7 +356,7 @@ def _made_of(file: Any) -> tuple[str, str]:
 
 
 def _check_types(info: EncoderInfo, path: Path) -> None:
-    """Refuses a card with a value that is not of its kind: it may have been edited, or be another program's."""
+    """Refuse a card with a value that is not of its kind: it may have been edited, or be another program's."""
     kinds = {"encoder": str, "modality": str, "width": int, "options": dict, "source": str, "settings": dict,
              "inputs": dict, "input_folder": str}  # fmt: skip
     for name, kind in kinds.items():

@@ -110,7 +110,7 @@ class Task:
 def parse_loss(loss: str, task: Task) -> dict[str, float]:
     """Return the terms of a loss and their weights: "mse+0.5*ccc" is {"mse": 1.0, "ccc": 0.5}.
 
-    Raises UserError for what cannot be read, a term unknown or of another kind of task, a term that stands there twice,
+    Raises UserError for what cannot be read, a term unknown or of another kind of task, a term that appears twice,
     or a weight that is not positive.
     """
     terms: dict[str, float] = {}
@@ -127,7 +127,7 @@ def parse_loss(loss: str, task: Task) -> dict[str, float]:
         except ValueError:
             weight = 0.0
         if match[2] in terms or not 0 < weight < math.inf:
-            raise UserError(f"loss {loss!r}: each term stands there once, with a positive weight")
+            raise UserError(f"loss {loss!r}: each term may appear once, with a positive weight")
         terms[match[2]] = weight
     if "bce" in terms and task.range is None:
         raise UserError(f"loss {loss!r}: bce needs a task with a range, and {task.name} has none")
@@ -185,7 +185,7 @@ def _parse(card: dict[str, Any], source: Path) -> Task:
         raise UserError(f"{source}: range is for labels, and a preference task has none; leave it out")
     prompts = source.parent / card["prompts"] if card.get("prompts") else None
     if prompts is not None and not prompts.is_file():
-        raise UserError(f"{source}: prompts names {prompts}, which is no file")
+        raise UserError(f"{source}: prompts: there is no file {prompts}")
     task = Task(
         **{
             **card,
@@ -225,7 +225,7 @@ def _parse_targets(card: dict[str, Any], source: Path) -> tuple[str, ...]:
         columns.append(card["group_column"])
     if len(set(columns)) != len(columns):
         raise UserError(
-            f"{source}: a name stands twice among id_column, split_column, label_column, group_column and targets"
+            f"{source}: a name appears twice among id_column, split_column, label_column, group_column and targets"
         )
     return tuple(targets)
 

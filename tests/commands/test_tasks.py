@@ -75,7 +75,7 @@ WRONG = {
     "kind: preference\ntargets: [a]\nrange: [0, 1]": "range is for labels",
     "kind: preference\ntargets: [a]\nmetrics: [pearson]": "metrics must be a list out of pairwise_accuracy",
     "kind: preference\ntargets: [a]\nloss: mse": "loss 'mse'",
-    "kind: regression\ntargets: [a]\ngroup_column: a": "a name stands twice",
+    "kind: regression\ntargets: [a]\ngroup_column: a": "a name appears twice",
     "kind: regression\ntargets: [a]\ngroup_column: 3": "group_column must be text",
     "kind: regression\ntargets: [a]\nsubmission_columns: [File_ID, b]": "submission_columns must be",
     "kind: regression\ntargets: [a]\nsubmission_columns: [a]": "submission_columns must have File_ID",

@@ -70,7 +70,7 @@ def test_every_trial_is_a_run_and_a_row(tuned: Path) -> None:
 
 def test_nothing_is_pickled(tuned: Path) -> None:
     assert {path.name for path in tuned.iterdir()} <= {
-        ".lock", "journal.log", "trials.csv", "trial_0", "trial_1", "trial_2",
+        ".lock", "journal.log", "trials.csv", "trial_0", "trial_1", "trial_2", "best",
     }  # fmt: skip
     for line in (tuned / "journal.log").read_text().splitlines():
         json.loads(line)

@@ -119,7 +119,7 @@ def test_a_csv_of_paths_and_classes(tmp_path: Path) -> None:
     ]
     assert labels.clips[0].extra == {"rater": "a"}
     source.write_text("path,class\n1.mp4,Boredom\n")
-    with pytest.raises(UserError, match=r"list\.csv, line 2: 'Boredom' is none of the classes Anger"):
+    with pytest.raises(UserError, match=r"list\.csv, line 2: 'Boredom' is not one of the classes Anger"):
         _read("ve8", source)
     source.write_text("path,score\n1.mp4,3\n")
     with pytest.raises(UserError, match=r"list\.csv: there is no column of classes .*the file has path, score"):
@@ -152,7 +152,7 @@ def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"0": _vce_entry(0, Happiness=0.1)}, "train_labels.json, key '0': 'Happiness' is none of the emotions"),
+        ({"0": _vce_entry(0, Happiness=0.1)}, "train_labels.json, key '0': 'Happiness' is not one of the emotions"),
         ({"0": _vce_entry(0, Joy=1.5)}, r"key '0': Joy is 1.5, not a number in \[0, 1\]"),
         ({"0": _vce_entry(0, Joy=10**400)}, r"key '0': Joy is 1000"),
         ({"0": _vce_entry(0) | {"topK": ["Bliss"]}}, r"key '0': topK \['Bliss'\] must be a list of emotions"),
@@ -206,7 +206,7 @@ def test_v2v_keeps_what_people_say_again_or_disagree_on_and_drops_crossing_pairs
     ]
     assert labels.dropped == {
         "comparisons of clips that are in different splits": ["02 < 11", "03 < 12"],
-        "clips of which no comparison is left": ["03"],
+        "clips without a comparison": ["03"],
     }
     assert labels.notes == ["1 comparisons repeat an earlier one; each counts, as in the dataset's own scores"]
     assert {clip.id: clip.split for clip in labels.clips} == dict.fromkeys(["01", "02"], "Train") | dict.fromkeys(
@@ -273,7 +273,7 @@ def test_a_folder_per_class_in_any_case_with_names_made_unique(tmp_path: Path) -
     assert labels.dropped == {"media files outside the classes' folders": ["stray.mp4"]}
     assert any(note.startswith("no clip is of the class Anger, ") for note in labels.notes)
     _files(tmp_path, "Boredom/1.mp4")
-    with pytest.raises(UserError, match="Boredom: holds 1 media files, but 'Boredom' is none of the classes"):
+    with pytest.raises(UserError, match="Boredom: holds 1 media files, but 'Boredom' is not one of the classes"):
         _read("ve8", tmp_path)
 
 
@@ -322,8 +322,8 @@ def test_ravdess_names_and_one_file_a_performance(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("03-01-09-01-02-01-12.wav", "emotion 09 is none of 01 \\(neutral\\)"),
-        ("04-01-01-01-02-01-12.wav", "modality 04 is none of"),
+        ("03-01-09-01-02-01-12.wav", "emotion 09 is not one of 01 \\(neutral\\)"),
+        ("04-01-01-01-02-01-12.wav", "modality 04 is not one of"),
         ("03-01-01-01-02-01-25.wav", "actor 25 must be 01 to 24"),
     ],
 )
@@ -338,7 +338,7 @@ def test_emodb_names(tmp_path: Path) -> None:
         ("03a01Fa", "joy", {"speaker": "03", "gender": "male", "text": "a01", "version": "a"}),
         ("16b10Wb", "anger", {"speaker": "16", "gender": "female", "text": "b10", "version": "b"}),
     ]
-    with pytest.raises(UserError, match=r"03a01Xa\.wav: the emotion 'X' is none of W, L, E"):
+    with pytest.raises(UserError, match=r"03a01Xa\.wav: the emotion 'X' is not one of W, L, E"):
         _read("emodb", _files(tmp_path, "wav/03a01Xa.wav"))
 
 
@@ -395,7 +395,7 @@ def test_classes_say_which_words_they_are_made_of(tmp_path: Path) -> None:
     assert there == [{"Happiness", "Affection"}, {"Sadness", "Peace"}]
     assert [(clip.id, clip.extra["movie"]) for clip in labels.clips] == [("m1_1", "m1"), ("m2_2", "m2")]
     _json(classes, {"Bliss": ["joyful"]})
-    with pytest.raises(UserError, match=r"c\.json, key 'Bliss': is none of the targets Affection"):
+    with pytest.raises(UserError, match=r"c\.json, key 'Bliss': is not one of the targets Affection"):
         _read("emotic", source, classes=classes)
     with pytest.raises(UserError, match="--classes: is for multi_label tasks, and vce is one of regression"):
         _read("vce", _vce(tmp_path, {"0": _vce_entry(0)}), classes=classes)

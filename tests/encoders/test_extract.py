@@ -229,7 +229,7 @@ def test_a_classifier_without_a_pooler_can_be_resumed(
     assert "0 done, 4 already there" in run("extract_visual_features", *options).said
 
 
-def test_a_damaged_picture_fails_its_clip_alone_and_is_forgotten_when_mended(
+def test_a_damaged_picture_fails_its_clip_alone_and_is_forgotten_when_fixed(
     frames: Path, tmp_path: Path, run: Run, vit: Path
 ) -> None:
     picture = frames / "7.2" / frame_name(3)

@@ -119,9 +119,9 @@ def test_a_state_dict_is_found_however_it_is_wrapped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model_state_dict": {"epoch": 3}}, "is no state dict, nor has one"),
-        ({}, "is no state dict"),
-        ([torch.zeros(2)], "is no state dict"),
+        ({"model_state_dict": {"epoch": 3}}, "is not a state dict and has none"),
+        ({}, "is not a state dict"),
+        ([torch.zeros(2)], "is not a state dict"),
         (b"", "cannot be read as plain tensors"),
         (b"garbage" * 10, "cannot be read as plain tensors"),
     ],

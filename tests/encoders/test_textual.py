@@ -222,7 +222,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_in_one_line(clip: Path,
     config = {**checkpoints.CLIP_CONFIG, "embed_dim": 24}
     torch.save(open_clip.CLIP(**config).state_dict(), tmp_path / "other.pt")
     torch.save({"model_state_dict": {"a": 1}}, tmp_path / "numbers.pt")
-    for name, message in (("other.pt", "does not fit"), ("numbers.pt", "is no state dict"), ("none.pt", "no such")):
+    for name, message in (("other.pt", "does not fit"), ("numbers.pt", "is not a state dict"), ("none.pt", "no such")):
         with pytest.raises(UserError) as error:
             prepared(clip, roberta, clip_checkpoint_path=tmp_path / name)
         assert message in str(error.value)

@@ -142,7 +142,7 @@ def test_what_is_done_is_not_done_again(place: Place, kind: str) -> None:
     first = place.run(kind, clips(4, c2="clip error"))
     assert (first.done, first.skipped, len(first.failed), first.exit_code) == (3, 0, 1, 3)
     assert place.loaded() == ["c0", "c1", "c2", "c3"]
-    # The clip was mended meanwhile.
+    # The clip was fixed meanwhile.
     second = place.run(kind, clips(5))
     assert (second.done, second.skipped, len(second.failed), second.exit_code) == (2, 3, 0, 0)
     assert place.loaded()[4:] == ["c2", "c4"]

@@ -85,7 +85,7 @@ def test_another_precision_is_refused_in_one_line(extract: Callable[..., Any], t
     (line,) = [line for line in outcome.said.splitlines() if "float32 is faster" not in line]
     assert line == (
         f"viper: error: {tmp_path / 'out'}: its features are in float32, not bf16; leave out --precision "
-        "(auto goes on in float32), or give another output folder"
+        "(auto keeps float32), or give another output folder"
     )
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 

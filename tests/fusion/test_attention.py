@@ -59,7 +59,7 @@ def test_recomputed_weights_reproduce_what_every_attention_of_the_model_gives(
         queries, context, mask = given
         weights = attention_weights(module, queries, context, mask)
         keys = module.norm(queries) if module.norm_context is None else module.norm_context(context)
-        attended = weights @ module._heads(module.value(keys))
+        attended = weights @ module.split_heads(module.value(keys))
         torch.testing.assert_close(module.output(attended.transpose(1, 2).flatten(2)), output, atol=1e-5, rtol=1e-4)
         if mask is not None:
             assert (weights.transpose(1, 3)[~mask] == 0).all()

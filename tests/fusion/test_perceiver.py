@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PerceiverConfig, PerceiverModel, Trainer, TrainingArguments
 from transformers.models.perceiver.modeling_perceiver import PerceiverClassificationDecoder
 
+from viper.errors import UserError
 from viper.fusion.layers import drop_channels, random_keep
 from viper.fusion.perceiver import PRESETS, PerceiverFusion, PerceiverFusionConfig, load_transformers_perceiver
 from viper.fusion.published_perceiver import fit_length
@@ -530,7 +531,7 @@ def test_an_unknown_key_in_a_checkpoint_is_refused_by_name(tmp_path: Path):
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "n_latentz": 3}))
-    with pytest.raises(ValueError, match="n_latentz"):
+    with pytest.raises(UserError, match="n_latentz"):
         PerceiverFusion.from_pretrained(tmp_path)
 
 

@@ -179,7 +179,7 @@ def test_from_files_brings_the_published_scripts_tensors_into_a_store(tmp_path: 
     np.testing.assert_array_equal(store.read("10001").tokens, tokens.numpy())
 
 
-def test_a_file_of_another_width_fails_alone_and_leaves_the_list_when_it_is_mended(tmp_path: Path, run: Run) -> None:
+def test_a_file_of_another_width_fails_alone_and_leaves_the_list_when_it_is_fixed(tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "old"
     folder.mkdir()
     for name, width in (("1", 4), ("2", 5), ("3", 4)):

@@ -1,1 +1,1 @@
-"""One file a command: a config dataclass and run(config), which answers the exit code."""
+"""One file a command: an options dataclass and run(options), which returns the exit code."""

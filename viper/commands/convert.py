@@ -207,7 +207,7 @@ def _is_sequence(kind: Any) -> bool:
 
 
 def _sequence(converter: Converter, kind: Any, from_text: bool) -> Callable[[Any, Any], Any]:
-    """Lists and tuples, of items of one type or (of a tuple) each of its own; numbers do for text."""
+    """Convert lists and tuples, of items of one type or (in a tuple) each of its own; numbers do for text."""
     made = typing.get_origin(kind) or kind
     inner = [each for each in typing.get_args(kind) if each is not ...] or [str]
     fixed = made is tuple and ... not in typing.get_args(kind) and typing.get_args(kind)

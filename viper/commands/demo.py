@@ -108,7 +108,7 @@ def _train(options: DemoOptions, manifest: Path, modalities: Sequence[str], run_
 
 
 def _look_at(options: DemoOptions, manifest: Path) -> None:
-    """The submission, the matrices and the report of the model that reads all modalities."""
+    """Make the submission, the matrices and the report of the model that reads all modalities."""
     from viper.commands import confusion_matrix, report, submission_creation
 
     folder = options.output_folder

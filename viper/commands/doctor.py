@@ -11,6 +11,7 @@ from pathlib import Path
 import viper
 from viper.encoders.pretrained import go_offline, is_offline
 from viper.encoders.registry import Registered, registered
+from viper.errors import first_line
 from viper.logs import package_versions
 
 PACKAGES = (
@@ -98,8 +99,8 @@ def _lacks(entry: Registered) -> tuple[list[str], bool]:
 def _import_problem(package: str) -> str:
     try:
         importlib.import_module(package)
-    except Exception as error:
-        return f"{package}: cannot be imported ({str(error).strip().splitlines()[0]})"
+    except Exception as error:  # whatever a package raises when it is imported
+        return f"{package}: cannot be imported ({first_line(error)})"
     return ""
 
 

@@ -52,7 +52,7 @@ class ExtractOptions(EngineOptions, ABC):
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, mps ..."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the model: auto goes on in the output folder's precision; in a new folder it takes bf16 where the
+    """Arithmetic of the model: auto keeps the output folder's precision; in a new folder it takes bf16 where the
     device has it. Features stay the same to a cosine of .999."""
     compile: bool = False
     """Compile the model first (torch.compile): a longer start, for long runs."""
@@ -77,7 +77,7 @@ class ExtractOptions(EngineOptions, ABC):
 
     @property
     def foreign(self) -> Path | None:
-        """Where features made elsewhere are, to be brought in instead of making some; None: make some."""
+        """Where features made elsewhere are, to be imported instead; None: extract them."""
         return getattr(self, "from_files", None)
 
     @property
@@ -243,7 +243,7 @@ def run(options: ExtractOptions) -> int:
 
 
 def run_together(together: Sequence[ExtractOptions]) -> list[int]:
-    """Extract the features of several modalities from the same clips, each of which is read once.
+    """Extract the features of several modalities from the same clips, reading each once.
 
     Returns
     -------
@@ -358,7 +358,7 @@ class Encode:
         return {**self.__dict__, "_is_prepared": False}
 
     def prepare(self, recorded: str | None = None) -> None:
-        """Load the weights onto the device that the options name; `recorded` is the precision `auto` goes on in.
+        """Load the weights onto the device that the options name; `recorded` is the precision that `auto` keeps.
 
         Copies of this, in other processes and on other machines, compute in the precision that is chosen here.
         """

@@ -110,7 +110,7 @@ def _write_template(path: Path) -> int:
 
 
 def _extract(plan: Plan) -> int:
-    """Run the stages that map over clips, each of which skips what is up to date; the first that fails ends it."""
+    """Run the stages that map over clips; each skips what is up to date, and the first that fails ends it."""
     from viper.commands import crop_images, extract_features, get_frame
 
     worst = 0

@@ -35,21 +35,21 @@ class PrepareOptions:
     source: Path
     """The dataset's folder, or its file of labels."""
     output: Path
-    """The manifest to write; of a preference task also <manifest>_preferences.csv beside it."""
+    """The manifest to write; for a preference task also <manifest>_preferences.csv beside it."""
     overwrite: bool = False
     """Replace a manifest, links or a YAML that are there already and differ."""
     format: FormatName = "auto"
     """How the labels are written; auto: as this task's dataset ships them, and else by what the source is."""
     id_column: str | None = None
-    """Of a CSV: the column of ids or paths."""
+    """Column of ids or paths, in a CSV."""
     label_column: str | None = None
-    """Of a CSV: the column of classes, or of words between semicolons."""
+    """Column of classes, or of words between semicolons, in a CSV."""
     split_column: str | None = None
-    """Of a CSV: the column of splits."""
+    """Column of splits, in a CSV."""
     classes: Path | None = None
-    """Of multi-label tasks: a JSON {class: [words]}, which words stand for each class besides its own name."""
+    """For multi-label tasks: a JSON {class: [words]} of the words that mean each class, besides its own name."""
     lists_split: Literal["Train", "Val", "Test"] = "Test"
-    """Of V2V: the split of the lists of three and four."""
+    """For V2V: the split of the lists of three and four."""
     keep: Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="COLUMN=VALUE")] = field(
         default_factory=list
     )
@@ -61,7 +61,7 @@ class PrepareOptions:
     test_share: float = 0.15
     """Share of clips of a Test that has to be made."""
     seed: int = 0
-    """Of the splits that have to be made."""
+    """Seed of the splits that have to be made."""
     val_groups: list[str] = field(default_factory=list)
     """Groups, by name, that are Val, whatever split the dataset has."""
     test_groups: list[str] = field(default_factory=list)
@@ -214,7 +214,7 @@ def _csv(rows: Sequence[Sequence[str | None]]) -> str:
 
 
 def _refuse_other(path: Path, text: str, overwrite: bool) -> None:
-    """Return what is there already must be the same, byte for byte, unless it may be replaced."""
+    """Refuse to replace a file that differs, by a single byte, unless it may be replaced."""
     if path.exists() and not overwrite and (not path.is_file() or path.read_bytes() != text.encode()):
         raise UserError(f"{path}: already exists and differs; use --overwrite to replace it")
 

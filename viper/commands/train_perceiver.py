@@ -127,7 +127,7 @@ def _run_seeds(options: TrainOptions, task: Task, data: TrainingData) -> None:
 
 
 def _run_one(options: TrainOptions, task: Task, data: TrainingData) -> dict[str, float]:
-    """One seed; answers the best epoch's validation metrics. A finished run that is resumed is left as it is."""
+    """Train one seed; return the best epoch's validation metrics. A finished run that is resumed is left as it is."""
     folder = options.output_checkpoint_folder
     summary = folder / SUMMARY_FILE
     going_on = options.resume and (folder / CONFIG_FILE).exists()
@@ -145,7 +145,7 @@ def _run_one(options: TrainOptions, task: Task, data: TrainingData) -> dict[str,
     try:
         best, by_metric = _train_and_report(options, task, data, going_on)
     except (UserError, ClipError):
-        # What a user can mend is mended and tried again; a folder without an epoch must not stand in the way.
+        # What a user can fix is fixed and tried again; a folder without an epoch must not stand in the way.
         if _is_first_process() and not any(folder.glob("perceiver_*")):
             run_folder.clear(folder)
         raise
@@ -357,7 +357,7 @@ def _log_path(options: TrainOptions) -> Path:
 
 
 def _is_first_process() -> bool:
-    """Whether this is the one of several processes (torchrun, accelerate launch) that writes."""
+    """Return whether this is the one of several processes (torchrun, accelerate launch) that writes."""
     return int(os.environ.get("RANK", 0)) == 0
 
 

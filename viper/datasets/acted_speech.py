@@ -80,10 +80,10 @@ def read_emodb(folder: Path, task: Task, _: ReadOptions) -> Labels:
             continue
         speaker, text, letter, version = match.groups()
         if letter not in _EMODB_EMOTIONS:
-            raise UserError(f"{path}: the emotion {letter!r} is none of {', '.join(_EMODB_EMOTIONS)}")
+            raise UserError(f"{path}: the emotion {letter!r} is not one of {', '.join(_EMODB_EMOTIONS)}")
         if speaker not in _EMODB_MEN | _EMODB_WOMEN:
             raise UserError(
-                f"{path}: the speaker {speaker!r} is none of {', '.join(sorted(_EMODB_MEN | _EMODB_WOMEN))}"
+                f"{path}: the speaker {speaker!r} is not one of {', '.join(sorted(_EMODB_MEN | _EMODB_WOMEN))}"
             )
         extra = {
             task.group_column or "speaker": speaker,
@@ -101,7 +101,7 @@ def read_emodb(folder: Path, task: Task, _: ReadOptions) -> Labels:
 
 def _decoded(path: Path, name: str, code: str, known: dict[str, str]) -> str:
     if code not in known:
-        raise UserError(f"{path}: {name} {code} is none of {', '.join(f'{c} ({v})' for c, v in known.items())}")
+        raise UserError(f"{path}: {name} {code} is not one of {', '.join(f'{c} ({v})' for c, v in known.items())}")
     return known[code]
 
 

@@ -39,7 +39,7 @@ def read_folders(folder: Path, task: Task, _: ReadOptions) -> Labels:
             files = media_below(entry) if entry.is_dir() else []
             if files and not is_class(entry.name, task):
                 raise UserError(
-                    f"{entry}: holds {len(files)} media files, but {entry.name!r} is none of the classes "
+                    f"{entry}: holds {len(files)} media files, but {entry.name!r} is not one of the classes "
                     f"{', '.join(task.targets)}"
                 )
             if entry.is_file() and entry.suffix.lower() in MEDIA_SUFFIXES:

@@ -16,7 +16,7 @@ from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from viper.media.pictures import IMAGE_SUFFIXES
 from viper.task import Task
 
-LEFT_OUT = "clips of which no comparison is left"
+LEFT_OUT = "clips without a comparison"
 MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, *IMAGE_SUFFIXES)
 
 
@@ -189,7 +189,7 @@ def class_cell(name: str, where: str, task: Task) -> str:
     """Return a class as the card spells it, whatever its case here; a UserError for one the card does not have."""
     spelled = _by_fold(task).get(name.strip().casefold())
     if spelled is None:
-        raise UserError(f"{where}: {name!r} is none of the classes {', '.join(task.targets)}")
+        raise UserError(f"{where}: {name!r} is not one of the classes {', '.join(task.targets)}")
     return spelled
 
 

@@ -1,4 +1,4 @@
-"""V2V (Mazeika et al. 2022): JSON files of which videos are preferred to which."""
+"""V2V (Mazeika et al. 2022): JSON files that say which videos are preferred to others."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def components(orders: Iterable[Order]) -> dict[str, str]:
 
 
 def drop_crossing(labels: Labels) -> None:
-    """Leave out comparisons of clips that are in different splits, and clips of which none is left."""
+    """Leave out comparisons of clips that are in different splits, and clips without any."""
     split_of = {clip.id: clip.split for clip in labels.clips}
     labels.drop_orders(CROSSING, lambda order: len({split_of[identifier] for identifier in order}) > 1)
     labels.keep_compared()

@@ -61,7 +61,7 @@ def _vce_clip(where: str, entry: Any, task: Task) -> Clip:
     emotions = as_mapping(entry["emotions"], f"{where}, emotions", "{emotion: number}")
     for name in emotions:
         if name not in task.targets:
-            raise UserError(f"{where}: {name!r} is none of the emotions {', '.join(task.targets)}")
+            raise UserError(f"{where}: {name!r} is not one of the emotions {', '.join(task.targets)}")
     missing = [target for target in task.targets if target not in emotions]
     if missing:
         raise UserError(f"{where}: the emotion {missing[0]!r} is missing")

@@ -26,7 +26,7 @@ WordClasses = dict[str, frozenset[str]]  # word -> the targets it stands for
 def read_classes(path: Path, task: Task) -> WordClasses:
     """Return a JSON {class: [words]}: which words, besides its own name, stand for each of the task's targets.
 
-    A class that is none of the targets, and a word list that is none, are a UserError naming the key.
+    A class that is not a target, and a word list that cannot be read, are a UserError naming the key.
     """
     content = as_mapping(load_json(path), str(path), "{class: [words]}")
     folded = {target.casefold(): target for target in task.targets}
@@ -34,7 +34,7 @@ def read_classes(path: Path, task: Task) -> WordClasses:
     for name, words in content.items():
         where = f"{path}, key {name!r}"
         if name.casefold() not in folded:
-            raise UserError(f"{where}: is none of the targets {', '.join(task.targets)}")
+            raise UserError(f"{where}: is not one of the targets {', '.join(task.targets)}")
         for word in _word_list(words, where):
             classes.setdefault(_folded(word), set()).add(folded[name.casefold()])
     return {word: frozenset(targets) for word, targets in classes.items()}

@@ -129,13 +129,13 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # damaged files make the readers raise anything
         raise UserError(f"{path}: cannot be read as plain tensors ({_reason(error)}); nothing of it was run") from error
     for key in ("model_state_dict", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{path}: is no state dict, nor has one under 'model_state_dict'")
+        raise UserError(f"{path}: is not a state dict and has none under 'model_state_dict'")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 

@@ -248,7 +248,7 @@ def _as_clip_error(code: Code) -> Iterator[None]:
         yield
     except (UserError, ClipError, OutputError):
         raise
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything
         raise ClipError(_told(error, code)) from error
 
 
@@ -258,7 +258,7 @@ def _as_user_error(code: Code) -> Iterator[None]:
         yield
     except (UserError, OutputError):
         raise
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything
         raise UserError(_told(error, code)) from error
 
 

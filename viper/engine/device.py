@@ -41,21 +41,21 @@ class Runtime:
 
     @property
     def precision_name(self) -> str:
-        """As --precision spells it."""
+        """The precision, as --precision spells it."""
         return "bf16" if self.precision is torch.bfloat16 else "float32"
 
     def place(self, network: torch.nn.Module) -> Any:
-        """The network frozen on the device, compiled if so wanted."""
+        """Return the network frozen on the device, compiled if so wanted."""
         network = network.eval().requires_grad_(False).to(self.device)
         return torch.compile(network) if self.compiled else network
 
     def arithmetic(self) -> torch.autocast:
-        """The context in which networks are called."""
+        """Return the context in which networks are called."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for "auto" (a GPU where there is one) or for a name torch knows; one that is not there: UserError."""
+    """Return the device for "auto" (a GPU if there is one) or for torch's name; UserError if it is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -69,7 +69,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bf16, and does not merely store it."""
+    """Return whether the device computes in bf16, and does not merely store it."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -158,13 +158,13 @@ class DeviceBatches:
         return torch.cat(results).float().cpu().numpy()
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy on the device; to a GPU, made while it is still busy with the batch before."""
+        """Return a copy on the device; to a GPU, made while it is still busy with the batch before."""
         if self._runtime.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self._runtime.device, non_blocking=True)
 
     def _attempt(self, function: Callable[[Any], ResultT], batch: Any) -> list[ResultT]:
-        """The one result; none where memory did not suffice."""
+        """Return the one result; none where memory did not suffice."""
         try:
             with self._runtime.arithmetic():
                 return [function(batch)]

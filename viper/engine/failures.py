@@ -32,7 +32,7 @@ class Failure:
 
     @classmethod
     def of(cls, clip: str, stage: str, error: Exception) -> Failure:
-        """The row for an exception."""
+        """Return the row for an exception."""
         name = error.name if isinstance(error, WorkerError) else type(error).__name__
         return cls(clip, stage, name, one_line(str(error)) or name)
 
@@ -58,17 +58,17 @@ class FailureLog:
         self._refresh()
 
     def failed(self, failure: Failure) -> None:
-        """Adds a clip, or replaces its row."""
+        """Add a clip, or replace its row."""
         self._change(failure.clip, failure)
 
     def succeeded(self, clip: str) -> None:
-        """Takes a clip off the list, whichever process put it there. Costs one look at the file's date if it is not."""
+        """Take a clip off the list, whichever process put it there. Costs one look at the file's date if it is not."""
         self._refresh()
         if clip in self._known or clip in self._waiting:
             self._change(clip, None)
 
     def flush(self) -> None:
-        """Writes the rows that wait."""
+        """Write the rows that wait."""
         if not self._waiting:
             return
         began = time.monotonic()
@@ -97,7 +97,7 @@ class FailureLog:
             self.flush()
 
     def _refresh(self) -> None:
-        """Reads the file where it is not the one that was read last."""
+        """Read the file where it is not the one that was read last."""
         # The version first: a file that is replaced meanwhile is read once more than needed, never once too little.
         version = _version(self._path)
         if version != self._version:
@@ -106,7 +106,7 @@ class FailureLog:
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """The rows of a folder's failures.csv; none where there is no such file. A file that is no such list: UserError."""
+    """Return the rows of a folder's failures.csv; none without that file. UserError if it is not such a list."""
     path = folder / FAILURES_FILE
     if not path.is_file():
         return []
@@ -116,7 +116,7 @@ def read_failures(folder: Path) -> list[Failure]:
     except FileNotFoundError:  # another process has just removed the last row
         return []
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no list of failures as viper writes it ({error}); delete it") from error
+        raise UserError(f"{path}: is not a list of failures written by viper ({error}); delete it") from error
 
 
 def _csv(rows: list[Failure]) -> str:
@@ -130,7 +130,7 @@ def _csv(rows: list[Failure]) -> str:
 
 
 def _version(path: Path) -> tuple[int, ...] | None:
-    """What changes whenever the file is replaced; None where there is none."""
+    """Return what changes whenever the file is replaced; None where there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:

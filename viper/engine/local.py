@@ -33,9 +33,9 @@ def run_locally(
     options: EngineOptions,
     summaries: Sequence[Summary],
 ) -> Generator[Outcome[ItemT]]:
-    """What came of every job with every clip that lacks it, as it comes; the jobs' summaries get their device's time.
+    """Yield what came of every job with every clip that lacks it, as it comes.
 
-    Raises what stops a run, UserError or OutputError.
+    The jobs' summaries get their device's time. Raises what stops a run, UserError or OutputError.
     """
     batches = [_Batch(job, summary) for job, summary in zip(jobs, summaries, strict=True)]
     with _Saver(jobs) as saver, closing(_Loaded(jobs, options, len(pending))) as loaded:
@@ -79,7 +79,7 @@ class _Loaded:
             yield work, [outcome] * len(work.jobs) if isinstance(outcome, Exception) else outcome
 
     def expect(self, n_clips: int) -> None:
-        """Batches hold so many clips: the next one is loaded while one is on the device."""
+        """Let batches hold so many clips: the next one is loaded while one is on the device."""
         if self._pool is not None:
             self._pool.ahead = max(2 * self._n_workers, n_clips + self._n_workers)
 
@@ -160,7 +160,7 @@ class _Saver:
         self._threads.shutdown(wait=True, cancel_futures=False)
 
     def save(self, number: int, results: Iterable[tuple[Any, Any]]) -> Iterator[Outcome[Any]]:
-        """Begins to save a batch of a job; answers what came of earlier ones."""
+        """Begin to save a batch of a job; return what came of earlier ones."""
         earlier = len(self._under_way)
         for item, result in results:
             if isinstance(result, Exception):
@@ -171,7 +171,7 @@ class _Saver:
         yield from self._finished(earlier)
 
     def finish(self) -> Iterator[Outcome[Any]]:
-        """Waits for the rest."""
+        """Wait for the rest."""
         yield from self._finished(len(self._under_way))
 
     def _finished(self, count: int) -> Iterator[Outcome[Any]]:

@@ -197,7 +197,7 @@ class WorkerPool:
             self._changed.notify()
 
     def _bury(self, worker: _Worker) -> None:
-        """A process has died by itself: its item gets another try, in another process."""
+        """Give the item of a process that died by itself another try, in another process."""
         worker.process.join(GRACE_SECONDS)
         how = _how_it_ended(worker.process.exitcode)
         number = worker.number

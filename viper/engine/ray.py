@@ -99,7 +99,7 @@ class _Answer:
 def run_on_ray(
     job: Job[ItemT, Any, Any], items: Sequence[ItemT], options: EngineOptions
 ) -> Generator[tuple[ItemT, Exception | None]]:
-    """Yields every clip once, in no particular order: with None when its output is saved, or with its error.
+    """Yield every clip once, in no particular order: with None when its output is saved, or with its error.
 
     Raises UserError when Ray is missing, the cluster cannot be reached or lacks what was asked for; and what stops a
     run, UserError or OutputError, wherever on the cluster it was raised.
@@ -130,7 +130,7 @@ def run_on_ray(
 
 
 def _answers(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOptions, how: _Pass) -> Generator[_Answer]:
-    """One pass. Clips whose tasks are lost for good are left out."""
+    """Make one pass. Clips whose tasks are lost for good are left out."""
     from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayError
 
@@ -149,7 +149,7 @@ def _answers(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOpti
 
 
 def _pipeline(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOptions, how: _Pass) -> Any:
-    """The data set of answers, not yet begun."""
+    """Return the data set of answers, not yet begun."""
     from ray.data import ActorPoolStrategy, TaskPoolStrategy, from_arrow
 
     parts = [_table(clips[start : start + how.together]) for start in range(0, len(clips), how.together)]
@@ -235,7 +235,7 @@ class _Device:
         self._job, self._folder = job, folder
 
     def __call__(self, group: Any) -> Any:
-        """A group of `_Host.load` -> answers."""
+        """Map a group of `_Host.load` to answers."""
         assert self._job.encode is not None
         said = _settle(self._folder)
         rows: list[_Loaded] = _rows(group)
@@ -264,13 +264,13 @@ class _Said(logging.Handler):
         self._records.append((record.levelno, record.getMessage()))
 
     def take(self) -> Records:
-        """What was logged since this was last asked."""
+        """Return what was logged since this was last asked."""
         records, self._records = self._records, []
         return records
 
 
 def _settle(folder: str) -> _Said:
-    """Makes a process of the cluster ready for work: in the driver's folder, for its relative paths."""
+    """Make a process of the cluster ready for work: in the driver's folder, for its relative paths."""
     os.chdir(folder)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)  # as OMP_NUM_THREADS, which Ray sets to the processors of a task
@@ -282,7 +282,7 @@ def _settle(folder: str) -> _Said:
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Ends the process when what is inside takes longer; 0: never.
+    """End the process when what is inside takes longer; 0: never.
 
     A decoder that hangs may never come back to Python: only a thread that does without the interpreter can end it.
     """
@@ -296,7 +296,7 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 def _table(rows: Sequence[Any]) -> Any:
-    """An Arrow table of one row, which holds all `rows` pickled: Ray Data must not take them apart."""
+    """Return an Arrow table of one row, which holds all `rows` pickled: Ray Data must not take them apart."""
     import pyarrow
     from ray import cloudpickle
 
@@ -307,7 +307,7 @@ def _table(rows: Sequence[Any]) -> Any:
 
 
 def _portable(row: _Loaded) -> _Loaded:
-    """The row, with what is wrong in the place of a sample that cannot be pickled."""
+    """Return the row, with what is wrong in the place of a sample that cannot be pickled."""
     from ray import cloudpickle
 
     error = attempt(cloudpickle.dumps, row.sample)
@@ -320,7 +320,7 @@ def _rows(table: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _connected(options: EngineOptions) -> Iterator[None]:
-    """A connection to the cluster, or to one of this machine alone; one that is there is used and left."""
+    """Hold a connection to the cluster, or to one of this machine alone; one that is there is used and left."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -389,7 +389,7 @@ def _silent() -> Iterator[None]:
 
 
 def _measure(options: EngineOptions) -> _Cluster:
-    """What the cluster has now."""
+    """Return what the cluster has now."""
     import ray
 
     there = ray.cluster_resources()

@@ -45,7 +45,7 @@ def run(
 def run_together(
     jobs: Sequence[Job[ItemT, Any, Any]], items: Sequence[ItemT], folders: Sequence[Path], options: EngineOptions
 ) -> list[Summary]:
-    """Run jobs that read alike over the same clips, each with its own output folder, and reads each clip once.
+    """Run jobs that read alike over the same clips, each with its own output folder, and read each clip once.
 
     Ray runs one job. A clip that fails one job does not fail the others; one that cannot be read fails all.
     """

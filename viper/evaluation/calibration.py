@@ -27,7 +27,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of one target (or, of a preference task, of the pairs): do predictions of .7 come true at .7?
+    """Calibration of one target (for a preference task, of the pairs): do predictions of .7 come true at .7?
 
     `error` is the mean distance of a bin's prediction from its label, weighted by clips (the expected calibration error
     of probabilities); in the units of the labels.

@@ -67,7 +67,7 @@ def binned_matrix(
 def argmax_matrix(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Return (K, K) counts of clips, rows the target with the highest label, columns with the highest prediction.
 
-    Of several that are equally high the first one counts. Clips that lack a label of any target are left out.
+    If several are equally high, the first one counts. Clips that lack a label of any target are left out.
 
     Parameters
     ----------

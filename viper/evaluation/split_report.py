@@ -261,7 +261,7 @@ def build_report(task: Task, clips: Sequence[str], predicted: np.ndarray, true: 
 def check_predictions(
     task: Task, clips: Sequence[str], predicted: np.ndarray, true: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return both arrays as `viper.evaluation.metrics.check_shapes` gives them; raises what `build_report` does."""
+    """Return both arrays as `viper.evaluation.metrics.check_shapes` gives them; raise what `build_report` does."""
     predicted, true = check_shapes(task, predicted, true)
     if len(clips) != len(predicted):
         raise ValueError(f"{len(clips)} clips for {len(predicted)} rows of predictions")

@@ -60,7 +60,7 @@ def attention_weights(module: Attention, queries: Tensor, context: Tensor | None
     """
     queries = module.norm(queries)
     context = queries if module.norm_context is None else module.norm_context(context)
-    query, key = module._heads(module.query(queries)), module._heads(module.key(context))
+    query, key = module.split_heads(module.query(queries)), module.split_heads(module.key(context))
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)

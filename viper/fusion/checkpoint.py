@@ -68,7 +68,7 @@ def load_checkpoint(path: Path) -> PerceiverFusion:
             return PerceiverFusion.from_pretrained(folder, local_files_only=True).eval()
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # transformers passes on whatever its readers raise
         raise UserError(f"{folder}: cannot be loaded as a checkpoint ({one_line(str(error))})") from error
 
 

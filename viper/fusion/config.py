@@ -91,7 +91,7 @@ class PerceiverFusionConfig(PretrainedConfig):
         Term of `viper.fusion.losses` -> weight. Unless given, mse for a regression, ce for one class a clip, bce for
         labels, plackett_luce for preferences.
     label_smoothing : float
-        Of ce and bce, see `viper.fusion.losses.compute_loss`.
+        For ce and bce, see `viper.fusion.losses.compute_loss`.
     pos_weight : list of float, optional
         A weight per target, which the term weighted_bce needs.
     linear_share : float
@@ -172,7 +172,7 @@ class PerceiverFusionConfig(PretrainedConfig):
 
     @property
     def kind(self) -> str:
-        """Of the task."""
+        """The task's kind."""
         return str(self.task.get("kind", "regression"))
 
     def perceiver_sizes(self) -> dict[str, Any]:

@@ -150,9 +150,9 @@ class Attention(nn.Module):
         queries = self.norm(queries)
         context = queries if self.norm_context is None else self.norm_context(context)
         query, key, value = (
-            self._heads(self.query(queries)),
-            self._heads(self.key(context)),
-            self._heads(self.value(context)),
+            self.split_heads(self.query(queries)),
+            self.split_heads(self.key(context)),
+            self.split_heads(self.value(context)),
         )
         attended = F.scaled_dot_product_attention(
             query.expand(len(key), -1, -1, -1),
@@ -163,7 +163,8 @@ class Attention(nn.Module):
         )
         return self.output(attended.transpose(1, 2).flatten(2))
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def split_heads(self, x: Tensor) -> Tensor:
+        """Map (B, K, n_heads * D) to (B, n_heads, K, D)."""
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
 

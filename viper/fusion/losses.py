@@ -72,7 +72,7 @@ def label_weights(labels: np.ndarray) -> list[float]:
 def compute_preference_loss(terms: Mapping[str, float], utilities: Tensor, orders: Tensor) -> Tensor:
     """A weighted sum of terms over orders of clips.
 
-    Of several processes each answers the mean over all, with the gradient of its own orders: since all have as many,
+    With several processes each returns the mean over all, with the gradient of its own orders: since all have as many,
     DistributedDataParallel's mean of the gradients is the gradient of that mean.
 
     Parameters
@@ -183,7 +183,7 @@ def _binary_cross_entropy(raw: Tensor, labels: Tensor, context: _Context, pos_we
 def kl(raw: Tensor, predictions: Tensor, labels: Tensor, context: _Context) -> Tensor:
     """Kullback-Leibler divergence of the softmax of raw outputs from the labels, as shares of their sum.
 
-    It teaches how intensities compare within a clip, not how high they are. Clips of which a label is not known, or
+    It teaches how intensities compare within a clip, not how high they are. Clips with an unknown label, or
     all are 0, are left out.
     """
     labelled = ~labels.isnan().any(dim=1)

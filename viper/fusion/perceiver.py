@@ -256,7 +256,7 @@ class PerceiverFusion(PreTrainedModel):
         labels : tensor (B, n_targets), optional
             NaN where a target is not labelled.
         orders : int64 tensor (B', L), optional
-            Of a preference task: clips of this batch from the least to the most preferred, -1 at the end of shorter
+            For a preference task: clips of this batch from the least to the most preferred, -1 at the end of shorter
             orders. Without them the loss of such a task is 0.
 
         Raises

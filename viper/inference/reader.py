@@ -38,8 +38,8 @@ Content = Frames | Sound | list[Cue]
 def source_of(info: EncoderInfo) -> tuple[Source, bool]:
     """Return what an encoder with this record read, and whether the record says all of it.
 
-    Of pictures whose making is not recorded (by an older version, or another tool) the defaults of get_frame and
-    crop_images are assumed. UserError for a source that is none of a video's.
+    For pictures without a record (from an older version, or another tool) the defaults of get_frame and crop_images are
+    assumed. UserError for a source that a video does not have.
     """
     if info.source in ("sound", "subtitles"):
         return ("sound" if info.source == "sound" else "subtitles"), True

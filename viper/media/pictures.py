@@ -175,12 +175,12 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
         with contextlib.suppress(cv2.error):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise ClipError(f"{name}: is no picture that can be decoded; make the frames again")
+        raise ClipError(f"{name}: cannot be decoded as a picture; make the frames again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _declared_pixels(data: bytes) -> float:
-    """Return width times height by the header; 0 for what is no picture."""
+    """Return width times height by the header; 0 if it is not a picture."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -260,7 +260,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise ClipError(str(error)) from error
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not all(_is_frame(frame, path.name == FACES_FILE) for frame in frames):
-        raise ClipError(f"{path}: is no list of frames as viper writes it; make it again")
+        raise ClipError(f"{path}: is not a list of frames written by viper; make it again")
     return content
 
 

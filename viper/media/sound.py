@@ -27,7 +27,7 @@ class Sound:
 
 
 def read_sound(path: Path, rate: int = SAMPLE_RATE) -> Sound | None:
-    """Decode a file's first audio stream, mixes it to mono and resamples it; None where there is no sound.
+    """Decode a file's first audio stream, mix it to mono and resample it; None where there is no sound.
 
     Packets that cannot be decoded are left out; values that are not numbers become silence.
 

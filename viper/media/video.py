@@ -95,12 +95,12 @@ class StreamedFrame:
 
     @property
     def n_pixels(self) -> int:
-        """Of the frame."""
+        """Pixels of the frame."""
         return self._frame.width * self._frame.height
 
     @property
     def rotation(self) -> int:
-        """As of VideoFrames."""
+        """As in VideoFrames."""
         return _rotation(self._frame)
 
     def rgb(self) -> np.ndarray:

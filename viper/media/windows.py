@@ -150,7 +150,7 @@ def _wanted(plans: Iterable[_Plan]) -> set[int]:
 
 
 def _hold(path: Path, frames: Iterator[tuple[int, StreamedFrame]], held: dict[int, _Held], plans: deque[_Plan]) -> None:
-    """Decode to the end of the first plan, and keeps what any of them wants."""
+    """Decode to the end of the first plan, and keep what any of them wants."""
     wanted = _wanted(plans)
     missing = _wanted([plans[0]]) - held.keys()
     while missing:
@@ -202,7 +202,7 @@ class _Scout:
 
     @property
     def _seen(self) -> float:
-        """Seconds of which all frames are known; at the end of the file, its length."""
+        """Seconds whose frames are all known; at the end of the file, its length."""
         if not self._times:
             return 0.0
         last = self._times[-1]

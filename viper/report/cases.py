@@ -27,7 +27,7 @@ ERROR_NAMES = {
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of a split's clips (n), in the order of its data.
+    """Predictions for a split's clips (n), in the order of its data.
 
     Attributes
     ----------

@@ -72,7 +72,7 @@ class ModalityAttention:
 
     @property
     def share(self) -> float:
-        """Of the attention, averaged over the targets."""
+        """Share of the attention, averaged over the targets."""
         return float(self.weights.sum(axis=1).mean())
 
 

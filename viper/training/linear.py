@@ -163,7 +163,7 @@ def _fit_ridge(x: np.ndarray, y: np.ndarray) -> Fit:
 def _ridge_path(x: np.ndarray, y: np.ndarray) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
     """Ridge regression for any strength from one eigendecomposition, where scikit-learn's Ridge would solve each anew.
 
-    Of the smaller of the two products of the centred x with itself: w = (x'x + s)^-1 x'y = x' (xx' + s)^-1 y.
+    The smaller of the two products of the centred x with itself is used: w = (x'x + s)^-1 x'y = x' (xx' + s)^-1 y.
     """
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
     centred, target = x - x_mean, y - y_mean
@@ -225,7 +225,7 @@ def _fit_labels(x: np.ndarray, y: np.ndarray) -> Fit:
 def _fit_preferences(x: np.ndarray, orders: np.ndarray) -> Fit:
     less, more = all_pairs(orders)
     difference = x[more] - x[less]
-    # A logistic regression wants two classes: each pair stands there in both directions, so all of it counts twice.
+    # A logistic regression wants two classes: each pair appears in both directions, so all of it counts twice.
     mirrored = np.concatenate([difference, -difference])
     path = _logistic_path(mirrored, np.arange(len(mirrored)) < len(difference), balanced=False, intercept=False)
 

@@ -285,7 +285,7 @@ def _hold(folder: Path) -> IO[bytes]:
 
 
 def _remove_unused(place: Path) -> None:
-    """Removes outdated packs, and what killed processes left. The caller holds the place's lock."""
+    """Remove outdated packs, and what killed processes left. The caller holds the place's lock."""
     for folder in place.iterdir():
         if folder.name != LOCK_FILE and not _in_use(folder):
             shutil.rmtree(folder, ignore_errors=True)

@@ -63,7 +63,7 @@ def start(folder: Path, description: Mapping[str, Any], overwrite: bool) -> None
     if any((folder / name).exists() for name in (CONFIG_FILE, SEEDS_FILE)):
         if not overwrite:
             raise UserError(
-                f"{folder}: holds a run already; give another folder, --resume to go on with it, or --overwrite to "
+                f"{folder}: holds a run already; give another folder, --resume to continue it, or --overwrite to "
                 "replace it"
             )
         clear(folder)

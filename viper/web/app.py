@@ -143,7 +143,7 @@ class Page:
                         yield [session, *[gr.skip()] * (len(cleared) + 4), self._timeline(session)]
         except (ClipError, UserError) as error:
             yield [None, *cleared, gr.update(), *_only(texts.error(one_line(str(error))))]
-        except Exception:
+        except Exception:  # whatever a library raises of a file: the page stays usable
             log.exception("demo_page: a clip could not be read")
             yield [None, *cleared, gr.update(), *_only(texts.error(texts.UNEXPECTED))]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pandas.errors import ParserWarning
 
-from viper.errors import ClipError, UserError, one_line
+from viper.errors import ClipError, UserError, first_line, one_line
 from viper.manifest import clip_id
 from viper.media.imports.table import Table, float32
 
@@ -202,5 +202,4 @@ def _numbers(table: pd.DataFrame, columns: list[str]) -> np.ndarray:
     try:
         return table[columns].to_numpy(np.float64)
     except (ValueError, TypeError, OverflowError) as error:
-        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
-        raise ClipError(f"has a cell that is no number ({reason})") from error
+        raise ClipError(f"has a cell that is no number ({first_line(error)})") from error

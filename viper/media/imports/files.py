@@ -8,7 +8,7 @@ from pickle import UnpicklingError
 
 import numpy as np
 
-from viper.errors import ClipError, one_line
+from viper.errors import ClipError, first_line, one_line
 from viper.media.imports.csv_tables import read_csv_table
 from viper.media.imports.mmsa import MMSA_SUFFIXES
 from viper.media.imports.safe_pickle import load_plain
@@ -47,8 +47,7 @@ def read_table(path: Path, key: str = "", columns: tuple[str, ...] = ()) -> Tabl
         if isinstance(error, UnpicklingError) or "weights_only" in str(error):  # torch's advice is to let it run
             raise ClipError(f"{path.name}: refused, it is damaged or holds more than a plain tensor") from error
         kind = "CSV" if suffix == ".csv" else "plain numbers"
-        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
-        raise ClipError(f"{path.name}: cannot be read as {kind} ({reason})") from error
+        raise ClipError(f"{path.name}: cannot be read as {kind} ({first_line(error)})") from error
 
 
 def companions(path: Path) -> dict[str, Path]:

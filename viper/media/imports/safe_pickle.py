@@ -48,7 +48,7 @@ class _RefusedError(UnpicklingError):
 
 
 class _Bounded:
-    """A file of which no more is asked for than there is: a length in a pickle may be any number."""
+    """A file that is asked for no more than there is: a length in a pickle may be any number."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._size = file, size
