@@ -248,8 +248,12 @@ class Launcher:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process that was started is still at work."""
-    return process in session_members(process)
+    """Whether a process that was started has not ended (Linux)."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 def session_members(session: int) -> list[int]:
