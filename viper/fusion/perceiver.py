@@ -133,7 +133,7 @@ class PerceiverFusion(PreTrainedModel):
 
         Raises
         ------
-        UserError : it is none of these, or cannot be loaded.
+        UserError : the name is not one of these, or cannot be loaded.
         """
         folder = Path(name)
         if (folder / BEST).is_dir():
