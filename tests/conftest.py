@@ -64,7 +64,7 @@ def run(capsys: pytest.CaptureFixture[str], log_as_before: None) -> Any:
 
     `n_workers=None` for a command that has no such option.
     """
-    before = signal.getsignal(signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
 
     def run_command(command: str, *arguments: Any, n_workers: int | None = 0) -> Outcome:
         capsys.readouterr()
@@ -76,7 +76,8 @@ def run(capsys: pytest.CaptureFixture[str], log_as_before: None) -> Any:
         return Outcome(int(stop.value.code or 0), capsys.readouterr().err)
 
     yield run_command
-    signal.signal(signal.SIGTERM, before)
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,10 @@ import signal
 import sys
 from dataclasses import dataclass
 from importlib import import_module
-from types import FrameType
 from typing import Any, NoReturn
 
 import viper
-from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, one_line
+from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, forget_interruption, interrupt, one_line
 from viper.logs import start_logging
 
 PUBLISHED = "The steps of the ViPER paper, in order"
@@ -114,7 +113,10 @@ def _run(name: str, arguments: list[str], program: str) -> int:
         print(f"viper {viper.__version__}")
         return 0
     start_logging()
-    signal.signal(signal.SIGTERM, _interrupt)
+    forget_interruption()
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
+        signal.signal(signal.SIGINT, interrupt)
     try:
         return run_command(name, arguments, program)
     except UserError as error:
@@ -123,9 +125,9 @@ def _run(name: str, arguments: list[str], program: str) -> int:
     except (NothingDoneError, ClipError) as error:
         _say_error(str(error))
         return 1
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt as stop:
         kept = "what was finished is kept, and the same command goes on from there"
-        _say_error(f"interrupted; {str(interrupt) or kept}")
+        _say_error(f"interrupted; {str(stop) or kept}")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -178,10 +180,6 @@ def _check_flags(options: Any, arguments: list[str]) -> None:
 
 def _say_error(message: str) -> None:
     print(f"viper: error: {one_line(message)}", file=sys.stderr)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

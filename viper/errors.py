@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 MAX_MESSAGE = 1000  # characters; some libraries' messages list a whole file
 
@@ -63,3 +65,24 @@ class OutputError(OSError):
 
 class NothingDoneError(Exception):
     """A command ran as told, yet nothing usable came of it. Exit code 1."""
+
+
+_interrupted = threading.Event()
+
+
+def interrupt(signum: int, frame: object) -> NoReturn:
+    """Handle SIGINT and SIGTERM: stop what is going on, and remember it, for compiled libraries may swallow this."""
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raise KeyboardInterrupt once after a signal that some library swallowed; to be called between clips."""
+    if _interrupted.is_set():
+        _interrupted.clear()
+        raise KeyboardInterrupt
+
+
+def forget_interruption() -> None:
+    """Begin anew: an interruption of a command before this one is none of this one."""
+    _interrupted.clear()

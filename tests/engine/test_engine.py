@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -446,3 +448,21 @@ def test_a_log_gets_a_line_now_and_then(place: Place, monkeypatch: pytest.Monkey
     assert [line.split(",")[0] for line in lines if " of " in line] == [f"copy_it: {i} of 3 clips" for i in (1, 2, 3)]
     assert lines[-1].endswith("1 failed")
     assert "copy_it: c1: corrupt, said the decoder" in lines
+
+
+def test_a_ctrl_c_that_a_library_swallows_stops_the_run_at_the_next_clip(tmp_path: Path) -> None:
+    """Compiled code may clear the exception: the run remembers that it was asked to stop."""
+    from viper.errors import interrupt
+
+    saved: list[str] = []
+
+    def load(clip: Clip) -> str:
+        if clip.id == "c1":
+            with contextlib.suppress(KeyboardInterrupt):
+                interrupt(signal.SIGINT, None)
+        return clip.id
+
+    job: Job[Clip, str, str] = Job("s", load, lambda clip, result: saved.append(clip.id), lambda clip: False)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(job, [Clip(f"c{i}") for i in range(5)], tmp_path / "out", EngineOptions(n_workers=0))
+    assert saved == ["c0", "c1"]

@@ -19,6 +19,7 @@ from viper.engine.failures import Failure, FailureLog
 from viper.engine.job import EngineOptions, ItemT, Job, Outcome, ResultT, SampleT, Shard, Summary, Work
 from viper.engine.local import run_locally
 from viper.engine.progress import Progress
+from viper.errors import raise_if_interrupted
 from viper.files import prepare_outputs
 from viper.logs import log
 
@@ -73,6 +74,7 @@ def run_together(
         progress = stack.enter_context(Progress(name, sum(len(work.jobs) for work in pending)))
         stack.enter_context(closing(steps))
         for number, item, error in steps:
+            raise_if_interrupted()
             if error is None:
                 summaries[number].done += 1
                 logs[number].succeeded(item.id)
