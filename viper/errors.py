@@ -84,5 +84,5 @@ def raise_if_interrupted() -> None:
 
 
 def forget_interruption() -> None:
-    """Begin anew: an interruption of a command before this one is none of this one."""
+    """Clear what an earlier command of this process left."""
     _interrupted.clear()
