@@ -138,6 +138,12 @@ def sweep(folder: Path) -> int:
     return removed
 
 
+def is_left_over(path: Path) -> bool:
+    """Return whether a file or folder has a name by `temporary_path`, and its process is no more (see `sweep`)."""
+    owner = _OWNED.fullmatch(path.name)
+    return owner is not None and _is_left_over(path, owner)
+
+
 def _is_left_over(temporary: Path, owner: re.Match[str]) -> bool:
     where, process, began = owner.group(1, 2, 3)
     if where == _where():

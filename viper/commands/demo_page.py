@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
+import signal
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from viper.commands.predict import PredictorOptions
 from viper.errors import UserError
 from viper.logs import log
+
+if TYPE_CHECKING:
+    import socket
+
+    from viper.web.uploads import Uploads
 
 
 @dataclass(kw_only=True)
@@ -23,34 +31,55 @@ class DemoPageOptions(PredictorOptions):
     """Largest upload in MiB."""
     max_seconds: float = 60.0
     """Longest clip in seconds."""
+    max_read_seconds: float = 60.0
+    """Longest time that reading a clip may take; then its process is ended."""
+    max_wait_seconds: float = 600.0
+    """Seconds after which an uploaded file that was not read is deleted."""
+    n_workers: int = 2
+    """Clips that are read at once, each in a process with its own copy of the models."""
 
 
 def run(options: DemoPageOptions) -> int:
-    """Serve until Ctrl-C and return the exit code."""
-    for name in ("max_upload_mb", "max_seconds"):
-        if not getattr(options, name) > 0:
+    """Serve until Ctrl-C, SIGTERM or SIGHUP and return the exit code."""
+    for name in ("max_upload_mb", "max_seconds", "max_read_seconds", "max_wait_seconds"):
+        if not 0 < getattr(options, name) < math.inf:
             raise UserError(f"--{name} {getattr(options, name):g}: must be more than 0")
+    if options.n_workers < 1:
+        raise UserError(f"--n_workers {options.n_workers}: must be at least 1")
     if importlib.util.find_spec("gradio") is None:
         raise UserError("demo_page needs Gradio: pip install 'viper[page]'")
+    # The end of a terminal is an end like the others, unless nohup has it ignored.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     # Not above: importing torch and Gradio takes seconds, and --help should not.
-    from viper.web.server import bind, is_local, make_app, serve, upload_folder
+    from viper.web.server import bind
+    from viper.web.uploads import Uploads, upload_folder
 
     with bind(options.host, options.port) as opened, upload_folder() as folder:
-        if not is_local(options.host):
-            log.warning("--host %s: other machines can reach the page, which asks for no password", options.host)
-        from viper.files import read_json
-        from viper.fusion.checkpoint import resolve_checkpoint
+        uploads = Uploads(folder, options.max_upload_mb, options.max_seconds, options.max_wait_seconds)
+        _serve(options, opened, uploads)
+    log.info("demo_page: ended; what was uploaded is deleted")
+    return 0
 
-        predictor = options.predictor()
-        record = read_json(resolve_checkpoint(options.model_path) / "config.json")
-        from viper.web.app import Page
-        from viper.web.session import Uploads
 
-        uploads = Uploads(folder, options.max_upload_mb, options.max_seconds)
-        app = make_app(Page(predictor, record, uploads).build(), uploads.max_bytes, options.host)
+def _serve(options: DemoPageOptions, opened: socket.socket, uploads: Uploads) -> None:
+    from viper.files import read_json
+    from viper.fusion.checkpoint import resolve_checkpoint
+    from viper.web.guard import is_local
+
+    if not is_local(options.host):
+        log.warning("--host %s: other machines can reach the page, which asks for no password", options.host)
+    # Its encoders are loaded once more by each process that reads: here it is only learnt whether they can be.
+    predictor = options.predictor().without_encoders()
+    record = read_json(resolve_checkpoint(options.model_path) / "config.json")
+    from viper.web.app import Page
+    from viper.web.reading import ClipReads, Readers
+    from viper.web.server import make_app, serve
+
+    reads = ClipReads(options.model_path, options.models_by_name(), options.device, options.offline, options.n_workers)
+    with uploads.swept(), Readers(reads, options.max_read_seconds) as readers:
+        app = make_app(Page(predictor, record, uploads, readers), options.host, lambda page: readers.give_up(page=page))
         host, port = opened.getsockname()[:2]
         log.info("demo_page: http://%s:%d (Ctrl-C ends it)", f"[{host}]" if ":" in host else host, port)
         with contextlib.suppress(KeyboardInterrupt):
             serve(app, opened)
-        log.info("demo_page: ended; what was uploaded is deleted")
-    return 0

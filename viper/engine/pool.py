@@ -224,12 +224,59 @@ class WorkerPool:
         self._workers[self._workers.index(worker)] = self._started()
 
     def _started(self) -> _Worker:
-        here, there = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(self._function, there), daemon=True)  # type: ignore[attr-defined]
         with contextlib.nullcontext() if self._wants_program else _program_hidden():
-            process.start()
-        there.close()  # so that this end notices when the process is gone
-        return _Worker(process, here)
+            return _Worker(*_start(self._context, self._function))
+
+
+class LoneWorker:
+    """One process that applies a function to an item at a time, for a caller who decides when it has taken too long.
+
+    `ask` waits in one thread; `kill` may be called from any other, at any time.
+
+    Parameters
+    ----------
+    function : picklable; the process gets it once, and it may remember things from item to item.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        with _program_hidden():
+            self._process, self._connection = _start(_context(function), function)
+        self._is_ready = False
+
+    def ask(self, item: Any) -> Any:
+        """Return what the function answers, which may be an exception. Raises EOFError when the process has ended."""
+        try:
+            if not self._is_ready:
+                _receive(self._connection)
+                self._is_ready = True
+            _send(self._connection, _pack(item))
+            return _unpack(_receive(self._connection))
+        except OSError as error:
+            raise EOFError(str(error)) from error
+
+    def kill(self) -> None:
+        """End the process at once, whatever it is at: an `ask` that waits raises EOFError."""
+        self._process.kill()
+
+    def how_it_ended(self) -> str:
+        """Return why the process is no more, for people; waits for its end."""
+        self._process.join(GRACE_SECONDS)
+        return _how_it_ended(self._process.exitcode)
+
+    def close(self) -> None:
+        """End the process and wait until it is gone. Nobody may be in `ask`."""
+        self.kill()
+        self._process.join(GRACE_SECONDS)
+        self._connection.close()
+
+
+def _start(context: BaseContext, function: Callable[[Any], Any]) -> tuple[BaseProcess, Connection]:
+    """Start a process that answers what is sent through the connection; the first message says that it is ready."""
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(function, there), daemon=True)  # type: ignore[attr-defined]
+    process.start()
+    there.close()  # so that this end notices when the process is gone
+    return process, here
 
 
 @contextlib.contextmanager

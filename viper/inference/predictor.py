@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,17 @@ class ClipPredictor:
                 "are assumed", ", ".join(assumed)
             )  # fmt: skip
         return cls(model, streams, unavailable, choose_runtime(device, "float32"))
+
+    def without_encoders(self) -> ClipPredictor:
+        """Return one that shares the network and only predicts from readings, for they were made elsewhere."""
+        other = copy.copy(self)
+        other._streams, other._reader = {}, ClipReader((), str(self._device))
+        return other
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether the networks run on another device than the processor."""
+        return self._device.type != "cpu"
 
     @property
     def group_column(self) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +15,21 @@ from gradio.themes.utils.colors import Color
 from gradio.themes.utils.fonts import Font
 from markupsafe import Markup
 
-from viper.errors import ClipError, UserError, one_line
+from viper.errors import ClipError, UserError, WorkerError, one_line
 from viper.inference.predictor import ClipPredictor
 from viper.logs import log
 from viper.media.subtitles import SUBTITLE_SUFFIXES
 from viper.web import charts, texts
-from viper.web.session import Answers, Made, Session, Uploads, answer, read_session, write_sample
+from viper.web.guard import Visitors
+from viper.web.reading import GoneError, LateError, Readers, Sent, ToBeMade
+from viper.web.session import Answers, Session, answer
+from viper.web.uploads import Uploads
 
 # Seconds after which a clip that nobody looked at again is forgotten, and how many visitors' clips are kept at once.
 FORGET_AFTER = 1800
 MAX_SESSIONS = 24
-MAX_WAITING = 16  # clips in the queue; one is read at a time
+MAX_WAITING = 16  # clips in the queue
+MAX_SWITCHING = 4  # visitors whose modalities are switched at once
 
 # Gradio's plain theme in the colours of the report, with fonts of the system.
 _BLUE = Color("#eef5fc", "#d3e7f8", "#aed2f3", "#88bbea", "#61a1dd", "#3c83c7", "#1a5795", "#124784", "#112f60",
@@ -52,11 +57,19 @@ class Page:
 
     Parameters
     ----------
+    predictor : what predicts from readings; its encoders are not used.
     record : the checkpoint's config.json.
+    uploads : the files that browsers sent.
+    readers : what reads clips.
+
+    Attributes
+    ----------
+    visitors : whose opened page is whose.
     """
 
-    def __init__(self, predictor: ClipPredictor, record: dict[str, Any], uploads: Uploads) -> None:
-        self._predictor, self._record, self._uploads = predictor, record, uploads
+    def __init__(self, predictor: ClipPredictor, record: dict[str, Any], uploads: Uploads, readers: Readers) -> None:
+        self.uploads, self.visitors = uploads, Visitors()
+        self._predictor, self._record, self._readers = predictor, record, readers
         self._available = [name for name in predictor.modalities if name not in predictor.unavailable]
         self._of_words = {name for name, spec in record["modalities"].items() if _source(spec) == "subtitles"}
         self._numbers = itertools.count()
@@ -77,10 +90,10 @@ class Page:
             _html(texts.limits())
             session = gr.State(None, time_to_live=FORGET_AFTER)
             self._connect(Parts(session, clip, words, message, modalities, bars, faces, timeline), sample, forget)
-        return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+        return blocks.queue(max_size=MAX_WAITING, api_open=False)
 
     def _inputs(self) -> tuple[gr.Video, gr.File | None, gr.Button, gr.Button]:
-        limits = f"Up to {self._uploads.max_seconds:g} seconds and {self._uploads.max_mb:g} MB"
+        limits = f"Up to {self.uploads.max_seconds:g} seconds and {self.uploads.max_mb:g} MB"
         clip = gr.Video(
             label="A clip of a face: drop it here, or record one", sources=["upload", "webcam"], include_audio=True,
             height=260, buttons=[], elem_id="clip",
@@ -89,6 +102,8 @@ class Page:
         with gr.Row():
             sample = gr.Button("Try a made-up clip", variant="primary", elem_id="sample", min_width=120)
             forget = gr.Button("Forget the clip", elem_id="forget", min_width=120)
+        # Gradio's own would open the file.
+        clip.preprocess = _path_of
         words = None
         if self._of_words:
             words = gr.File(
@@ -113,42 +128,72 @@ class Page:
         inputs = [parts.clip, *([parts.words] if parts.words is not None else [])]
         outputs = [parts.session, *inputs, parts.modalities, *shown]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress_on": [parts.bars]}
-        gr.on([parts.clip.upload, parts.clip.stop_recording], self._of_upload, inputs, outputs, **private)
-        sample.click(self._of_sample, None, outputs, **private)
-        forget.click(self._forget, None, outputs, **private)
-        # Not in the queue: an answer takes milliseconds, and must not wait for somebody's clip to be read.
+        reads = {"concurrency_id": "reads", "concurrency_limit": self._readers.n_workers, **private}
+        gr.on([parts.clip.upload, parts.clip.stop_recording], self._of_upload, inputs, outputs, **reads)
+        sample.click(self._of_sample, None, outputs, **reads)
+        forget.click(self._forget, None, outputs, concurrency_limit=MAX_SWITCHING, **private)
+        # Not behind the clips: an answer takes milliseconds, and must not wait for somebody's clip to be read.
         parts.modalities.input(
-            self._switch, [parts.session, parts.modalities], shown, queue=False, show_progress="hidden",
-            trigger_mode="always_last", api_visibility="private",
+            self._switch, [parts.session, parts.modalities], shown, show_progress="hidden", trigger_mode="always_last",
+            concurrency_limit=MAX_SWITCHING, api_visibility="private",
         )  # fmt: skip
 
-    def _of_upload(self, clip: str | None, words: str | None = None) -> Iterator[list[Any]]:
+    def _of_upload(self, request: gr.Request, clip: str | None, words: str | None = None) -> Iterator[list[Any]]:
         """Read what the browser sent."""
         if clip is None:
             return
-        yield from self._read(lambda: self._uploads.taken(clip, words))
+        visitor = self.visitors.owner(request.session_hash) or ""
+        yield from self._read(request, visitor, self._sent(visitor, clip, words))
 
-    def _of_sample(self) -> Iterator[list[Any]]:
+    def _of_sample(self, request: gr.Request) -> Iterator[list[Any]]:
         """Make a clip and read it."""
-        yield from self._read(lambda: self._uploads.made(lambda folder: write_sample(folder, next(self._numbers))))
+        yield from self._read(request, self.visitors.owner(request.session_hash) or "", self._to_be_made())
 
-    def _read(self, take: Callable[[], AbstractContextManager[Made]]) -> Iterator[list[Any]]:
+    @contextlib.contextmanager
+    def _sent(self, visitor: str, clip: str, words: str | None) -> Iterator[Sent]:
+        with self.uploads.taken(visitor, clip, words) as (path, subtitles):
+            yield Sent(path, subtitles, self.uploads.max_seconds)
+
+    @contextlib.contextmanager
+    def _to_be_made(self) -> Iterator[ToBeMade]:
+        with self.uploads.private_folder() as folder:
+            yield ToBeMade(folder, next(self._numbers))
+
+    def _read(
+        self, request: gr.Request, visitor: str, take: AbstractContextManager[Sent | ToBeMade]
+    ) -> Iterator[list[Any]]:
         cleared = [None] * (2 if self._of_words else 1)
+        session: Session | None = None
         try:
-            with take() as (path, words, made):
-                for session in read_session(self._predictor, path, words, made):
+            with take as asked:
+                for session in self._readers.read(visitor, request.session_hash or "", asked):
                     if not session.windows:
                         yield [session, *cleared, gr.update(value=self._available), *self._show(session)]
                     else:
                         yield [session, *[gr.skip()] * (len(cleared) + 4), self._timeline(session)]
+        except GoneError:
+            return  # to nobody, or to one who wants something else by now
+        except LateError as error:
+            if session is None:
+                yield self._failed(texts.error(one_line(str(error))))
+            else:
+                timeline = self._timeline(session) + texts.error(one_line(f"Not read to its end: {error}"))
+                yield [session, *[gr.skip()] * (len(cleared) + 4), timeline]
         except (ClipError, UserError) as error:
-            yield [None, *cleared, gr.update(), *_only(texts.error(one_line(str(error))))]
-        except Exception:  # whatever a library raises of a file: the page stays usable
+            yield self._failed(texts.error(one_line(str(error))))
+        except WorkerError:  # whatever a library raises of a file; the process that read it has logged it
+            yield self._failed(texts.error(texts.UNEXPECTED))
+        except Exception:
             log.exception("demo_page: a clip could not be read")
-            yield [None, *cleared, gr.update(), *_only(texts.error(texts.UNEXPECTED))]
+            yield self._failed(texts.error(texts.UNEXPECTED))
 
-    def _forget(self) -> list[Any]:
+    def _failed(self, message: str) -> list[Any]:
+        """Return what is shown of a clip that cannot be read."""
+        return [None, *[None] * (2 if self._of_words else 1), gr.update(), *_only(message)]
+
+    def _forget(self, request: gr.Request) -> list[Any]:
         """Drop what is known of the clip."""
+        self._readers.give_up(page=request.session_hash)
         cleared = [None] * (2 if self._of_words else 1)
         return [None, *cleared, gr.update(value=self._available), *_only(texts.WELCOME)]
 

@@ -1,0 +1,365 @@
+"""What may be asked of the page's server: the few requests its own page makes, by the visitor they belong to.
+
+Everything else is refused before Gradio sees it. Gradio has many more routes, and believes paths that a request names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import re
+import secrets
+import socket
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Collection, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from viper.web.uploads import RefusedError, Uploads
+
+# What a browser may load for the page: what this server sends, and no script from or connection to anywhere else.
+# Gradio's own scripts stand in the page and make functions from text.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Permissions-Policy": "camera=(self), microphone=(self), geolocation=()",
+}
+_ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#1a5795"/>'
+    '<path d="M8 9l8 15 8-15" fill="none" stroke="#fff" stroke-width="4" stroke-linejoin="round"/></svg>'
+)
+# Headers that Gradio is given. It believes X-Forwarded-Host and others, and answers an Origin.
+_PASSED_ON = {b"host", b"accept", b"accept-encoding", b"accept-language", b"content-type", b"user-agent"}
+_SCRIPTS = re.compile(r"/(?:assets|static)(?:/[A-Za-z0-9_@-][A-Za-z0-9_.@-]*)+")
+_PAGE = re.compile(r"[A-Za-z0-9]{1,40}")  # the name that an opened page gives itself, Gradio's session hash
+_VISITOR = re.compile(r"[0-9a-f]{32}")
+_RANGE = re.compile(r"bytes=(?:\d{1,15}-\d{0,15}|-\d{1,15})")
+_COOKIE = "viper_visitor"
+_API = "/gradio_api"
+_FILE = f"{_API}/file="
+MAX_BODY, MAX_VALUES = 64 * 1024, 256  # bytes of a question, parts of a list in it
+PATIENCE = 15.0  # seconds until the next piece of a body must be there
+MAX_PAGES = 10_000  # opened pages that are remembered
+
+
+class Visitors:
+    """Whose page is whose: a visitor is a browser, by its cookie; what is known of a page is told to no other."""
+
+    def __init__(self) -> None:
+        self._owners: OrderedDict[str, str] = OrderedDict()
+
+    def owns(self, visitor: str, page: str) -> bool:
+        """Return whether a page is this visitor's; one that nobody has yet is from now on."""
+        owner = self._owners.setdefault(page, visitor)
+        self._owners.move_to_end(page)
+        if len(self._owners) > MAX_PAGES:
+            self._owners.popitem(last=False)
+        return owner == visitor
+
+    def has(self, visitor: str, page: str) -> bool:
+        """Return whether a page is known to be this visitor's."""
+        return self._owners.get(page) == visitor
+
+    def owner(self, page: str | None) -> str | None:
+        """Return whose a page is."""
+        return self._owners.get(page or "")
+
+
+class Guard:
+    """An ASGI application in front of Gradio's.
+
+    Parameters
+    ----------
+    app : Gradio's.
+    uploads : where files go.
+    visitors : whose page is whose.
+    functions : numbers of the page's functions that a browser calls.
+    on_gone : called with a page's name when its browser has hung up.
+    is_host : whether a Host header's name means this server.
+    """
+
+    def __init__(
+        self, app: ASGIApp, uploads: Uploads, visitors: Visitors, functions: Collection[int],
+        on_gone: Callable[[str], None], is_host: Callable[[str], bool],
+    ) -> None:  # fmt: skip
+        self._app, self._uploads, self._visitors, self._functions = app, uploads, visitors, set(functions)
+        self._on_gone, self._is_host = on_gone, is_host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "http":
+            answer = await self._answer(scope, receive, _with_headers(send))
+            if answer is not None:
+                await answer(scope, receive, _with_headers(send))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        """Return what is answered; None where Gradio has answered."""
+        headers, path = Headers(scope=scope), scope["path"]
+        if (refused := self._refused(scope, headers)) is not None:
+            return refused
+        reads = scope["method"] in ("GET", "HEAD")
+        if path == "/" and reads:
+            await self._pass_on(scope, receive, _with_cookie(send, headers))
+            return None
+        if (path == "/theme.css" or _SCRIPTS.fullmatch(path)) and reads:
+            await self._pass_on(scope, receive, send)
+            return None
+        if path == "/favicon.ico" and reads:
+            return Response(_ICON, media_type="image/svg+xml")
+        if not path.startswith(f"{_API}/"):
+            return _not_found()
+        visitor = _visitor(headers)
+        if visitor is None:
+            return PlainTextResponse("open the page first", 403)
+        return await self._of_visitor(visitor, scope, receive, send)
+
+    async def _of_visitor(self, visitor: str, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        method, path = scope["method"], scope["path"]
+        if path.startswith(_FILE) and method in ("GET", "HEAD"):
+            return self._file(visitor, path.removeprefix(_FILE), scope)
+        if path == f"{_API}/upload_progress" and method == "GET":
+            return Response(status_code=204)
+        if path == f"{_API}/upload" and method == "POST":
+            return await self._upload(visitor, scope, receive)
+        if path == f"{_API}/queue/join" and method == "POST":
+            return await self._join(visitor, scope, receive, send)
+        page = self._listening_page(scope) if method == "GET" else None
+        if page is None:
+            return _not_found()
+        is_data = path == f"{_API}/queue/data"
+        if not (self._visitors.has if is_data else self._visitors.owns)(visitor, page):
+            return _not_found()
+        await self._listen(page, scope, receive, send, b"session_hash=" + page.encode() if is_data else b"")
+        return None
+
+    def _listening_page(self, scope: Scope) -> str | None:
+        """Return the page that asks to be told things, or whose browser says that it is still open."""
+        path = scope["path"]
+        if path == f"{_API}/queue/data":
+            page = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=8)).get("session_hash", "")
+        elif path.startswith(f"{_API}/heartbeat/"):
+            page = path.removeprefix(f"{_API}/heartbeat/")
+        else:
+            return None
+        return page if _PAGE.fullmatch(page) else None
+
+    def _refused(self, scope: Scope, headers: Headers) -> Response | None:
+        """Return the answer to a request that another page or another name of this machine has caused."""
+        host = headers.get("host", "")
+        if len(headers.getlist("host")) != 1 or not self._is_host(_name_of(host)):
+            return PlainTextResponse("this server has another name: open it by its address", 400)
+        reads_page = scope["method"] in ("GET", "HEAD") and scope["path"] == "/"
+        origins = headers.getlist("origin")
+        if any(origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}") for origin in origins):
+            return PlainTextResponse("asked for by another page", 403)
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not reads_page:
+            return PlainTextResponse("asked for by another page", 403)
+        return None
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, query: bytes = b"", **more: Any) -> None:
+        headers = [(name, value) for name, value in scope["headers"] if name in _PASSED_ON]
+        await self._app({**scope, "query_string": query, "headers": headers, **more}, receive, send)
+
+    async def _listen(self, page: str, scope: Scope, receive: Receive, send: Send, query: bytes) -> None:
+        """Pass on what is sent bit by bit, and notice when the browser hangs up before its end."""
+        is_complete = False
+
+        async def sending(message: Message) -> None:
+            nonlocal is_complete
+            is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        async def receiving() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect" and not is_complete:
+                self._on_gone(page)
+            return message
+
+        await self._pass_on(scope, receiving, sending, query)
+
+    def _file(self, visitor: str, name: str, scope: Scope) -> Response:
+        """Return a file that this visitor sent, which their browser shows them."""
+        path = self._uploads.path_of(name, visitor)
+        if path is None or not path.is_file():
+            return Response(status_code=204)  # deleted since, which is no error for a browser that shows it
+        headers = Headers(scope=scope)
+        # Many ranges at once would be work that no browser asks for.
+        scope["headers"] = [each for each in scope["headers"] if each[0] != b"if-range"]
+        if not _RANGE.fullmatch(headers.get("range", "")):
+            scope["headers"] = [each for each in scope["headers"] if each[0] != b"range"]
+        answer = FileResponse(path)
+        kind = answer.media_type or ""
+        shown = kind if kind.startswith(("video/", "audio/")) else "application/octet-stream"
+        answer.headers["content-type"] = shown
+        answer.headers["cache-control"] = "no-store"
+        if shown != kind:
+            answer.headers["content-disposition"] = "attachment"
+        return answer
+
+    async def _upload(self, visitor: str, scope: Scope, receive: Receive) -> Response:
+        try:
+            name = await self._uploads.receive(visitor, Headers(scope=scope), _chunks(receive))
+        except RefusedError as refused:
+            return _hanging_up(str(refused), refused.status)
+        except OSError as error:  # a full disk
+            return _hanging_up(f"the file cannot be kept ({error.strerror})", 507)
+        return JSONResponse([name])
+
+    async def _join(self, visitor: str, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        """Pass on a call of one of the page's functions, made anew of what such a call may say."""
+        content = b""
+        try:
+            async for chunk in _chunks(receive):
+                content += chunk
+                if len(content) > MAX_BODY:
+                    return _hanging_up("too much at once", 413)
+            asked = self._call(visitor, json.loads(content))
+        except RefusedError as refused:
+            return _hanging_up(str(refused), refused.status)
+        except (ValueError, RecursionError):
+            return PlainTextResponse("this is no call of the page's", 400)
+        body = json.dumps(asked).encode()
+
+        async def receiving() -> Message:
+            nonlocal body
+            if body:
+                sent, body = body, b""
+                return {"type": "http.request", "body": sent, "more_body": False}
+            return await receive()
+
+        await self._pass_on(scope, receiving, send)
+        return None
+
+    def _call(self, visitor: str, asked: Any) -> dict[str, Any]:
+        """Return the call with the paths of files that this visitor sent. ValueError for anything else."""
+        if not isinstance(asked, dict):
+            raise ValueError("no call")
+        function, page, data = asked.get("fn_index"), asked.get("session_hash"), asked.get("data")
+        trigger = asked.get("trigger_id")
+        if type(function) is not int or function not in self._functions:
+            raise ValueError("no function of the page's")
+        if not isinstance(page, str) or not _PAGE.fullmatch(page) or not isinstance(data, list):
+            raise ValueError("no page")
+        if len(data) > MAX_VALUES or not (trigger is None or type(trigger) is int):
+            raise ValueError("no values")
+        values = [self._value(visitor, value) for value in data]
+        if not self._visitors.owns(visitor, page):
+            raise RefusedError(403, "this page is another visitor's")
+        return {"fn_index": function, "session_hash": page, "data": values, "trigger_id": trigger}
+
+    def _value(self, visitor: str, value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, dict):
+            name = value.get("path")
+            path = self._uploads.path_of(name, visitor) if isinstance(name, str) else None
+            if path is None:
+                raise RefusedError(403, "the file is no longer here; send it again")
+            return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+        if isinstance(value, list) and len(value) <= MAX_VALUES and all(isinstance(each, str) for each in value):
+            return value
+        raise ValueError("no value of the page's")
+
+
+def is_local(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def host_check(host: str) -> Callable[[str], bool]:
+    """Return what tells whether a name means this server, when it serves on `host`.
+
+    A page elsewhere can make a name of its own mean this machine (DNS rebinding), but neither an address nor a name of
+    this machine.
+    """
+    names = {"localhost", host.lower()}
+    if is_local(host):
+        addresses = {"127.0.0.1", "::1", host}
+        return lambda name: name in names or name in addresses
+    own = (socket.gethostname().lower(), socket.getfqdn().lower())
+    names |= {*own, *(f"{each.partition('.')[0]}{end}" for each in own for end in ("", ".local"))}
+
+    def is_ours(name: str) -> bool:
+        with contextlib.suppress(ValueError):
+            return bool(ipaddress.ip_address(name))
+        return name in names
+
+    return is_ours
+
+
+def _name_of(host: str) -> str:
+    """Return the Host header without its port and an address' brackets; empty for what is no host."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9_.-]+))(?::\d{1,5})?", host)
+    return (found[1] or found[2]).lower() if found else ""
+
+
+def _visitor(headers: Headers) -> str | None:
+    """Return who asks; None for one who has not opened the page."""
+    with contextlib.suppress(CookieError):
+        morsel = SimpleCookie(headers.get("cookie", "")[:4096]).get(_COOKIE)
+        if morsel is not None and _VISITOR.fullmatch(morsel.value):
+            return str(morsel.value)
+    return None
+
+
+def _with_cookie(send: Send, headers: Headers) -> Send:
+    """Give a visitor who has none a name that nobody else knows, and no script can read."""
+    if _visitor(headers) is not None:
+        return send
+    cookie = f"{_COOKIE}={secrets.token_hex(16)}; Path=/; HttpOnly; SameSite=Lax"
+    return _adding(send, {"set-cookie": cookie, "cache-control": "no-store"})
+
+
+def _with_headers(send: Send) -> Send:
+    return _adding(send, _HEADERS)
+
+
+def _adding(send: Send, more: MutableMapping[str, str]) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(more)
+        await send(message)
+
+    return sending
+
+
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    """Yield the pieces of a request's body. RefusedError where none comes, or the browser has hung up."""
+    while True:
+        try:
+            message = await asyncio.wait_for(receive(), PATIENCE)
+        except TimeoutError:
+            raise RefusedError(408, "nothing more comes") from None
+        if message["type"] == "http.disconnect":
+            raise RefusedError(400, "hung up")
+        yield message.get("body", b"")
+        if not message.get("more_body", False):
+            return
+
+
+def _not_found() -> Response:
+    return PlainTextResponse("not found", 404)
+
+
+def _hanging_up(reason: str, status: int) -> Response:
+    """Return a refusal after which the rest of what is being sent is not waited for."""
+    return PlainTextResponse(reason, status, headers={"connection": "close"})
