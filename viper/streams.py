@@ -24,7 +24,7 @@ def settle_streams() -> None:
             # The lowest number that is free is given, and those below are open.
             os.open(os.devnull, os.O_RDWR)
     if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8")
     sys.stdout = _settled(sys.stdout, sys.__stdout__, 1, BrokenPipeError)
     sys.stderr = _settled(sys.stderr, sys.__stderr__, 2, OSError)
 
