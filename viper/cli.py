@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import viper
 from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, forget_interruption, interrupt, one_line
 from viper.logs import start_logging
+from viper.streams import settle_streams
 
 PUBLISHED = "The steps of the ViPER paper, in order"
 BEYOND = "More commands"
@@ -74,28 +75,46 @@ COMMANDS = {
 
 def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
     """Run a command as `viper NAME ...`, or as its script when `command` is given; exit with its code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    program = "viper"
-    if command is None:
-        command, arguments = _pick(arguments)
-        program = f"viper {command}"
-    else:
-        program = f"{command}.py"
-    sys.exit(_run(command, arguments, program))
+    settle_streams()
+    try:
+        code = _main(command, list(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as stop:  # tyro's, after help or about wrong usage
+        code = int(stop.code or 0)
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        _say_error(_cannot_write(error))
+        code = 1
+    sys.exit(_all_written(code))
 
 
-def _pick(arguments: list[str]) -> tuple[str, list[str]]:
+def _main(command: str | None, arguments: list[str]) -> int:
+    if command is not None:
+        return _run(command, arguments, f"{command}.py")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
-        sys.exit(0 if arguments else 2)
+        return 0 if arguments else 2
     if arguments[0] in ("--version", "-V"):
         print(f"viper {viper.__version__}")
-        sys.exit(0)
+        return 0
     if arguments[0] not in COMMANDS:
         hint = did_you_mean(arguments[0], COMMANDS) or "; `viper --help` lists them"
         _say_error(f"there is no command {arguments[0]!r}{hint}")
-        sys.exit(2)
-    return arguments[0], arguments[1:]
+        return 2
+    return _run(arguments[0], arguments[1:], f"viper {arguments[0]}")
+
+
+def _all_written(code: int) -> int:
+    """Write out what was printed; return the exit code, which is 1 where that fails and nothing else had."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if code == 0:
+            _say_error(_cannot_write(error))
+        # What is left is written once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or 1
+    return code
 
 
 def _overview() -> str:
@@ -129,14 +148,10 @@ def _run(name: str, arguments: list[str], program: str) -> int:
         kept = "what was finished is kept, and the same command goes on from there"
         _say_error(f"interrupted; {str(stop) or kept}")
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.filename is None and error.strerror is None:
-            raise
-        _say_error(f"{error.filename or 'output'}: {error.strerror or error}; what was finished is kept")
-        return 1
+
+
+def _cannot_write(error: OSError) -> str:
+    return f"{error.filename or 'output'}: {error.strerror or error}; what was finished is kept"
 
 
 def run_command(name: str, arguments: list[str], program: str | None = None) -> int:

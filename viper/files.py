@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any
 import yaml
 
 from viper.errors import UserError, one_line
+from viper.logs import log
 
 TEMPORARY_PREFIX = ".tmp-"
 # Temporaries of other machines (or of names older than this scheme) are kept for so long: their process may live.
@@ -30,8 +32,12 @@ FOREIGN_SECONDS = 24 * 3600.0
 _OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]{12}(\..*)?")
 # What a folder of files cannot replace in one step: a folder with files in it, a file, a link.
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+# How Rust ends what it says of the system's errors.
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)$")
 # How a file system says that it has no hard links.
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV)
+# How it says that it has no locks.
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 
 
 @contextlib.contextmanager
@@ -48,6 +54,7 @@ def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
         temporary = temporary_path(path.parent, path.suffix)
         try:
             yield temporary
+            _share_as_usual(temporary, path.parent)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):
@@ -68,6 +75,8 @@ def atomic_folder(path: Path, make_parent: bool = True) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
+            for file in temporary.iterdir():
+                _share_as_usual(file, path.parent)
             _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -97,13 +106,42 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Make an OSError about a temporary file, or about no file at all (as of a full disk), one about `path`."""
+    """Make an OSError about a temporary file, or about no file at all (as of a full disk), one about `path`.
+
+    Libraries written in Rust have errors of their own for what the system says: these become an OSError too.
+    """
     try:
         yield
     except OSError as error:
         if error.filename is None or TEMPORARY_PREFIX in str(error.filename):
             error.filename, error.filename2 = str(path), None
         raise
+    except Exception as error:
+        if number := _SYSTEM_ERROR.search(str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
+
+
+def _share_as_usual(path: Path, folder: Path) -> None:
+    """Give a file that its writer made private (safetensors does) the permissions of any new file in `folder`."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
+        return
+    usual = _usual_mode(folder)
+    if stat.S_IMODE(status.st_mode) != usual:
+        with contextlib.suppress(OSError):  # a file system without permissions
+            path.chmod(usual)
+
+
+@functools.cache
+def _usual_mode(folder: Path) -> int:
+    """Return the permissions of a new file in a folder, as the umask and the folder's access list have them."""
+    probe = temporary_path(folder)
+    try:
+        with probe.open("xb") as file:
+            return stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def temporary_path(folder: Path, suffix: str = "") -> Path:
@@ -183,6 +221,36 @@ def _runs(process: int) -> bool:
     except OSError:  # it is someone else's, whom this system may even hide
         return True
     return True
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: str = "") -> Iterator[None]:
+    """Hold the lock that a file stands for; the system lets go of it when a process ends, however it ends.
+
+    A file system without locks costs a line of the log, and the work goes on without.
+
+    Parameters
+    ----------
+    path : the file, which stays.
+    refusal : what the UserError says if another process holds the lock; by default its end is waited for.
+    """
+    # Not above: it takes a while to import, and --help should be quick.
+    from filelock import FileLock, Timeout
+
+    # The library's stand-in for locks is a file that a killed process of another machine leaves for good.
+    lock = FileLock(path, timeout=0 if refusal else -1, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(refusal) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.warning("%s: no locks on this file system; give the folder to one process at a time", path.parent)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove(path: Path) -> None:

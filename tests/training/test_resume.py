@@ -20,6 +20,8 @@ from viper.cli import run_command
 from viper.errors import UserError
 from viper.files import read_json
 from viper.fusion.checkpoint import load_checkpoint
+from viper.manifest import Manifest
+from viper.store import FeatureStore
 from viper.training.state import STATE_FILE, TrainingState
 
 N_EPOCHS = 6
@@ -129,13 +131,63 @@ def test_a_run_is_not_resumed_with_other_options_or_data(planted: Planted, unint
         run_command("train_perceiver", _arguments(planted, uninterrupted, "--resume", "--overwrite"))
     other = plant(tmp_path / "other", seed=1)
     manifest = ["--csv_path", str(other.manifest)]
-    config = yaml.safe_load((uninterrupted / "config.yaml").read_text())
-    config["options"]["csv_path"] = str(other.manifest)
     run = tmp_path / "run"
-    run.mkdir()
+    shutil.copytree(uninterrupted, run, symlinks=True)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["options"]["csv_path"] = str(other.manifest)
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(UserError, match="other features or labels"):
+    with pytest.raises(UserError, match="other clips or labels"):
         run_command("train_perceiver", [*_arguments(planted, run, "--resume"), *manifest])
+
+
+def _rewrite(store: FeatureStore, clip: str, change: float = 0.001) -> None:
+    """Changes one number; the file's size and time stay as they were."""
+    path, feature = store.path(clip), store.read(clip)
+    before = path.stat()
+    feature.tokens[0, 0] += change
+    store.write(clip, feature, source="planted")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("within", ["", "Group"])
+def test_a_run_is_not_resumed_on_features_that_changed(tmp_path: Path, within: str) -> None:
+    planted, run = plant(tmp_path / "planted"), tmp_path / "run"
+    lines = planted.manifest.read_text().splitlines()
+    rows = [f"{line},{'Group' if k == 0 else k % 5}" for k, line in enumerate(lines)]
+    planted.manifest.write_text("\n".join(rows))
+    options = _arguments(planted, run, "--resume", "--n_epochs", "1")
+    options += ["--normalize", "group", "--group_column", within] if within else []
+    assert run_command("train_perceiver", options) == 0
+    clips = Manifest.load(planted.manifest, planted.task)
+    visual, audio = planted.stores("visual", "audio").values()
+    # What the training does not read may come, and times may change.
+    visual.write("unheard-of", visual.read(clips.clips[0]), source="planted")
+    for path in visual.folder.glob("*.safetensors"):
+        path.touch()
+    assert run_command("train_perceiver", options) == 0
+    # A Test clip counts where features are standardized within groups, which have clips of all splits.
+    _rewrite(visual, clips.split("Test").clips[0])
+    if within:
+        with pytest.raises(UserError, match=r"other features \(1 clip of visual\); --overwrite"):
+            run_command("train_perceiver", options)
+    else:
+        assert run_command("train_perceiver", options) == 0
+        _rewrite(visual, clips.split("Train").clips[0])
+    _rewrite(visual, clips.split("Val").clips[0])
+    audio.path(clips.split("Train").clips[1]).unlink()
+    with pytest.raises(UserError, match=r"other features \(2 clips of visual, 1 clip of audio\); --overwrite"):
+        run_command("train_perceiver", options)
+    assert run_command("train_perceiver", [*options, "--no-resume", "--overwrite"]) == 0
+    planted.manifest.write_text("\n".join([*rows[:-1], rows[-1][:-1] + "9"]))  # a Test clip of another group
+    if within:
+        with pytest.raises(UserError, match=r"other clips or labels \(groups\)"):
+            run_command("train_perceiver", options)
+    else:
+        assert run_command("train_perceiver", options) == 0
+    card = planted.card.read_text()
+    planted.card.write_text(f"{card}metrics: [mse]\n")
+    with pytest.raises(UserError, match="another task card"):
+        run_command("train_perceiver", options)
 
 
 def test_a_damaged_state_is_named(planted: Planted, tmp_path: Path) -> None:

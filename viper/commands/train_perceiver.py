@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from viper.commands.common import mean_and_std, over_seeds, report_scores
 from viper.commands.feature_options import FeatureOptions
-from viper.errors import ClipError, UserError
+from viper.errors import UserError
 from viper.files import read_json, remove, sweep, write_json
 from viper.logs import command_line, log, package_versions
 from viper.manifest import Manifest
@@ -26,7 +27,7 @@ from viper.training.options import (
     LoopOptions,
     ModelOptions,
 )
-from viper.training.run_folder import CONFIG_FILE, LOG_FILE, SEEDS_FILE, STATE_FILE, SUMMARY_FILE
+from viper.training.run_folder import LOG_FILE, METRICS_FILE, SEEDS_FILE, STATE_FILE, SUMMARY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,57 +106,65 @@ def train(options: TrainOptions) -> None:
 
 def _run_seeds(options: TrainOptions, task: Task, data: TrainingData) -> None:
     folder = options.output_checkpoint_folder
-    if (folder / CONFIG_FILE).exists() and not options.overwrite:
-        raise UserError(f"{folder}: holds a run of one seed; give another folder, or --overwrite to replace it")
-    if _is_first_process() and options.overwrite:
-        run_folder.clear(folder)
-    values: dict[str, list[float]] = {}
-    seeds = list(range(options.seed, options.seed + options.n_seeds))
-    for seed in seeds:
-        log.info("seed %d, of %d to %d", seed, seeds[0], seeds[-1])
-        one = dataclasses.replace(
-            options, seed=seed, n_seeds=1, output_checkpoint_folder=folder / f"seed_{seed}", output_log_file=None
-        )
-        for metric, value in _run_one(one, task, data).items():
-            values.setdefault(metric, []).append(value)
-    if not _is_first_process():
-        return
-    scores = {metric: over_seeds(each) for metric, each in values.items()}
-    write_json(folder / SEEDS_FILE, {"seeds": seeds, "Val": scores})
-    for metric, each in values.items():
-        log.info("%d seeds: Val %s %.4f ± %.4f", len(seeds), metric, *mean_and_std(each))
+    with _held(folder):
+        if (folder / METRICS_FILE).exists() and not options.overwrite:
+            raise UserError(f"{folder}: holds a run of one seed; give another folder, or --overwrite to replace it")
+        if _is_first_process() and options.overwrite:
+            run_folder.clear(folder)
+        values: dict[str, list[float]] = {}
+        seeds = list(range(options.seed, options.seed + options.n_seeds))
+        for seed in seeds:
+            log.info("seed %d, of %d to %d", seed, seeds[0], seeds[-1])
+            one = dataclasses.replace(
+                options, seed=seed, n_seeds=1, output_checkpoint_folder=folder / f"seed_{seed}", output_log_file=None
+            )
+            for metric, value in _run_one(one, task, data).items():
+                values.setdefault(metric, []).append(value)
+        if not _is_first_process():
+            return
+        scores = {metric: over_seeds(each) for metric, each in values.items()}
+        write_json(folder / SEEDS_FILE, {"seeds": seeds, "Val": scores})
+        for metric, each in values.items():
+            log.info("%d seeds: Val %s %.4f ± %.4f", len(seeds), metric, *mean_and_std(each))
+
+
+def _held(folder: Path) -> AbstractContextManager[None]:
+    """Keep other trainings out of a folder; one of several processes does it for all."""
+    return run_folder.held(folder) if _is_first_process() else nullcontext()
 
 
 def _run_one(options: TrainOptions, task: Task, data: TrainingData) -> dict[str, float]:
     """Train one seed; return the best epoch's validation metrics. A finished run that is resumed is left as it is."""
     folder = options.output_checkpoint_folder
     summary = folder / SUMMARY_FILE
-    going_on = options.resume and (folder / CONFIG_FILE).exists()
     packages = package_versions(run_folder.RECORDED_PACKAGES)
-    description = run_folder.describe(options, data.training.stores, data.manifest, command_line(), packages)
-    if going_on:
-        run_folder.check_same(folder, description, TrainOptions)
-        if summary.is_file():
-            log.info("%s: is finished", folder)
-            return _means(read_json(summary))
+    description = run_folder.describe(options, data.training.stores, command_line(), packages)
+    if options.resume and summary.is_file():
+        run_folder.check_same(folder, description, data.record, TrainOptions)
+        log.info("%s: is finished", folder)
+        return _means(read_json(summary))
+    with _held(folder):
+        going_on = options.resume and run_folder.holds_run(folder)
+        if going_on:
+            run_folder.check_same(folder, description, data.record, TrainOptions)
+            if _is_first_process():
+                sweep(folder)
+        elif _is_first_process():
+            run_folder.start(folder, description, data.record, options.overwrite)
+        try:
+            best, by_metric = _train_and_report(options, task, data, going_on)
+        finally:
+            # What stopped it is looked into and it is tried again: a folder without an epoch must not stand in the way.
+            if _is_first_process() and not run_folder.holds_run(folder):
+                with suppress(OSError):
+                    run_folder.clear(folder)
+        result = {"best_epoch": {m: epoch.number for m, epoch in by_metric.items()}, **best.scores.to_dict()}
+        if options.normalize == "group":
+            result["standardised_within"] = options.group_column
         if _is_first_process():
-            sweep(folder)
-    elif _is_first_process():
-        run_folder.start(folder, description, options.overwrite)
-    try:
-        best, by_metric = _train_and_report(options, task, data, going_on)
-    except (UserError, ClipError):
-        # What a user can fix is fixed and tried again; a folder without an epoch must not stand in the way.
-        if _is_first_process() and not any(folder.glob("perceiver_*")):
-            run_folder.clear(folder)
-        raise
-    result = {"best_epoch": {m: epoch.number for m, epoch in by_metric.items()}, **best.scores.to_dict()}
-    if options.normalize == "group":
-        result["standardised_within"] = options.group_column
-    if _is_first_process():
-        write_json(summary, result)
-        remove(folder / STATE_FILE)
-    return _means(result)
+            write_json(summary, result)
+            remove(folder / STATE_FILE)
+        return _means(result)
 
 
 def _train_and_report(

@@ -17,7 +17,7 @@ from viper.commands.search_space import Range, default_space, read_space, usual_
 from viper.commands.train_perceiver import TrainOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
 from viper.errors import NothingDoneError, UserError, one_line
-from viper.files import read_json, write_csv
+from viper.files import locked, read_json, write_csv
 from viper.logs import log
 from viper.task import Task, load_task
 from viper.training.run_folder import SEEDS_FILE, SUMMARY_FILE
@@ -97,8 +97,6 @@ class Search:
 
 def run(options: TuneOptions) -> int:
     """Run the stage; return the exit code."""
-    from filelock import FileLock, Timeout
-
     for name in ("n_trials", "n_epochs", "n_seeds"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
@@ -111,13 +109,10 @@ def run(options: TuneOptions) -> int:
     space = default_space(task, fixed) if options.space is None else read_space(options.space, own | fixed.keys())
     options.folders()
     options.output_path.mkdir(parents=True, exist_ok=True)
-    try:
-        # Two searches in one folder would take each other's unfinished trials for those of a killed one.
-        with FileLock(options.output_path / LOCK_FILE, timeout=0):
-            search = Search(options, task, space, fixed, _open_study(options, task, space, fixed))
-            _go_on(search)
-    except Timeout:
-        raise UserError(f"{options.output_path}: another search is running in this folder") from None
+    # Two searches in one folder would take each other's unfinished trials for those of a killed one.
+    with locked(options.output_path / LOCK_FILE, f"{options.output_path}: another search is running in this folder"):
+        search = Search(options, task, space, fixed, _open_study(options, task, space, fixed))
+        _go_on(search)
     return _report(search)
 
 

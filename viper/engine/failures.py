@@ -9,10 +9,8 @@ import time
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from viper.errors import UserError, WorkerError, one_line
-from viper.files import csv_text, natural_key, write_text
+from viper.files import csv_text, locked, natural_key, write_text
 
 FAILURES_FILE = "failures.csv"
 HEADER = ("clip", "stage", "error", "message")
@@ -75,7 +73,7 @@ class FailureLog:
         if not self._path.parent.is_dir():
             # It vanished during the run (a disk that is gone), and must not be begun again as if nothing had been.
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path.parent))
-        with FileLock(self._path.with_name(f".{FAILURES_FILE}.lock")):
+        with locked(self._path.with_name(f".{FAILURES_FILE}.lock")):
             rows = {(row.clip, row.stage): row for row in read_failures(self._path.parent)}
             for clip, failure in self._waiting.items():
                 rows.pop((clip, self._stage), None)

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from viper.errors import NothingDoneError, UserError
+from viper.files import digest_of, fingerprint
 from viper.logs import log
 from viper.manifest import SPLITS, Manifest
 from viper.store import Feature, FeatureStore
@@ -116,6 +117,21 @@ class FusionData(Dataset[Example]):
             if both is not None
         }
 
+    def record(self, rows: Any) -> dict[str, Any]:
+        """Return what a resumed training compares, JSON-ready: {"rows": digest, "features": {modality: digests}}.
+
+        Parameters
+        ----------
+        rows : what else the training takes of these clips, in their order.
+        """
+        return {
+            "rows": digest_of([self.clips, rows]),
+            "features": {
+                name: " ".join(_digest(store, clip) if clip in self._present[name] else "-" for clip in self.clips)
+                for name, store in self.stores.items()
+            },
+        }
+
     def max_tokens(self) -> int:
         """Return the length of the longest feature, in tokens."""
         return max([1, *(features.longest() for features in self._features.values())])
@@ -126,6 +142,11 @@ class FusionData(Dataset[Example]):
         batch: dict[str, Any] = collate_features([example.features for example in examples], widths)
         batch["labels"] = torch.from_numpy(np.stack([example.labels for example in examples]))
         return batch
+
+
+def _digest(store: FeatureStore, clip: str) -> str:
+    """Return what tells a clip's feature from another one."""
+    return fingerprint(store.path(clip))[:12]
 
 
 def collate_features(
@@ -208,6 +229,23 @@ class TrainingData:
             splits[-1].report_missing(split)
         _check_orders(splits[1], manifest)
         return cls(manifest, *splits)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """All that the training takes from its data, JSON-ready: a training that is resumed compares it.
+
+        {"task": digest, "parts": {"Train": see `FusionData.record`, "Val": ...}}. Where features are standardized
+        within groups, these have clips of every split: then all features are under a third part, "groups".
+        """
+        parts = {
+            split: data.record(data.truth.astype(float).round(7).astype(str).tolist())
+            for split, data in (("Train", self.training), ("Val", self.validation))
+        }
+        if (groups := self.training.groups) is not None:
+            everyone = FusionData(self.training.stores, self.manifest, pack=False)
+            parts = {split: {**part, "features": {}} for split, part in parts.items()}
+            parts["groups"] = everyone.record([groups.group_of(clip) for clip in everyone.clips])
+        return {"task": digest_of(self.manifest.task.to_dict()), "parts": parts}
 
     def counts(self) -> dict[str, Any]:
         """Return the rows of each split, JSON-ready: {"splits": {split: {"clips", "labelled", ...}}, "group_column"}.

@@ -52,6 +52,10 @@ class GroupNormalization:
         found = {group: moments(_present_tokens(store, members)) for group, members in clips.items()}
         return {group: _divisible(*both) for group, both in found.items() if both is not None}
 
+    def group_of(self, clip: str) -> str:
+        """Return the name of a clip's group."""
+        return self._group_of[clip]
+
     def __call__(self, name: str, clip: str, feature: Feature) -> Feature:
         """Return a clip's feature, standardized within its group; masked tokens stay zeros."""
         return _standardized(feature, self._statistics[name].get(self._group_of[clip]))

@@ -182,7 +182,7 @@ def open_features(store: FeatureStore, clips: Sequence[str], states: Sequence[Fi
     for place in places:
         try:
             return _pack_once(store, clips, states, place, key)
-        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        except OSError as error:
             problem = error
     log.warning("%s: the features cannot be packed (%s), so every epoch reads every file", store.folder, problem)
     return StoredFeatures(store, clips, states)
@@ -221,7 +221,8 @@ def _pack_once(
     store: FeatureStore, clips: Sequence[str], states: Sequence[FileState], place: Path, key: str
 ) -> PackedFeatures:
     place.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place / LOCK_FILE)
+    # Not the library's stand-in for locks: a killed process of another machine would leave it for good.
+    lock = FileLock(place / LOCK_FILE, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -15,15 +16,16 @@ import yaml
 
 import viper
 from viper.errors import UserError
-from viper.files import digest_of, remove, write_text
+from viper.files import locked, read_json, remove, write_json, write_text
 from viper.logs import log
-from viper.manifest import Manifest
 from viper.store import EncoderInfo, FeatureStore
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
 SUMMARY_FILE = "summary.json"
 SEEDS_FILE = "seeds.json"
+DATA_FILE = "training_data.json"
+LOCK_FILE = ".lock"
 LOG_FILE = "train.log"
 STATE_FILE = "training_state.safetensors"
 RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "numpy", "safetensors", "scikit-learn")
@@ -34,9 +36,9 @@ FREE_OPTIONS = frozenset(
 
 
 def describe(
-    options: Any, stores: Mapping[str, FeatureStore], manifest: Manifest, command: str, packages: Mapping[str, str]
+    options: Any, stores: Mapping[str, FeatureStore], command: str, packages: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the content of config.yaml: all that is needed to make a run again.
+    """Return the content of config.yaml: all that is needed to make a run again, but for the data.
 
     Parameters
     ----------
@@ -47,26 +49,63 @@ def describe(
     values = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(options).items()}
     versions = {"viper": viper.__version__, "python": platform.python_version(), **packages}
     encoders = {name: dataclasses.asdict(store.info) for name, store in stores.items()}
-    data = digest_of([manifest.clips, manifest.truth.astype(float).round(7).astype(str).tolist()])
     return {
         "command": command,
         "options": values,
         "encoders": encoders,
-        "data": data,
         "versions": versions,
         "git_revision": _git_revision(),
     }
 
 
-def start(folder: Path, description: Mapping[str, Any], overwrite: bool) -> None:
-    """Make a run's folder with its config.yaml. A folder that holds a run is a UserError, or is emptied of it."""
-    if any((folder / name).exists() for name in (CONFIG_FILE, SEEDS_FILE)):
-        if not overwrite:
-            raise UserError(
-                f"{folder}: holds a run already; give another folder, --resume to continue it, or --overwrite to "
-                "replace it"
-            )
+def holds_run(folder: Path) -> bool:
+    """Return whether there is anything in a folder that a training made: what only began leaves nothing to keep."""
+    names = (STATE_FILE, METRICS_FILE, SUMMARY_FILE, SEEDS_FILE)
+    return any(os.path.lexists(folder / name) for name in names) or any(folder.glob("perceiver_*"))
+
+
+def _is_free(folder: Path) -> bool:
+    """Return whether a run's first files may be written: none has its name, or a start that came to nothing left it."""
+    if not any(os.path.lexists(folder / name) for name in (CONFIG_FILE, DATA_FILE)):
+        return True
+    try:
+        card = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return False
+    return isinstance(card, dict) and {"options", "encoders", "versions"} <= card.keys()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a run's folder and keep other trainings out of it; a UserError if another one is at work there.
+
+    A folder that it made, and in which nothing was left, is removed again.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / LOCK_FILE
+    refusal = f"{folder}: another training is at work in this folder; wait for its end, or give another folder"
+    with locked(lock, refusal):
+        try:
+            yield
+        finally:
+            # While it is held: a process that opened it before finds that it is gone, and makes its own.
+            with suppress(OSError):
+                lock.unlink()
+            if is_new:
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
+
+
+def start(folder: Path, description: Mapping[str, Any], data: Mapping[str, Any], overwrite: bool) -> None:
+    """Write what a run is made of into its folder. A folder that holds a run is a UserError, or is emptied of it."""
+    if overwrite:
         clear(folder)
+    elif holds_run(folder) or not _is_free(folder):
+        raise UserError(
+            f"{folder}: holds a run already; give another folder, --resume to continue it, or --overwrite to replace it"
+        )
+    write_json(folder / DATA_FILE, data)
     write_text(folder / CONFIG_FILE, yaml.safe_dump(dict(description), sort_keys=False, allow_unicode=True))
 
 
@@ -75,13 +114,13 @@ def clear(folder: Path) -> None:
     from viper.fusion.checkpoint import BEST, remove_other_checkpoints
 
     remove_other_checkpoints(folder, keep=set())
-    for name in (CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, SEEDS_FILE, LOG_FILE, STATE_FILE, BEST):
+    for name in (CONFIG_FILE, DATA_FILE, METRICS_FILE, SUMMARY_FILE, SEEDS_FILE, LOG_FILE, STATE_FILE, BEST):
         remove(folder / name)
     with suppress(OSError):  # not empty, or not there
         folder.rmdir()
 
 
-def check_same(folder: Path, description: Mapping[str, Any], options_class: type) -> None:
+def check_same(folder: Path, description: Mapping[str, Any], data: Mapping[str, Any], options_class: type) -> None:
     """Refuse to resume a run with other options or data than it was started with: a UserError that names them.
 
     An option that an older version did not know had its default, as in `options_class`, then.
@@ -89,7 +128,7 @@ def check_same(folder: Path, description: Mapping[str, Any], options_class: type
     path = folder / CONFIG_FILE
     try:
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
-        options, encoders, data = before["options"], _identities(before["encoders"]), before["data"]
+        options, encoders = before["options"], _identities(before["encoders"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({error}); --overwrite starts the run over") from error
     now = description["options"]
@@ -100,10 +139,33 @@ def check_same(folder: Path, description: Mapping[str, Any], options_class: type
                 f"{folder}: was trained with --{name} {options.get(name)}, not {now.get(name)}; resume it with the "
                 "same options, or give another folder"
             )
-    if encoders != _identities(description["encoders"]) or data != description["data"]:
-        raise UserError(
-            f"{folder}: was trained on other features or labels than these; --overwrite starts the run over"
-        )
+    for name, identity in _identities(description["encoders"]).items():
+        if encoders.get(name) != identity:
+            raise UserError(
+                f"{folder}: was trained on {name} features of another encoder; --overwrite starts the run over"
+            )
+    if not (folder / DATA_FILE).is_file():
+        log.warning("%s: an older version of viper began it, and did not note its data: they are not compared", folder)
+    elif difference := _difference(read_json(folder / DATA_FILE), data):
+        raise UserError(f"{folder}: was trained on {difference}; --overwrite starts the run over")
+
+
+def _difference(before: Any, now: Mapping[str, Any]) -> str:
+    """Return in words how the data of two trainings differ, see `TrainingData.record`; empty where they do not."""
+    try:
+        if before["task"] != now["task"]:
+            return "another task card"
+        changed: dict[str, int] = {}
+        for part, record in now["parts"].items():
+            if before["parts"][part]["rows"] != record["rows"]:
+                return f"other clips or labels ({part})"
+            for name, digests in record["features"].items():
+                pairs = zip(before["parts"][part]["features"][name].split(), digests.split(), strict=True)
+                changed[name] = changed.get(name, 0) + sum(one != other for one, other in pairs)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return f"data that its {DATA_FILE} does not tell"
+    counts = [f"{n} {'clip' if n == 1 else 'clips'} of {name}" for name, n in changed.items() if n]
+    return f"other features ({', '.join(counts)})" if counts else ""
 
 
 def _identities(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
