@@ -112,7 +112,8 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
     folder = local_folder(model, weights=True)
     config, state = load_config(model), load_folder(folder)
     with quiet_transformers(), explained(model), bounded_by(state):
-        loaded, report = auto_class.from_pretrained(
+        # Not by the auto class itself, which wants a folder to look for code, adapters and weights in.
+        loaded, report = _network_class(auto_class, config).from_pretrained(
             None,
             config=config,
             state_dict=state,
@@ -138,6 +139,14 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
         raise UserError(f"{model}: the checkpoint does not fit its architecture, {network}; {'; '.join(problems)}")
     check_finite(loaded, model)
     return loaded.eval().requires_grad_(False)
+
+
+def _network_class(auto_class: Any, config: Any) -> Any:
+    found = auto_class._model_mapping.get(type(config), None)
+    if found is None:
+        raise ValueError(f"a {config.model_type} is not among the networks of {auto_class.__name__}")
+    classes = found if isinstance(found, list | tuple) else [found]
+    return next((each for each in classes if each.__name__ in (config.architectures or [])), classes[0])
 
 
 def choose_hidden(output: Any, layer: int, model: str) -> torch.Tensor:
