@@ -20,8 +20,8 @@ LAYERS = (
     ("web", "report", "inference", "training", "datasets", "demo"),
     ("fusion", "evaluation", "encoders"),
     ("media", "engine"),
-    ("store", "manifest", "task"),
-    ("files", "logs", "errors", "streams"),
+    ("store", "weights", "manifest", "task"),
+    ("files", "logs", "offline", "errors", "streams"),
 )
 PLACES = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import viper
 from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, forget_interruption, interrupt, one_line
 from viper.logs import start_logging
+from viper.offline import go_offline
 from viper.streams import settle_streams
 
 PUBLISHED = "The steps of the ViPER paper, in order"
@@ -156,6 +157,8 @@ def _cannot_write(error: OSError) -> str:
 
 def run_command(name: str, arguments: list[str], program: str | None = None) -> int:
     """Parse a command's arguments and run it; return the exit code, raise what the command raises."""
+    if "--offline" in arguments:
+        go_offline()  # first: what is imported from here on may look only once
     options = parse(name, arguments, program)
     _check_flags(options, arguments)
     from viper.logs import running

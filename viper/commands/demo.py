@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from viper.evaluation.submission import SUBMISSION_FILE, read_submission
 from viper.files import read_json
 from viper.logs import log, running
 from viper.manifest import Manifest
+from viper.offline import go_offline
 from viper.store import MODALITIES
 from viper.task import load_task
 from viper.training.run_folder import SUMMARY_FILE
@@ -46,12 +48,16 @@ class DemoOptions:
     """Encoders that need no weights, or the pretrained ones (fetched on first use)."""
     seed: int = 0
     """Seed of the clips and of the training."""
+    offline: bool = False
+    """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
 
 
 def run(options: DemoOptions) -> int:
     """Run the demo; return the exit code."""
     from viper.demo import make_dataset
 
+    if options.offline:
+        go_offline()
     began = time.monotonic()
     folder = options.output_folder
     if folder.exists() and not folder.is_dir():
@@ -91,7 +97,8 @@ def _extract(options: DemoOptions) -> None:
         ),
         extract_features.FAUOptions(input_folder=faces, model_name=names["FAU"], output_folder=stores / "FAU"),
     ):  # fmt: skip
-        _do(f"extract_{each.modality}_features", extract_features.run, each)
+        named = dataclasses.replace(each, offline=options.offline)
+        _do(f"extract_{each.modality}_features", extract_features.run, named)
 
 
 def _train(options: DemoOptions, manifest: Path, modalities: Sequence[str], run_folder: Path) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import viper
-from viper.encoders.pretrained import go_offline, is_offline
 from viper.encoders.registry import Registered, registered
 from viper.errors import first_line
 from viper.logs import package_versions
+from viper.offline import go_offline, is_offline
 
 PACKAGES = (
     "torch", "torchvision", "librosa", "torchcodec", "transformers", "accelerate", "safetensors", "facenet-pytorch",

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 from viper.commands.common import finish
 from viper.encoders.base import Encoder
 from viper.encoders.precomputed import ImportedEncoder
-from viper.encoders.pretrained import go_offline
 from viper.encoders.registry import choose_encoder
 from viper.engine import run as engine
 from viper.engine.job import EngineOptions, Job
@@ -33,6 +32,7 @@ from viper.media.clips import (
 )
 from viper.media.listing import list_subtitles
 from viper.media.pictures import FrameClip, list_frame_clips
+from viper.offline import go_offline
 from viper.store import Feature, FeatureStore, PrecisionError
 
 RECORDED_PACKAGES = ("torch", "transformers", "open-clip-torch", "py-feat", "scikit-image", "av")

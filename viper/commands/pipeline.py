@@ -14,6 +14,7 @@ from viper.errors import UserError
 from viper.files import digest_of, fingerprint, read_json, write_json, write_text
 from viper.logs import log
 from viper.manifest import preferences_path
+from viper.offline import go_offline
 from viper.store import ENCODER_FILE, FeatureStore
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class PipelineOptions:
     """The YAML file."""
     init: bool = False
     """Write a commented YAML to that path, to be filled in, and do nothing else."""
+    offline: bool = False
+    """Never touch the network, as `offline: true` in the file does (and HF_HUB_OFFLINE=1)."""
 
 
 def run(options: PipelineOptions) -> int:
@@ -95,6 +98,8 @@ def run(options: PipelineOptions) -> int:
     from viper.commands.pipeline_plan import read_plan
 
     plan = read_plan(options.config)
+    if options.offline or plan.is_offline:
+        go_offline()
     extracted = _extract(plan)
     if extracted not in DONE:
         return extracted

@@ -49,6 +49,11 @@ class Plan:
     features: dict[str, ExtractOptions]
     steps: list[Step]
 
+    @property
+    def is_offline(self) -> bool:
+        """Whether any part of it must not touch the network; then none does."""
+        return any(options.offline for options in self.features.values())
+
     def needs_frames(self) -> bool:
         """Whether any modality is read from pictures."""
         folders = (getattr(options, "input_folder", None) for options in self.features.values())

@@ -14,13 +14,14 @@ import numpy as np
 
 from viper.encoders.base import ShortName, weights_fingerprint
 from viper.encoders.pictures import PictureEncoder, PictureSample
-from viper.encoders.pretrained import explained, is_model, load_state_dict
+from viper.encoders.pretrained import explained, is_model
 from viper.encoders.words import ROBERTA, SentenceModel
 from viper.errors import UserError
 from viper.files import digest_of, read_yaml
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
 from viper.task import load_task
+from viper.weights import load_state_dict
 
 if TYPE_CHECKING:
     import torch

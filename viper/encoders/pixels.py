@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from viper.encoders.pretrained import explained, is_offline, local_or_hub
+from viper.encoders.pretrained import explained, load_processor
 from viper.files import digest_of
-from viper.logs import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -41,14 +40,13 @@ class Pixels:
         """Return the model's own processor."""
         from transformers import AutoImageProcessor, AutoVideoProcessor
 
-        folder, is_local = local_or_hub(self.model), is_offline()
-        with quiet_transformers(), explained(self.model):
+        with explained(self.model):
             try:
-                return AutoImageProcessor.from_pretrained(folder, local_files_only=is_local)
+                return load_processor(AutoImageProcessor, self.model)
             except OSError:
                 if not self.of_video:
                     raise
-                return AutoVideoProcessor.from_pretrained(folder, local_files_only=is_local)
+                return load_processor(AutoVideoProcessor, self.model)
 
     @property
     def digest(self) -> str:

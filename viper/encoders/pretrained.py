@@ -1,35 +1,29 @@
-"""Loading published weights: a short name, a hub id or a local folder; with or without the network."""
+"""Loading published weights: a short name, a hub id or a local folder; with or without the network.
+
+viper reads a checkpoint's files itself: transformers is given a configuration without what might run or fetch something
+(viper.encoders.claims) and plain tensors (viper.weights), and looks at no file and no hub on its own.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError
 
 from viper.encoders.base import is_read
 from viper.encoders.checkpoint_heads import is_head, is_table
+from viper.encoders.claims import CONFIG, PROCESSORS, TOKENIZER_SETTINGS, VOCABULARIES, config_of, plain_folder
 from viper.errors import UserError
 from viper.logs import quiet_transformers
+from viper.offline import is_offline
+from viper.weights import PICKLED, SAFETENSORS, bounded_by, check_finite, load_folder, not_numbers, reason
 
 if TYPE_CHECKING:
     import torch
 
-
-def go_offline() -> None:
-    """Let nothing ask the network from here on. To be called before a library that would is imported."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TRANSFORMERS_OFFLINE"] = "1"
-
-
-def is_offline() -> bool:
-    """Return whether the user said so, with --offline or with HF_HUB_OFFLINE=1."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+_SMALL_FILES = (CONFIG, *PROCESSORS, *TOKENIZER_SETTINGS, *VOCABULARIES)
 
 
 def is_model(name: str) -> bool:
@@ -47,6 +41,30 @@ def local_or_hub(model: str) -> str:
     return model
 
 
+def local_folder(model: str, weights: bool = False) -> Path:
+    """Return the folder of a model: a local one, or what is fetched of a hub id, which is no code whatever it has.
+
+    `weights` says whether they are wanted too.
+    """
+    name = local_or_hub(model)
+    if Path(name).is_dir():
+        return Path(name)
+    with explained(model):
+        folder = _fetched(name, *_SMALL_FILES)
+        for file in (SAFETENSORS, PICKLED) if weights else ():
+            if any((folder / each).is_file() for each in (SAFETENSORS, f"{SAFETENSORS}.index.json")):
+                break
+            stem, dot, suffix = file.partition(".")
+            folder = _fetched(name, file, f"{file}.index.json", f"{stem}-*-of-*{dot}{suffix}")
+    return folder
+
+
+def _fetched(model: str, *patterns: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, allow_patterns=list(patterns), local_files_only=is_offline()))
+
+
 @contextlib.contextmanager
 def explained(model: str, option: str = "--model_name FOLDER") -> Iterator[None]:
     """Turn the libraries' errors about weights into one line: what is wrong with local ones, how to get others.
@@ -55,45 +73,52 @@ def explained(model: str, option: str = "--model_name FOLDER") -> Iterator[None]
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        if Path(model).exists():
-            raise UserError(f"{model}: the model cannot be loaded from there ({_reason(error)})") from error
+    except UserError:
+        raise
+    except Exception as error:  # a configuration that makes no sense makes the libraries raise anything
+        if Path(model).expanduser().exists():
+            raise UserError(f"{model}: the model cannot be loaded from there ({reason(error)})") from error
         raise UserError(
-            f"weights for {model!r} are not available on this machine ({_reason(error)}). Where there is internet run "
+            f"weights for {model!r} are not available on this machine ({reason(error)}). Where there is internet run "
             f"`hf download {model} --local-dir FOLDER`, copy the folder here and give `{option}`"
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    """Return a library's message on one line, cut where it begins to list what else there is."""
-    if isinstance(error, UnpicklingError) or "weights_only" in str(error):  # torch's advice is to let it run
-        return "damaged, or more than plain tensors"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]} ..."
-
-
 def load_config(model: str) -> Any:
-    """Return the config of a transformers checkpoint."""
+    """Return the config of a transformers checkpoint, without what its file may not say (viper.encoders.claims)."""
     from transformers import AutoConfig
 
+    settings = config_of(local_folder(model))
     with quiet_transformers(), explained(model):
-        return AutoConfig.from_pretrained(local_or_hub(model), local_files_only=is_offline())
+        return AutoConfig.for_model(**settings)
+
+
+def load_processor(auto_class: Any, model: str) -> Any:
+    """Return a checkpoint's tokenizer, feature extractor or processor; OSError where it has none of the kind."""
+    with plain_folder(local_folder(model)) as folder, quiet_transformers():
+        return auto_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
     """Return a frozen model in eval mode, float32.
 
     A weight the checkpoint lacks, or has in another shape, would be random and every feature with it; one that the
-    network has no place for would be dropped. Both are a UserError. Only what no encoder here reads may be missing, and
-    only that, heads and tables (viper.encoders.checkpoint_heads) may be dropped. Code from a hub is never run.
+    network has no place for would be dropped. Both are a UserError, and so are weights that are not finite numbers.
+    Only what no encoder here reads may be missing, and only that, heads and tables (viper.encoders.checkpoint_heads) may
+    be dropped. Code from a hub is never run.
     """
     import torch
 
-    with quiet_transformers(), explained(model):
-        loaded, report = auto_class.from_pretrained(
-            local_or_hub(model),
+    folder = local_folder(model, weights=True)
+    config, state = load_config(model), load_folder(folder)
+    with quiet_transformers(), explained(model), bounded_by(state):
+        # Not by the auto class itself, which wants a folder to look for code, adapters and weights in.
+        loaded, report = _network_class(auto_class, config).from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
             output_loading_info=True,
-            local_files_only=is_offline(),
+            trust_remote_code=False,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
@@ -105,38 +130,23 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
     ]  # fmt: skip
     problems = [
         f"{', '.join(sorted(keys)[:3])} ... would {fate}"
-        for keys, fate in ((random, "stay random"), (dropped, "be dropped")) if keys
+        for keys, fate in (
+            (random, "stay random"), (dropped, "be dropped"), (not_numbers(state, loaded), "be rounded"),
+        ) if keys
     ]  # fmt: skip
     if problems:
         network = f"{type(loaded).__name__} of transformers {version('transformers')}"
         raise UserError(f"{model}: the checkpoint does not fit its architecture, {network}; {'; '.join(problems)}")
+    check_finite(loaded, model)
     return loaded.eval().requires_grad_(False)
 
 
-def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint file: a state dict, or one under `model_state_dict` or `state_dict`.
-
-    .safetensors, or .pt read with weights_only=True: a pickle that wants to run code is refused with a UserError.
-    """
-    import torch
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make the readers raise anything
-        raise UserError(f"{path}: cannot be read as plain tensors ({_reason(error)}); nothing of it was run") from error
-    for key in ("model_state_dict", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{path}: is not a state dict and has none under 'model_state_dict'")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+def _network_class(auto_class: Any, config: Any) -> Any:
+    found = auto_class._model_mapping.get(type(config), None)
+    if found is None:
+        raise ValueError(f"a {config.model_type} is not among the networks of {auto_class.__name__}")
+    classes = found if isinstance(found, list | tuple) else [found]
+    return next((each for each in classes if each.__name__ in (config.architectures or [])), classes[0])
 
 
 def choose_hidden(output: Any, layer: int, model: str) -> torch.Tensor:

@@ -12,14 +12,12 @@ from viper.encoders.pretrained import (
     choose_hidden,
     explained,
     is_model,
-    is_offline,
     load_config,
+    load_processor,
     load_transformers_model,
-    local_or_hub,
 )
 from viper.encoders.windows import SoundSample, WindowEncoder
 from viper.errors import UserError
-from viper.logs import quiet_transformers
 from viper.media.sound import Sound
 from viper.store import EncoderInfo, Feature
 
@@ -75,8 +73,8 @@ class SpeechEncoder(WindowEncoder):
         """Return the model's own feature extractor, which says the rate and whether each window is standardised."""
         from transformers import AutoFeatureExtractor
 
-        with quiet_transformers(), explained(self.model):
-            return AutoFeatureExtractor.from_pretrained(local_or_hub(self.model), local_files_only=is_offline())
+        with explained(self.model):
+            return load_processor(AutoFeatureExtractor, self.model)
 
     def prepare(self, runtime: Runtime) -> None:
         """Load the weights, with the x-vector head where the checkpoint has one."""

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from viper.encoders.base import Encoder, split_like, weights_fingerprint
-from viper.encoders.pretrained import explained, is_offline, load_transformers_model, local_or_hub
-from viper.logs import quiet_transformers
+from viper.encoders.pretrained import explained, load_processor, load_transformers_model
 from viper.media.subtitles import Cue
 from viper.store import Feature
 
@@ -66,8 +65,8 @@ class SentenceModel:
 
         from viper.engine.device import DeviceBatches
 
-        with quiet_transformers(), explained(model):
-            self._tokenizer = AutoTokenizer.from_pretrained(local_or_hub(model), local_files_only=is_offline())
+        with explained(model):
+            self._tokenizer = load_processor(AutoTokenizer, model)
         network: Any = load_transformers_model(AutoModel, model)
         self.fingerprint = weights_fingerprint(network)
         self.width, self.precision = int(network.config.hidden_size), runtime.precision_name

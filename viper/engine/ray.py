@@ -30,6 +30,7 @@ from viper.engine.job import EngineOptions, Item, Job, encode_batch, raise_if_fa
 from viper.engine.pool import attempt
 from viper.errors import OutputError, UserError
 from viper.logs import log
+from viper.offline import VARIABLES, go_offline, is_offline
 
 ItemT = TypeVar("ItemT", bound=Item)
 Numbered = tuple[int, Any]  # a clip, after its place in the list of clips
@@ -45,7 +46,7 @@ LOADER_CPUS, ENCODER_CPUS = 0.99, 0.001
 # For so long nothing may be finished anywhere before a pass is given up, as when encoders wait for a GPU that is gone.
 STALLED_SECONDS = 900.0
 # What workers on other machines must know, too: above all, not to use the network.
-FORWARDED = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME")
+FORWARDED = (*VARIABLES, "HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME")
 # Read when Ray is imported: no report to its makers, and no word of its own about every process that it starts again.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 COLUMN = "pickled"
@@ -175,7 +176,7 @@ def _pipeline(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOpt
     n_encoders = min(len(parts), cluster.n_encoders)
     return data.map_batches(
         _Device,
-        fn_constructor_args=(job, os.getcwd()),
+        fn_constructor_args=(job, _Driver()),
         # Encoders on processors: as many as are kept busy.
         compute=ActorPoolStrategy(
             min_size=n_encoders if cluster.gpus_each else 1,
@@ -190,15 +191,23 @@ def _pipeline(job: Job[Any, Any, Any], clips: list[Numbered], options: EngineOpt
     )
 
 
+@dataclass(frozen=True)
+class _Driver:
+    """What processes of the cluster take over from the one that drives them, whoever has started the cluster."""
+
+    folder: str = field(default_factory=os.getcwd)
+    is_offline: bool = field(default_factory=is_offline)
+
+
 class _Host:
     """What tasks on the cluster's processors do."""
 
     def __init__(self, job: Job[Any, Any, Any], clip_timeout: float) -> None:
-        self._job, self._timeout, self._folder = job, clip_timeout, os.getcwd()
+        self._job, self._timeout, self._driver = job, clip_timeout, _Driver()
 
     def load(self, clips: Any) -> Iterator[Any]:
         """Numbered clips -> groups of `_Loaded` that fill a batch of the device."""
-        said = _settle(self._folder)
+        said = _settle(self._driver)
         group: list[_Loaded] = []
         size = 0
         for index, item in _rows(clips):
@@ -214,7 +223,7 @@ class _Host:
 
     def load_and_save(self, clips: Any) -> Iterator[Any]:
         """Numbered clips -> answers, one by one, of a job without a device."""
-        said = _settle(self._folder)
+        said = _settle(self._driver)
         for index, item in _rows(clips):
             error = attempt(self._load_and_save, item)
             yield _table([_Answer(index, error, said.take())])
@@ -231,13 +240,13 @@ class _Host:
 class _Device:
     """An actor; its copy of the encoder loads its weights when it is first called."""
 
-    def __init__(self, job: Job[Any, Any, Any], folder: str) -> None:
-        self._job, self._folder = job, folder
+    def __init__(self, job: Job[Any, Any, Any], driver: _Driver) -> None:
+        self._job, self._driver = job, driver
 
     def __call__(self, group: Any) -> Any:
         """Map a group of `_Host.load` to answers."""
         assert self._job.encode is not None
-        said = _settle(self._folder)
+        said = _settle(self._driver)
         rows: list[_Loaded] = _rows(group)
         answers = [_Answer(row.index, row.sample, row.said) for row in rows if isinstance(row.sample, Exception)]
         clips = [(row, row.sample) for row in rows if not isinstance(row.sample, Exception)]
@@ -269,9 +278,11 @@ class _Said(logging.Handler):
         return records
 
 
-def _settle(folder: str) -> _Said:
+def _settle(driver: _Driver) -> _Said:
     """Make a process of the cluster ready for work: in the driver's folder, for its relative paths."""
-    os.chdir(folder)
+    os.chdir(driver.folder)
+    if driver.is_offline:
+        go_offline()
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)  # as OMP_NUM_THREADS, which Ray sets to the processors of a task
     said = _Said()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from viper.encoders.base import Encoder
-from viper.encoders.pretrained import go_offline
 from viper.encoders.registry import in_words_of, recorded_encoder
 from viper.engine.device import Runtime, choose_runtime
 from viper.errors import ClipError, UserError
@@ -21,6 +20,7 @@ from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, s
 from viper.inference.stored import answers, on_device, ready
 from viper.logs import log
 from viper.media.windows import check_windows
+from viper.offline import go_offline
 from viper.store import EncoderInfo, Feature
 from viper.task import Task
 from viper.training.data import collate_features
