@@ -1,4 +1,4 @@
-"""Small things every stage needs of files: atomic writes, numeric order, fingerprints."""
+"""Small things every stage needs of files: atomic writes, numeric order, reading and writing text."""
 
 from __future__ import annotations
 
@@ -383,17 +383,13 @@ def visible_entries(folder: Path) -> list[Path]:
     return sorted(entries, key=lambda entry: natural_key(entry.name))
 
 
-def fingerprint(path: Path, edge_bytes: int = 65536) -> str:
-    """Return a short digest of a file's size and its first and last 64 KiB: cheap, and the same on another disk."""
-    digest = hashlib.blake2b(digest_size=12)
-    size = path.stat().st_size
-    digest.update(str(size).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(edge_bytes))
-        if size > edge_bytes:
-            file.seek(max(edge_bytes, size - edge_bytes))
-            digest.update(file.read(edge_bytes))
-    return digest.hexdigest()
+def cache_folder() -> Path | None:
+    """Return the folder for what viper may lose at any time: ~/.cache/viper, below XDG_CACHE_HOME where that is set.
+
+    None for a user without a home.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(caches) / "viper" if os.path.isabs(caches) else None
 
 
 def digest_of(value: Any) -> str:

@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +28,10 @@ SUFFIX = ".safetensors"
 # The modalities that have commands and options of their own; a store may name any other.
 MODALITIES = ("visual", "audio", "textual", "FAU")
 ENCODER_FILE = "encoder.json"
-# In a file's metadata: fingerprint of the input and, after a blank, identity of the encoder. One key, because
-# safetensors writes several in any order, and the same feature should be the same file.
+# In a file's metadata: fingerprint of the input and, after blanks, identity of the encoder and checksum of the file's
+# arrays. One key, because safetensors writes several in any order, and the same feature should be the same file.
 SOURCE = "source"
+CHECKSUM = re.compile("(.*) crc32:([0-9a-f]{8})", re.DOTALL)
 FLOAT32, BF16 = PRECISIONS = ("float32", "bf16")
 TENSORS = {"tokens": "F32", "mask": "BOOL", "time": "F32"}  # what a file holds, and as what
 
@@ -267,7 +270,8 @@ class FeatureStore:
         with atomic_path(self.path(clip), make_parent=False) as temporary:
             # Written by Python: safetensors' own writer does not say OSError when the disk is full.
             arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-            temporary.write_bytes(save(arrays, metadata={SOURCE: f"{source} {self.info.identity}"}))
+            made_of = f"{source} {self.info.identity}"
+            temporary.write_bytes(save(arrays, metadata={SOURCE: f"{made_of} crc32:{_checksum(arrays):08x}"}))
 
     def read(self, clip: str) -> Feature:
         """Return a clip's feature; a file that is missing, or is not a valid feature of this store, is a ClipError."""
@@ -309,6 +313,9 @@ class FeatureStore:
     def _read(self, clip: str) -> Feature:
         with self._opened(clip) as file:
             arrays = {name: file.get_tensor(name) for name in TENSORS}
+            found = CHECKSUM.fullmatch(_metadata(file))
+        if found and int(found[2], 16) != _checksum(arrays):
+            raise ClipError("its numbers are not those that were written: the checksum differs")
         if arrays["mask"].view(np.uint8).max(initial=0) > 1:
             raise ClipError("a mask that is neither true nor false")
         return Feature.make(**arrays)
@@ -347,9 +354,23 @@ class FeatureStore:
             raise ClipError("made in another precision" if encoder in others else "made by another encoder")
 
 
+def _metadata(file: Any) -> str:
+    return str((file.metadata() or {}).get(SOURCE, ""))
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """Return the CRC-32 of a feature's arrays, in the order of TENSORS and as they lie in the file."""
+    value = 0
+    for name in TENSORS:
+        value = zlib.crc32(np.ascontiguousarray(arrays[name]).data, value)
+    return value
+
+
 def _made_of(file: Any) -> tuple[str, str]:
     """The fingerprint of what a file was made from, and the identity of its encoder, where they are known."""
-    text = str((file.metadata() or {}).get(SOURCE, ""))
+    text = _metadata(file)
+    if found := CHECKSUM.fullmatch(text):  # files of old have none
+        text = found[1]
     # An identity has no blank in it; what a feature was made from may have some, and files of old have no identity.
     source, _, encoder = text.rpartition(" ") if " " in text else (text, "", "")
     return source, encoder

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from viper.commands.common import finish
 from viper.engine import run as engine
 from viper.engine.job import EngineOptions, Job
-from viper.files import atomic_folder, write_json
+from viper.files import atomic_folder
 from viper.logs import log
 from viper.media import pictures as frames
 from viper.media.faces.crop import BATCH_SIZE, CropOptions, Crops, FaceCropper, NumberedFrames
 from viper.media.pictures import FrameClip, list_frame_clips
+from viper.media.sources import Sourced, is_made_from, read_sourced
 
 
 @dataclass(kw_only=True)
@@ -49,7 +51,7 @@ def run(options: CropImagesOptions) -> int:
     job = Job(
         stage="crop_images",
         load=_load,
-        encode=FaceCropper(crop_options, options.device, options.batch_size),
+        encode=_Crop(FaceCropper(crop_options, options.device, options.batch_size)),
         save=_Save(options.output_folder, crop_options),
         is_done=_IsDone(options.output_folder, crop_options),
         size=_size,
@@ -60,12 +62,47 @@ def run(options: CropImagesOptions) -> int:
     return finish(summary, options.output_folder)
 
 
-def _load(clip: FrameClip) -> NumberedFrames:
-    return NumberedFrames([frame["index"] for frame in clip.record["frames"]], clip.read())
+@dataclass(frozen=True)
+class _Sample:
+    """The frames of a clip, and how they had been chosen, where that is known: what reads the crops is told."""
+
+    frames: NumberedFrames
+    sampling: Any
 
 
-def _size(sample: NumberedFrames) -> int:
-    return len(sample.frames.images)
+@dataclass(frozen=True)
+class _Result:
+    """The crops of a clip, and how its frames had been chosen."""
+
+    crops: Crops
+    sampling: Any
+
+
+def _load(clip: FrameClip) -> Sourced[_Sample]:
+    return read_sourced(clip, lambda: _read(clip))
+
+
+def _read(clip: FrameClip) -> _Sample:
+    record = clip.record
+    return _Sample(NumberedFrames([frame["index"] for frame in record["frames"]], clip.read()), record.get("sampling"))
+
+
+def _size(sample: Sourced[_Sample]) -> int:
+    return len(sample.value.frames.frames.images)
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """Crops the frames of several clips."""
+
+    cropper: FaceCropper
+
+    def __call__(self, samples: Sequence[Sourced[_Sample]]) -> list[Sourced[_Result]]:
+        crops = self.cropper([sample.value.frames for sample in samples])
+        return [
+            Sourced(_Result(own, sample.value.sampling), sample.source)
+            for sample, own in zip(samples, crops, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -73,22 +110,22 @@ class _Save:
     output_folder: Path
     options: CropOptions
 
-    def __call__(self, clip: FrameClip, crops: Crops) -> None:
+    def __call__(self, clip: FrameClip, result: Sourced[_Result]) -> None:
+        crops = result.value.crops
         if not any(entry["found"] for entry in crops.records):
             log.info("crop_images: %s: no face in any frame (%s)", clip.id, self.options.no_face)
         record = {
             "clip": clip.id,
-            "source": clip.source(),
+            "source": result.source,
             "detector": "mtcnn",
             "options": self.options.record(),
-            # How the frames had been chosen, where it is known: what is made of the crops is told by it.
-            "sampling": clip.record.get("sampling"),
+            "sampling": result.value.sampling,
             "frames": crops.records,
         }
         with atomic_folder(self.output_folder / clip.id, make_parent=False) as folder:
             for image, entry in zip(crops.images, crops.records, strict=True):
                 frames.write_image(folder / frames.frame_name(entry["index"]), image)
-            write_json(folder / frames.FACES_FILE, record)
+            frames.write_record(folder, frames.FACES_FILE, record)
 
 
 @dataclass(frozen=True)
@@ -97,5 +134,6 @@ class _IsDone:
     options: CropOptions
 
     def __call__(self, clip: FrameClip) -> bool:
-        expected = {"options": self.options.record(), "source": clip.source()}
-        return frames.is_complete(self.output_folder / clip.id, frames.FACES_FILE, expected)
+        expected = {"options": self.options.record()}
+        record = frames.read_complete(self.output_folder / clip.id, frames.FACES_FILE, expected)
+        return record is not None and is_made_from(clip, record.get("source"))

@@ -32,6 +32,7 @@ from viper.media.clips import (
 )
 from viper.media.listing import list_subtitles
 from viper.media.pictures import FrameClip, list_frame_clips
+from viper.media.sources import Sourced, read_sourced
 from viper.offline import go_offline
 from viper.store import Feature, FeatureStore, PrecisionError
 
@@ -269,7 +270,7 @@ def _clips(options: ExtractOptions) -> Sequence[Clip]:
     return options.clips()
 
 
-def make_job(options: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, Feature]:
+def make_job(options: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, Any]:
     """Return what the engine is to do, with the encoder on its device and the store opened."""
     if options.offline:
         go_offline()
@@ -284,11 +285,11 @@ def make_job(options: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, F
     return Job(
         stage=f"extract_{options.modality}_features",
         read=read_clip,
-        load=encoder.load,
+        load=_Load(encoder),
         encode=encode,
         save=Save(store),
         is_done=IsDone(store),
-        size=encoder.size,
+        size=_Size(encoder),
         batch_size=encode.batch_size,
     )
 
@@ -340,9 +341,29 @@ def _imported(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, An
 # What the engine does with a clip. It is sent to other processes.
 
 
-def read_clip(clip: Clip) -> Content:
+def read_clip(clip: Clip) -> Sourced[Content]:
     """Return what encoders are given."""
-    return clip.read()
+    return read_sourced(clip, clip.read)
+
+
+@dataclass(frozen=True)
+class _Load:
+    """The encoder's work on the host."""
+
+    encoder: Encoder[Any, Any]
+
+    def __call__(self, content: Sourced[Content]) -> Sourced[Any]:
+        return Sourced(self.encoder.load(content.value), content.source)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How many device items are in a sample."""
+
+    encoder: Encoder[Any, Any]
+
+    def __call__(self, sample: Sourced[Any]) -> int:
+        return self.encoder.size(sample.value)
 
 
 class Encode:
@@ -371,10 +392,11 @@ class Encode:
         self.encoder.prepare(runtime)
         self._is_prepared = True
 
-    def __call__(self, samples: list[Any]) -> list[Feature]:
+    def __call__(self, samples: list[Sourced[Any]]) -> list[Sourced[Feature]]:
         if not self._is_prepared:
             self.prepare()
-        return self.encoder.encode(samples, self.batch_size)
+        features = self.encoder.encode([sample.value for sample in samples], self.batch_size)
+        return [Sourced(feature, sample.source) for feature, sample in zip(features, samples, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -383,8 +405,8 @@ class Save:
 
     store: FeatureStore
 
-    def __call__(self, clip: Clip, feature: Feature) -> None:
-        self.store.write(clip.id, feature, clip.source())
+    def __call__(self, clip: Clip, feature: Sourced[Feature]) -> None:
+        self.store.write(clip.id, feature.value, feature.source)
 
 
 @dataclass(frozen=True)
@@ -394,4 +416,10 @@ class IsDone:
     store: FeatureStore
 
     def __call__(self, clip: Clip) -> bool:
-        return self.store.is_current(clip.id, clip.source())
+        # What is not there yet is read once, by the process that makes it.
+        if clip.id not in self.store:
+            return False
+        try:
+            return self.store.is_current(clip.id, clip.source())
+        except ClipError:
+            return False

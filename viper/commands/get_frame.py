@@ -14,19 +14,18 @@ from viper.commands.common import finish
 from viper.engine import run as engine
 from viper.engine.job import EngineOptions, Job
 from viper.errors import UserError
-from viper.files import atomic_folder, write_json
+from viper.files import atomic_folder
 from viper.media import pictures as frames
 from viper.media.listing import MediaClip, list_videos
 from viper.media.motion import HALF_WINDOW, STIMUVAR_FPS, Motion
 from viper.media.sampling import DEFAULT_N_FRAMES, ChosenFrames, FrameRule, read_chosen
+from viper.media.sources import Sourced, is_made_from, read_sourced
 from viper.media.video import VideoFrames
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# In the clip's folder, beside its frames. What reads the frames goes by frames.json.
-PLOT_FILE = "motion.png"
 _EVENT = "#c2410c"
 _TITLE_LENGTH = 100
 
@@ -88,8 +87,8 @@ class _Load:
     rule: FrameRule
     plot: bool
 
-    def __call__(self, clip: MediaClip) -> ChosenFrames:
-        return read_chosen(clip.path, self.rule, self.plot)
+    def __call__(self, clip: MediaClip) -> Sourced[ChosenFrames]:
+        return read_sourced(clip, lambda: read_chosen(clip.path, self.rule, self.plot))
 
 
 @dataclass(frozen=True)
@@ -98,22 +97,24 @@ class _Save:
     rule: FrameRule
     plot: bool
 
-    def __call__(self, clip: MediaClip, sample: ChosenFrames) -> None:
+    def __call__(self, clip: MediaClip, sourced: Sourced[ChosenFrames]) -> None:
+        sample = sourced.value
         with atomic_folder(self.output_folder / clip.id, make_parent=False) as folder:
             for index, image in zip(sample.video.indices, sample.video.images, strict=True):
                 frames.write_image(folder / frames.frame_name(index), image)
-            write_json(folder / frames.FRAMES_FILE, self._record(clip, sample))
             if self.plot:
                 assert sample.motion is not None
-                save_motion_plot(folder / PLOT_FILE, clip.path.name, self.rule.method, sample.motion, sample.video)
+                path = folder / frames.PLOT_FILE
+                save_motion_plot(path, clip.path.name, self.rule.method, sample.motion, sample.video)
+            frames.write_record(folder, frames.FRAMES_FILE, self._record(clip, sample, sourced.source))
 
-    def _record(self, clip: MediaClip, sample: ChosenFrames) -> dict[str, Any]:
+    def _record(self, clip: MediaClip, sample: ChosenFrames, source: str) -> dict[str, Any]:
         video, motion = sample.video, sample.motion
         height, width = video.images[0].shape[:2]
         record: dict[str, Any] = {
             "clip": clip.id,
             "video": clip.path.name,
-            "source": clip.source(),
+            "source": source,
             "fps": round(video.fps, 6),
             "n_frames": video.n_frames,
             "undecodable_packets": video.n_errors,
@@ -140,10 +141,10 @@ class _IsDone:
 
     def __call__(self, clip: MediaClip) -> bool:
         folder = self.output_folder / clip.id
-        if self.plot and not (folder / PLOT_FILE).is_file():
+        if self.plot and not (folder / frames.PLOT_FILE).is_file():
             return False
-        expected = {"sampling": self.rule.record(), "source": clip.source()}
-        return frames.is_complete(folder, frames.FRAMES_FILE, expected)
+        record = frames.read_complete(folder, frames.FRAMES_FILE, {"sampling": self.rule.record()})
+        return record is not None and is_made_from(clip, record.get("source"))
 
 
 def save_motion_plot(path: Path, title: str, method: str, motion: Motion, video: VideoFrames) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,13 @@ import numpy as np
 
 from viper.engine.failures import FAILURES_FILE
 from viper.errors import ClipError, UserError
-from viper.files import fingerprint
+from viper.files import digest_of
+from viper.fingerprints import fingerprint, fingerprint_bytes
 from viper.logs import log
 from viper.media.imports.files import FEATURE_SUFFIXES, companions, read_table
 from viper.media.imports.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.media.imports.table import Table, table_of_array
-from viper.media.listing import MediaClip, list_files, list_sounds
+from viper.media.listing import MediaClip, clip_errors, list_files, list_sounds
 from viper.media.pictures import FrameClip, Frames, list_frame_clips
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import Cue, read_cues
@@ -68,8 +68,10 @@ class ForeignClip(MediaClip):
     columns: tuple[str, ...] = ()
 
     def source(self) -> str:
-        """Return the fingerprint of the file, and of those beside it that have its times and mask."""
-        return "-".join(fingerprint(path) for path in (self.path, *companions(self.path).values()))
+        """Return a fingerprint of the file, and of those beside it that have its times and mask."""
+        with clip_errors():
+            beside = {name: fingerprint(path) for name, path in companions(self.path).items()}
+            return digest_of([fingerprint(self.path), beside])
 
     def read(self) -> Table:
         """Return its rows."""
@@ -85,9 +87,8 @@ class RowsClip:
 
     def source(self) -> str:
         """Return the fingerprint of the values: the other clips of the file may change without it."""
-        digest = hashlib.blake2b(f"{self.rows.dtype.str}{self.rows.shape}".encode(), digest_size=12)
-        digest.update(np.ascontiguousarray(self.rows).data)
-        return digest.hexdigest()
+        kind = f"{self.rows.dtype.str}{self.rows.shape}".encode()
+        return fingerprint_bytes(kind, np.ascontiguousarray(self.rows).tobytes())
 
     def read(self) -> Table:
         """Return its rows; a clip of zeros only, or of nothing, is one without this modality: a masked token."""

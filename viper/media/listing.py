@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from viper.errors import UserError
-from viper.files import fingerprint, visible_entries
+from viper.errors import ClipError, UserError
+from viper.files import visible_entries
+from viper.fingerprints import fingerprint
 from viper.logs import log
 from viper.manifest import clip_id
 from viper.media.subtitles import SUBTITLE_SUFFIXES
@@ -27,8 +29,18 @@ class MediaClip:
     path: Path
 
     def source(self) -> str:
-        """Return a fingerprint of the file."""
-        return fingerprint(self.path)
+        """Return a fingerprint of the file; ClipError where it cannot be read."""
+        with clip_errors():
+            return fingerprint(self.path)
+
+
+@contextmanager
+def clip_errors() -> Iterator[None]:
+    """Turn an OSError about a clip's file into a ClipError, one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise ClipError(f"{Path(str(error.filename)).name}: cannot be read ({error.strerror})") from error
 
 
 def list_videos(folder: Path) -> list[MediaClip]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import re
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ import numpy as np
 from PIL import Image
 
 from viper.errors import ClipError, UserError
-from viper.files import digest_of, fingerprint, read_json, visible_entries
-from viper.media.listing import by_clip
+from viper.files import digest_of, read_json, visible_entries, write_json
+from viper.fingerprints import fingerprint_folder
+from viper.media.listing import by_clip, clip_errors
 from viper.media.video import MAX_PICTURE_BYTES, MAX_PIXELS, VideoFrames
 
 FRAMES_FILE = "frames.json"
 FACES_FILE = "faces.json"
+PLOT_FILE = "motion.png"  # beside frames, on request
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # By their content, whatever they are called.
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
@@ -92,10 +95,12 @@ class FrameClip:
 
     def source(self) -> str:
         """Return a fingerprint of the pictures, by which features made from older ones are seen to be out of date."""
-        for name in (FACES_FILE, FRAMES_FILE):
-            if (self.folder / name).is_file():
-                return fingerprint(self.folder / name)
-        return digest_of([(name, (self.folder / name).stat().st_size) for _, name in _numbered(self.folder)])
+        with clip_errors():
+            names = os.listdir(self.folder)
+            record = next((name for name in (FACES_FILE, FRAMES_FILE) if name in names), None)
+            if record is None:
+                return fingerprint_folder(self.folder, (name for _, name in _numbered(self.folder)))
+            return fingerprint_folder(self.folder, [record, *_written(names)])
 
     def paths(self) -> list[Path]:
         """Return files of the pictures, in the order of their frame numbers."""
@@ -242,15 +247,31 @@ def list_frame_clips(folder: Path) -> list[FrameClip]:
     return clips
 
 
-def is_complete(folder: Path, record_name: str, expected: dict[str, Any]) -> bool:
-    """Return whether a folder of pictures has its record, with these entries in it, and every picture it names."""
+def write_record(folder: Path, record_name: str, record: dict[str, Any]) -> None:
+    """Write the record of a folder that has its pictures, with a digest of both under `content`."""
+    write_json(folder / record_name, {**record, "content": _content(folder, record)})
+
+
+def read_complete(folder: Path, record_name: str, expected: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of a folder of pictures; None unless it has these entries, and all is as it was written."""
     try:
         record = read_json(folder / record_name)
         if any(record.get(key) != value for key, value in expected.items()):
-            return False
-        return all((folder / frame_name(frame["index"])).stat().st_size > 0 for frame in record["frames"])
-    except (UserError, OSError, KeyError, TypeError, AttributeError):
-        return False
+            return None
+        written = record.pop("content", None)
+        return record if written == _content(folder, record) else None
+    except (UserError, OSError, TypeError, ValueError, AttributeError, RecursionError):
+        return None
+
+
+def _content(folder: Path, record: dict[str, Any]) -> str:
+    names = os.listdir(folder)
+    return digest_of([record, fingerprint_folder(folder, [*_written(names), *({PLOT_FILE} & {*names})])])
+
+
+def _written(names: Iterable[str]) -> list[str]:
+    """Return those names that pictures beside a record have."""
+    return [name for name in names if re.fullmatch(r"frame_[0-9]+\.jpg", name)]
 
 
 def _read_record(path: Path) -> dict[str, Any]:

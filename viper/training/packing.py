@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from viper.errors import UserError
-from viper.files import atomic_folder, digest_of, read_json, write_json
+from viper.files import atomic_folder, cache_folder, digest_of, read_json, write_json
 from viper.logs import log, progress_bar
 from viper.store import SUFFIX, Feature, FeatureStore
 
@@ -203,10 +203,9 @@ def _key(store: FeatureStore, clips: Sequence[str], states: Sequence[FileState])
 
 def _places(store: FeatureStore) -> list[Path]:
     """Folders for packs, the best first."""
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     places = [store.folder / PACKED_FOLDER]
-    if os.path.isabs(caches):  # a user without a home has none
-        places.append(Path(caches) / "viper" / "packed" / digest_of(str(store.folder.resolve())))
+    if caches := cache_folder():
+        places.append(caches / "packed" / digest_of(str(store.folder.resolve())))
     return places
 
 
