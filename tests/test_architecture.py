@@ -21,7 +21,7 @@ LAYERS = (
     ("fusion", "evaluation", "encoders"),
     ("media", "engine"),
     ("store", "weights", "manifest", "task"),
-    ("files", "logs", "offline", "errors", "streams"),
+    ("files", "bounded", "logs", "offline", "errors", "streams"),
 )
 PLACES = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
 

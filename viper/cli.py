@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -10,8 +11,17 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import viper
-from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, forget_interruption, interrupt, one_line
-from viper.logs import start_logging
+from viper.errors import (
+    ClipError,
+    NothingDoneError,
+    UserError,
+    did_you_mean,
+    forget_interruption,
+    interrupt,
+    one_line,
+    unbroken,
+)
+from viper.logs import colours, guard_terminal, say, start_logging
 from viper.offline import go_offline
 from viper.streams import settle_streams
 
@@ -77,6 +87,7 @@ COMMANDS = {
 def main(command: str | None = None, arguments: list[str] | None = None) -> NoReturn:
     """Run a command as `viper NAME ...`, or as its script when `command` is given; exit with its code."""
     settle_streams()
+    guard_terminal()
     try:
         code = _main(command, list(sys.argv[1:] if arguments is None else arguments))
     except SystemExit as stop:  # tyro's, after help or about wrong usage
@@ -93,10 +104,10 @@ def _main(command: str | None, arguments: list[str]) -> int:
     if command is not None:
         return _run(command, arguments, f"{command}.py")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        say(*_overview().split("\n"))
         return 0 if arguments else 2
     if arguments[0] in ("--version", "-V"):
-        print(f"viper {viper.__version__}")
+        say(f"viper {viper.__version__}")
         return 0
     if arguments[0] not in COMMANDS:
         hint = did_you_mean(arguments[0], COMMANDS) or "; `viper --help` lists them"
@@ -130,7 +141,7 @@ def _overview() -> str:
 def _run(name: str, arguments: list[str], program: str) -> int:
     """Run a command and return its exit code; say in one line what a user can fix."""
     if "--version" in arguments:
-        print(f"viper {viper.__version__}")
+        say(f"viper {viper.__version__}")
         return 0
     start_logging()
     forget_interruption()
@@ -179,13 +190,15 @@ def parse(name: str, arguments: list[str], program: str | None = None) -> Any:
     # --help lists options in the order of the fields.
     fields = options_class.__dataclass_fields__
     options_class.__dataclass_fields__ = {name: fields[name] for name in own_first(options_class)}
-    return tyro.cli(
-        options_class,
-        prog=program or f"viper {name}",
-        args=arguments,
-        use_underscores=True,
-        compact_help=False,
-    )
+    # In colours, unless what the shell has filled in, such as names of files, could bring its own.
+    with colours() if all(unbroken(each) == each for each in arguments) else contextlib.nullcontext():
+        return tyro.cli(
+            options_class,
+            prog=program or f"viper {name}",
+            args=arguments,
+            use_underscores=True,
+            compact_help=False,
+        )
 
 
 def _check_flags(options: Any, arguments: list[str]) -> None:
@@ -197,7 +210,7 @@ def _check_flags(options: Any, arguments: list[str]) -> None:
 
 
 def _say_error(message: str) -> None:
-    print(f"viper: error: {one_line(message)}", file=sys.stderr)
+    say(f"viper: error: {one_line(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

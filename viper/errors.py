@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import difflib
+import re
 import threading
 from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 MAX_MESSAGE = 1000  # characters; some libraries' messages list a whole file
+
+
+# Not seen, so that two names look the same, or a line is shown in another order than it is written in: soft hyphen,
+# zero width space, word joiners, byte order mark, marks of direction and annotation. Joiners within a word or an emoji
+# are part of it, and so are combining marks.
+UNSEEN = "\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+# With what steers a terminal (the controls of ASCII and of its 8-bit extension, where escape sequences begin) and what
+# cannot be written as UTF-8 (lone surrogates: bytes of a name that were no text).
+_NOT_SHOWN = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{UNSEEN}]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape", "surrogatepass").decode()
+
+
+def printable(text: str) -> str:
+    """Return text for a terminal: what steers it, is not seen or is no text is escaped; line breaks and tabs stay."""
+    return _NOT_SHOWN.sub(_escaped, text)
+
+
+def unbroken(text: str) -> str:
+    """Return text for one line of several: as `printable`, with line breaks and tabs escaped too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def one_line(text: str) -> str:
@@ -16,8 +40,7 @@ def one_line(text: str) -> str:
     What is said of a file quotes its name and content, which may hold line breaks, bytes that are no UTF-8, or what
     steers a terminal.
     """
-    line = " ".join(text[: 2 * MAX_MESSAGE].split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    shown = printable(" ".join(text[: 2 * MAX_MESSAGE].split()))
     return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]} ..."
 
 

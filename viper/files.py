@@ -20,8 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from viper.bounded import MAX_JSON_BYTES, MAX_YAML_BYTES, parse_json, parse_yaml
 from viper.errors import UserError, one_line
 from viper.logs import log
 
@@ -303,20 +302,36 @@ def _json_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; one that cannot be read is a UserError naming it."""
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Read a JSON file; one that cannot be read, see `parse_json`, is a UserError naming it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+        return parse_json(_read_text(path, max_bytes))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({one_line(_reason(error))})") from error
 
 
 def read_yaml(path: Path, what: str = "YAML") -> Any:
-    """Return what a YAML file holds; one that cannot be read as `what` it should be is a UserError naming it."""
+    """Return what a YAML file holds.
+
+    One that cannot be read, see `parse_yaml`, as `what` it should be is a UserError naming it and the line.
+    """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as {what} ({one_line(str(error))})") from error
+        return parse_yaml(_read_text(path, MAX_YAML_BYTES))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as {what} ({one_line(_reason(error))})") from error
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+def _read_text(path: Path, max_bytes: int) -> str:
+    """Return a UTF-8 file's text, without the mark that some editors begin it with; ValueError for a larger one."""
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"the file is larger than {max_bytes >> 20} MiB")
+    return content.decode("utf-8-sig")
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:

@@ -10,11 +10,81 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TextIO, cast
+
+from viper.errors import printable, unbroken
 
 log = logging.getLogger("viper")
 # What stages say belongs in a run's train.log also when they are called from Python; only the command line prints it.
 log.setLevel(logging.INFO)
+
+
+def _as_shown(record: logging.LogRecord) -> bool:
+    """Make a record what may be shown, for whichever handler takes it: a terminal, train.log, a notebook.
+
+    The text of a message is viper's and may have line breaks; what is filled in may be anybody's, and has none.
+    """
+    if isinstance(record.args, tuple):
+        record.args = tuple(each if hasattr(each, "__float__") else unbroken(str(each)) for each in record.args)
+    record.msg, record.args = printable(record.getMessage()), None
+    if record.exc_info:
+        record.exc_text = printable(logging.Formatter().formatException(record.exc_info))
+    return True
+
+
+log.addFilter(_as_shown)
+
+
+class _Shown:
+    """A text stream that escapes what would steer a terminal, whoever writes: viper, a library, a traceback.
+
+    It claims to be no terminal, since colours and movements of the cursor do not pass. All else is the stream's.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def isatty(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def guard_terminal() -> None:
+    """Let nothing that this process prints steer the terminal: for commands and their workers, until they end."""
+    sys.stdout, sys.stderr = (
+        cast(TextIO, stream if stream is None or isinstance(stream, _Shown) else _Shown(stream))
+        for stream in (sys.stdout, sys.stderr)
+    )
+
+
+def _unguarded(stream: TextIO) -> TextIO:
+    return stream.stream if isinstance(stream, _Shown) else stream
+
+
+@contextlib.contextmanager
+def colours() -> Iterator[None]:
+    """Take the guard off: only around what prints none but viper's own text, in colours."""
+    guarded = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_unguarded, guarded)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = guarded
+
+
+def say(*lines: str, file: TextIO | None = None) -> None:
+    """Print on standard output, unless another stream is given: each argument is one line, whatever it quotes."""
+    print("\n".join(map(unbroken, lines)), file=file, flush=True)
 
 
 class _Lines(logging.Handler):
@@ -23,7 +93,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(printable(self.format(record)), file=_unguarded(sys.stderr))
 
 
 def start_logging() -> None:
@@ -39,13 +109,15 @@ def start_logging() -> None:
     log.propagate = False
 
 
-def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
+def progress_bar(items: Iterable[Any] | None = None, desc: str = "", is_wanted: bool = True, **options: Any) -> Any:
     """Return tqdm's bar over `items`, shown on a terminal and in a notebook; elsewhere its `disable` is true."""
     from tqdm.auto import tqdm
 
+    stream = _unguarded(sys.stderr)  # the bar moves the cursor
     # In a notebook tqdm.auto is another class than the one for terminals.
-    is_shown = sys.stderr.isatty() or "notebook" in "".join(each.__module__ for each in tqdm.__mro__)
-    return tqdm(items, disable=not is_shown, **options)
+    is_shown = stream.isatty() or "notebook" in "".join(each.__module__ for each in tqdm.__mro__)
+    options |= {"desc": unbroken(desc) or None, "file": stream}
+    return tqdm(items, disable=not (is_shown and is_wanted), **options)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from viper.errors import UserError, one_line
+from viper.errors import UNSEEN, UserError, one_line
 from viper.files import read_csv_cells, read_csv_rows
 from viper.task import Task, load_task
 
@@ -26,9 +26,7 @@ _SPLIT_NAMES = {
 }  # fmt: skip
 MAX_ID_BYTES = 200
 _MAX_SPELLING = 1000  # characters of a cell that is looked at at all: composing takes time that grows with its square
-# Not seen, so that two ids look the same, or a line is shown in another order than it is written in: soft hyphen, zero
-# width space, word joiners, byte order mark, marks of direction. Joiners within a word or an emoji are part of it.
-_UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+_UNSEEN = re.compile(f"[{UNSEEN}]")
 # What Windows takes for a device, or cannot have in a name.
 _NOT_ON_WINDOWS = re.compile(r'(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?|.*[<>:"|?*].*|.*\.', re.IGNORECASE)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from viper.commands.common import csv_cell
 from viper.commands.feature_options import FeatureOptions
 from viper.files import write_csv_records, write_json
-from viper.logs import log, without_warnings
+from viper.logs import log, say, without_warnings
 from viper.manifest import Manifest
 from viper.store import FeatureStore
 from viper.task import Task
@@ -133,4 +133,4 @@ def _print(task: Task, scores: Mapping[Subset, Scores]) -> None:
         per_target = {target: score.value for target, score in scores[subset].targets.get(metric, {}).items()}
         rows[" + ".join(subset)] = {metric: scores[subset].mean(metric).value, **per_target}
     table = pd.DataFrame.from_dict(rows, orient="index")
-    print(table.to_string(float_format=lambda value: f"{value:.3f}", na_rep="-"), flush=True)
+    say(*table.to_string(float_format=lambda value: f"{value:.3f}", na_rep="-").split("\n"))

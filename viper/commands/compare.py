@@ -15,7 +15,7 @@ from viper.commands.feature_options import FeatureOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
 from viper.errors import UserError
 from viper.files import write_csv_records, write_json, write_text
-from viper.logs import log, without_warnings
+from viper.logs import log, say, without_warnings
 from viper.manifest import Manifest
 from viper.task import Task, load_task
 from viper.training.options import LEARNING_RATES
@@ -84,7 +84,7 @@ def run(options: CompareOptions) -> int:
     seen = {split: hidden_at_random(data, options.missing, options.seed) for split, data in splits.items()}
     results = [_score(options, task, model, folders, splits, seen) for model, folders in runs.items()]
     _write(options, task, results, splits, seen)
-    print(table(task, results), flush=True)
+    say(*table(task, results).split("\n"))
     log.info("compare: %d models -> %s", len(results), options.output_path)
     return 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
@@ -137,6 +139,10 @@ def _from_text(values: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
 
 
 def _bool(value: Any, _: Any) -> bool:
+    # YAML once had these too; here they are text, for a target may be called no.
+    words = {"yes": True, "on": True, "no": False, "off": False}
+    if isinstance(value, str):
+        value = words.get(value.lower(), value)
     if not isinstance(value, bool):
         raise _WrongValueError("true or false")
     return value
@@ -158,10 +164,9 @@ def _int_from_text(value: Any, _: Any) -> int:
 def _float(value: Any) -> float:
     # YAML reads 1e-4 as text.
     if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError, OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
     raise _WrongValueError("a number")
 
 

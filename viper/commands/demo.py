@@ -19,7 +19,7 @@ from viper.errors import NothingDoneError, UserError
 from viper.evaluation.metrics import evaluate
 from viper.evaluation.submission import SUBMISSION_FILE, read_submission
 from viper.files import read_json
-from viper.logs import log, running
+from viper.logs import log, running, say
 from viper.manifest import Manifest
 from viper.offline import go_offline
 from viper.store import MODALITIES
@@ -154,16 +154,15 @@ def _say_scores(options: DemoOptions, runs: list[str], submission: Path) -> None
     truth = Manifest.load(folder / "test_labels.csv", task)
     predicted = read_submission(submission, task)
     scores = evaluate(task, predicted.loc[truth.clips, list(task.targets)].to_numpy(), truth.labels)
-    print("\nPearson on the validation split (its people are in no other split), a model trained on each:\n")
-    print(table.to_string(float_format=lambda value: f"{value:.2f}", na_rep="-"))
-    print("\nThe submission against the labels the challenge would have kept (all modalities, Test):\n", flush=True)
+    say("", "Pearson on the validation split (its people are in no other split), a model trained on each:", "")
+    say(*table.to_string(float_format=lambda value: f"{value:.2f}", na_rep="-").split("\n"))
+    say("", "The submission against the labels the challenge would have kept (all modalities, Test):", "")
     report_scores(scores, "Test")
-    print(
-        f"""
-Look at: {folder}/report/report.html   how good it is, on whom, and where it looked
-         {folder}/videos          the clips, {folder}/faces the crops
-         {folder}/submission.csv  what you would send in
-         {folder}/confusion       confusion_overview.png and the numbers
-         {folder}/runs_{options.models}/all    config.yaml, metrics.csv, train.log, best/""",
-        flush=True,
+    say(
+        "",
+        f"Look at: {folder}/report/report.html   how good it is, on whom, and where it looked",
+        f"         {folder}/videos          the clips, {folder}/faces the crops",
+        f"         {folder}/submission.csv  what you would send in",
+        f"         {folder}/confusion       confusion_overview.png and the numbers",
+        f"         {folder}/runs_{options.models}/all    config.yaml, metrics.csv, train.log, best/",
     )

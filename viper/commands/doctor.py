@@ -11,7 +11,7 @@ from pathlib import Path
 import viper
 from viper.encoders.registry import Registered, registered
 from viper.errors import first_line
-from viper.logs import package_versions
+from viper.logs import package_versions, say
 from viper.offline import go_offline, is_offline
 
 PACKAGES = (
@@ -37,24 +37,24 @@ def run(options: DoctorOptions) -> int:
     """Print the tables; return the exit code."""
     if options.offline:
         go_offline()
-    print(f"viper {viper.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    say(f"viper {viper.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     versions = package_versions((*PACKAGES, *EXTRAS))
     for name in PACKAGES:
-        print(f"  {name:<24}{versions.get(name, 'NOT INSTALLED')}")
+        say(f"  {name:<24}{versions.get(name, 'NOT INSTALLED')}")
     for name, use in EXTRAS.items():
-        print(f"  {name:<24}{versions.get(name, 'not installed')} (only for {use})")
-    print(f"\ndevice: {_device()}")
-    print(f"FFmpeg's shared libraries (py-feat needs them): {_ffmpeg() or 'found'}")
-    print("\nencoders (* a command's default; yes: runs here; fetch: runs once its weights are fetched):")
+        say(f"  {name:<24}{versions.get(name, 'not installed')} (only for {use})")
+    say("", f"device: {_device()}")
+    say(f"FFmpeg's shared libraries (py-feat needs them): {_ffmpeg() or 'found'}")
+    say("", "encoders (* a command's default; yes: runs here; fetch: runs once its weights are fetched):")
     broken = False
     for entry in registered():
         lacks, is_broken = _lacks(entry)
         broken |= is_broken and entry.short.is_default
         star = "*" if entry.short.is_default else " "
         runs = "no" if is_broken else "fetch" if lacks else "yes"
-        print(f" {star}{entry.modality:<9}{entry.name:<20}{runs:<6}{entry.short.summary}")
+        say(f" {star}{entry.modality:<9}{entry.name:<20}{runs:<6}{entry.short.summary}")
         for line in lacks:
-            print(f"{'':<37}- {line}")
+            say(f"{'':<37}- {line}")
     return int(broken)
 
 

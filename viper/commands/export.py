@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from viper.errors import ClipError, NothingDoneError, UserError
 from viper.files import atomic_path, prepare_outputs
-from viper.logs import log
+from viper.logs import log, progress_bar
 from viper.media.imports.files import COMPANIONS
 from viper.store import SUFFIX, Feature, FeatureStore
 
@@ -47,7 +46,7 @@ def run(options: ExportOptions) -> int:
     for name in ("", *COMPANIONS) if "npy" in options.format else ("",):
         prepare_outputs(options.output_folder / name)
     rows = []
-    for clip in tqdm(clips, desc="export", unit="clip", disable=None):
+    for clip in progress_bar(clips, "export", unit="clip"):
         try:
             feature = store.read(clip)
             rows.append(_row(store, clip, feature, "npy" in options.format))

@@ -11,7 +11,8 @@ import tyro
 
 from viper.engine.job import EngineOptions
 from viper.errors import UserError
-from viper.files import digest_of, fingerprint, read_json, write_json, write_text
+from viper.files import digest_of, read_json, write_json, write_text
+from viper.fingerprints import fingerprint
 from viper.logs import log
 from viper.manifest import preferences_path
 from viper.offline import go_offline

@@ -13,7 +13,7 @@ import tyro
 from viper.engine.progress import Progress
 from viper.errors import ClipError, NothingDoneError, UserError, one_line
 from viper.evaluation.submission import submission_path, write_submission, write_timelines
-from viper.logs import command_line, log
+from viper.logs import command_line, log, say
 from viper.manifest import clip_id
 from viper.media.listing import MediaClip, list_videos
 
@@ -97,7 +97,7 @@ def run(options: PredictOptions) -> int:
     if options.html is not None:
         _write_page(options, predictor, timelines, failures)
     if options.csv is None:
-        print(_table(predictor.task, timelines, options.every is not None), flush=True)
+        say(*_table(predictor.task, timelines, options.every is not None).split("\n"))
     outputs = ", ".join(str(path) for path in (options.csv, options.html) if path is not None)
     log.info("predict: %d done, %d failed%s", len(timelines), len(failures), outputs and f" -> {outputs}")
     return 3 if failures else 0

@@ -14,7 +14,7 @@ from viper.commands.feature_options import FeatureOptions
 from viper.engine.failures import read_failures
 from viper.engine.run import LOOKING_THREADS
 from viper.errors import UserError, one_line
-from viper.logs import progress_bar
+from viper.logs import progress_bar, say
 from viper.manifest import Manifest, canonical_split
 from viper.store import FeatureStore
 from viper.task import Task, load_task
@@ -84,7 +84,7 @@ def run(options: StatusOptions) -> int:
     folders = options.folders()
     states = {name: look(folder, expected, manifest.clips, options.verify) for name, folder in folders.items()}
     if options.json:
-        print(json.dumps(_as_json(options, states), indent=2))
+        say(*json.dumps(_as_json(options, states), indent=2).split("\n"))
     else:
         _print_tables(options, states, len(expected))
     if all(state.complete for state in states.values()):
@@ -168,30 +168,30 @@ def _as_json(options: StatusOptions, states: Mapping[str, ModalityStatus]) -> di
 def _print_tables(options: StatusOptions, states: Mapping[str, ModalityStatus], n_clips: int) -> None:
     width = max(10, *(len(name) for name in states)) + 2
     columns = ("expected", "present", "missing", "invalid", "failed", "extra")
-    print(f"{options.csv_path}: {n_clips} clips{f' of {options.split}' if options.split else ''}")
-    print(f"{'modality':<{width}}" + "".join(f"{column:>10}" for column in (*columns, "precision")))
+    say(f"{options.csv_path}: {n_clips} clips{f' of {options.split}' if options.split else ''}")
+    say(f"{'modality':<{width}}" + "".join(f"{column:>10}" for column in (*columns, "precision")))
     for name, state in states.items():
         numbers = (state.expected, state.present, *(len(getattr(state, column)) for column in columns[2:]))
-        print(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in (*numbers, state.precision or "-")))
+        say(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in (*numbers, state.precision or "-")))
     for name, state in states.items():
         if state.problem or not state.complete or state.extra:
-            print(f"\n{name}: {state.folder}" + (f", made by {state.encoder}" if state.encoder else ""))
+            say("", f"{name}: {state.folder}" + (f", made by {state.encoder}" if state.encoder else ""))
             _print_clips(state)
     if not options.verify and all(state.complete for state in states.values()):
-        print("complete, by the files' headers and lengths; --verify reads all of them")
+        say("complete, by the files' headers and lengths; --verify reads all of them")
 
 
 def _print_clips(state: ModalityStatus) -> None:
     if state.problem:
-        print(f"  {state.problem}")
+        say(f"  {state.problem}")
     for kind, clips in (("missing", state.missing), ("extra", state.extra)):
         if clips:
-            print(f"  {kind:<9}{', '.join(one_line(clip) for clip in clips[:NAMED_CLIPS])}{_more(clips)}")
+            say(f"  {kind:<9}{', '.join(one_line(clip) for clip in clips[:NAMED_CLIPS])}{_more(clips)}")
     for kind, reasons in (("invalid", state.invalid), ("failed", state.failed)):
         for clip, reason in list(reasons.items())[:NAMED_CLIPS]:
-            print(f"  {kind:<9}{one_line(clip)}: {one_line(reason)}")
+            say(f"  {kind:<9}{one_line(clip)}: {one_line(reason)}")
         if len(reasons) > NAMED_CLIPS:
-            print(f"  {kind:<9}{_more(reasons).strip()}")
+            say(f"  {kind:<9}{_more(reasons).strip()}")
 
 
 def _more(clips: Collection[str]) -> str:

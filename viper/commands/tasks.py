@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from viper.errors import one_line
+from viper.logs import say
 from viper.task import Task, load_task, task_names
 
 KINDS = {
@@ -30,12 +32,12 @@ class TasksOptions:
 def run(options: TasksOptions) -> int:
     """Print the list or the explanations; return the exit code."""
     if options.names:
-        print("\n\n".join(explain(name) for name in options.names))
+        say(*"\n\n".join(explain(name) for name in options.names).split("\n"))
         return 0
     for name in task_names():
         task = load_task(name)
-        print(f"{name:<20}{task.kind:<14}{task.description}")
-    print("\n`viper tasks NAME` explains one. Your own card is a YAML file: --task FILE.yaml.")
+        say(f"{name:<20}{task.kind:<14}{task.description}")
+    say("", "`viper tasks NAME` explains one. Your own card is a YAML file: --task FILE.yaml.")
     return 0
 
 
@@ -55,7 +57,7 @@ def explain(name: str) -> str:
         "submission": _submission(task),
         "commands": f"viper prepare {name} ...; then --task {name}",
     }
-    lines = [f"{task.name}: {task.description}"]
+    lines = [f"{task.name}: {one_line(task.description)}"]
     for key, text in rows.items():
         lines += textwrap.wrap(text, WIDTH, initial_indent=f"  {key:<14}", subsequent_indent=" " * 16)
     return "\n".join(lines)

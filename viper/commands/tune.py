@@ -18,7 +18,7 @@ from viper.commands.train_perceiver import TrainOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
 from viper.errors import NothingDoneError, UserError, one_line
 from viper.files import locked, read_json, write_csv
-from viper.logs import log
+from viper.logs import log, say
 from viper.task import Task, load_task
 from viper.training.run_folder import SEEDS_FILE, SUMMARY_FILE
 
@@ -245,7 +245,7 @@ def _report(search: Search) -> int:
              len(finished), search.metric, _value(best), compared, best.number)  # fmt: skip
     log.info("The best of many is flattered by the choice: confirm it with other seeds.")
     again = search.train_options(best.params, search.options.output_path / "best", 5)
-    print(f"viper train_perceiver {shlex.join(arguments_of(again))}", flush=True)
+    say(f"viper train_perceiver {shlex.join(arguments_of(again))}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -11,11 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from viper.errors import UserError
+from viper.files import read_json
 from viper.manifest import Order, canonical_split, clip_id
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from viper.media.pictures import IMAGE_SUFFIXES
 from viper.task import Task
 
+MAX_BYTES = 2**30  # of a file of labels; the largest known has some 60 MB
 LEFT_OUT = "clips without a comparison"
 MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, *IMAGE_SUFFIXES)
 
@@ -243,20 +244,9 @@ def media_below(folder: Path, suffixes: tuple[str, ...] = MEDIA_SUFFIXES) -> lis
 
 def load_json(path: Path) -> Any:
     """Return a JSON file's content. One that is no JSON, or has a key twice in one object, is a UserError naming it."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        counts = Counter(key for key, _ in pairs)
-        twice = [key for key, n in counts.items() if n > 1]
-        if twice:
-            raise UserError(f"{path}: the key {twice[0]!r} appears twice")
-        return dict(pairs)
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    return read_json(path, MAX_BYTES)
 
 
 def as_mapping(value: Any, where: str, what: str) -> dict[str, Any]:

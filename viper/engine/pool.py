@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from viper.errors import ClipError, OutputError, UserError, WorkerError
-from viper.logs import start_logging
+from viper.logs import guard_terminal, start_logging
 from viper.streams import settle_streams
 
 ItemT = TypeVar("ItemT")
@@ -373,6 +373,7 @@ def _work(function: Callable[[Any], Any], connection: Connection) -> None:
     """Run a worker process: say that it is ready, then answer items until there are no more."""
     global _is_working
     settle_streams()
+    guard_terminal()
     start_logging()
     # Ctrl-C reaches the whole process group; the main process decides what happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

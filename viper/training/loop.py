@@ -18,11 +18,10 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from viper.engine.device import choose_device, has_bf16
 from viper.errors import UserError
-from viper.logs import log
+from viper.logs import log, progress_bar
 from viper.training.accumulation import Accumulation, Alone, Collate
 from viper.training.optimizer import averaged_weights, learning_rate_factor, make_average, make_optimizer
 from viper.training.options import LoopOptions
@@ -89,8 +88,8 @@ def train(
     steps_per_epoch = math.ceil(n_examples / (options.batch_size * options.accumulate_steps))
     factor = learning_rate_factor(options, steps_per_epoch)
     step = start * steps_per_epoch
-    bar = tqdm(total=options.n_epochs * steps_per_epoch, initial=step, leave=False,
-               disable=None if accelerator.is_main_process else True)  # fmt: skip
+    bar = progress_bar(total=options.n_epochs * steps_per_epoch, initial=step, leave=False,
+                       is_wanted=accelerator.is_main_process)  # fmt: skip
     recent: list[Tensor] = []
     for epoch in range(start, options.n_epochs):
         if recorder.is_done:

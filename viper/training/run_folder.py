@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 import viper
-from viper.errors import UserError
-from viper.files import locked, read_json, remove, write_json, write_text
+from viper.errors import UserError, one_line
+from viper.files import locked, read_json, read_yaml, remove, write_json, write_text
 from viper.logs import log
 from viper.store import EncoderInfo, FeatureStore
 
@@ -127,10 +127,10 @@ def check_same(folder: Path, description: Mapping[str, Any], data: Mapping[str, 
     """
     path = folder / CONFIG_FILE
     try:
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = read_yaml(path, "the record of a run")
         options, encoders = before["options"], _identities(before["encoders"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); --overwrite starts the run over") from error
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(str(error))}); --overwrite starts the run over") from error
     now = description["options"]
     options = {field.name: field.default for field in dataclasses.fields(options_class)} | options
     for name in sorted((now.keys() | options.keys()) - FREE_OPTIONS):
