@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from viper.errors import NothingDoneError, UserError
-from viper.fingerprints import fingerprint
 from viper.files import digest_of
+from viper.fingerprints import fingerprint
 from viper.logs import log
 from viper.manifest import SPLITS, Manifest
 from viper.store import Feature, FeatureStore
