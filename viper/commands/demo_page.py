@@ -79,6 +79,7 @@ def _serve(options: DemoPageOptions, opened: socket.socket, uploads: Uploads) ->
     reads = ClipReads(options.model_path, options.models_by_name(), options.device, options.offline, options.n_workers)
     with uploads.swept(), Readers(reads, options.max_read_seconds) as readers:
         app = make_app(Page(predictor, record, uploads, readers), options.host, lambda page: readers.give_up(page=page))
+        opened.listen()  # who comes between this line and the first answer waits
         host, port = opened.getsockname()[:2]
         log.info("demo_page: http://%s:%d (Ctrl-C ends it)", f"[{host}]" if ":" in host else host, port)
         with contextlib.suppress(KeyboardInterrupt):

@@ -13,7 +13,7 @@ import re
 import secrets
 import socket
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl
@@ -50,9 +50,13 @@ _RANGE = re.compile(r"bytes=(?:\d{1,15}-\d{0,15}|-\d{1,15})")
 _COOKIE = "viper_visitor"
 _API = "/gradio_api"
 _FILE = f"{_API}/file="
-MAX_BODY, MAX_VALUES = 64 * 1024, 256  # bytes of a question, parts of a list in it
+MAX_BODY = 64 * 1024  # bytes of a call
 PATIENCE = 15.0  # seconds until the next piece of a body must be there
 MAX_PAGES = 10_000  # opened pages that are remembered
+
+
+FILE = "file"
+Kind = str | frozenset[str] | None
 
 
 class Visitors:
@@ -86,16 +90,17 @@ class Guard:
     app : Gradio's.
     uploads : where files go.
     visitors : whose page is whose.
-    functions : numbers of the page's functions that a browser calls.
+    functions : what the page's functions are given, by their number: for each value None where it is the server's own
+        business, `FILE`, or the texts that may be in a list.
     on_gone : called with a page's name when its browser has hung up.
     is_host : whether a Host header's name means this server.
     """
 
     def __init__(
-        self, app: ASGIApp, uploads: Uploads, visitors: Visitors, functions: Collection[int],
+        self, app: ASGIApp, uploads: Uploads, visitors: Visitors, functions: Mapping[int, Sequence[Kind]],
         on_gone: Callable[[str], None], is_host: Callable[[str], bool],
     ) -> None:  # fmt: skip
-        self._app, self._uploads, self._visitors, self._functions = app, uploads, visitors, set(functions)
+        self._app, self._uploads, self._visitors, self._functions = app, uploads, visitors, dict(functions)
         self._on_gone, self._is_host = on_gone, is_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -257,24 +262,24 @@ class Guard:
             raise ValueError("no function of the page's")
         if not isinstance(page, str) or not _PAGE.fullmatch(page) or not isinstance(data, list):
             raise ValueError("no page")
-        if len(data) > MAX_VALUES or not (trigger is None or type(trigger) is int):
-            raise ValueError("no values")
-        values = [self._value(visitor, value) for value in data]
+        if not (trigger is None or type(trigger) is int):
+            raise ValueError("no part of the page")
+        values = [self._value(visitor, *each) for each in zip(data, self._functions[function], strict=True)]
         if not self._visitors.owns(visitor, page):
             raise RefusedError(403, "this page is another visitor's")
         return {"fn_index": function, "session_hash": page, "data": values, "trigger_id": trigger}
 
-    def _value(self, visitor: str, value: Any) -> Any:
+    def _value(self, visitor: str, value: Any, kind: Kind) -> Any:
         if value is None:
             return None
-        if isinstance(value, dict):
+        if kind == FILE and isinstance(value, dict):
             name = value.get("path")
             path = self._uploads.path_of(name, visitor) if isinstance(name, str) else None
             if path is None:
                 raise RefusedError(403, "the file is no longer here; send it again")
             return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
-        if isinstance(value, list) and len(value) <= MAX_VALUES and all(isinstance(each, str) for each in value):
-            return value
+        if isinstance(kind, frozenset) and isinstance(value, list) and len(value) <= len(kind):
+            return [_one_of(kind, each) for each in value]
         raise ValueError("no value of the page's")
 
 
@@ -333,7 +338,7 @@ def _with_headers(send: Send) -> Send:
     return _adding(send, _HEADERS)
 
 
-def _adding(send: Send, more: MutableMapping[str, str]) -> Send:
+def _adding(send: Send, more: Mapping[str, str]) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             MutableHeaders(scope=message).update(more)
@@ -354,6 +359,12 @@ async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
         yield message.get("body", b"")
         if not message.get("more_body", False):
             return
+
+
+def _one_of(names: frozenset[str], value: Any) -> str:
+    if isinstance(value, str) and value in names:
+        return value
+    raise ValueError("no name of the page's")
 
 
 def _not_found() -> Response:

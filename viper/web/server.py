@@ -60,7 +60,19 @@ def make_app(page: Any, host: str, on_gone: Callable[[str], None]) -> Any:
     )  # fmt: skip
     # Mounting does not set it, and until it is set Gradio checks no path.
     blocks.has_launched = True
-    return Guard(app, page.uploads, page.visitors, blocks.fns, on_gone, host_check(host))
+    functions = {number: [_kind(part) for part in each.inputs] for number, each in blocks.fns.items()}
+    return Guard(app, page.uploads, page.visitors, functions, on_gone, host_check(host))
+
+
+def _kind(part: Any) -> Any:
+    """Return what a browser may send of a part of the page (see `Guard`)."""
+    import gradio as gr
+
+    from viper.web.guard import FILE
+
+    if isinstance(part, gr.CheckboxGroup):
+        return frozenset(value for _, value in part.choices)
+    return FILE if isinstance(part, gr.Video | gr.File) else None
 
 
 def _is_news(record: logging.LogRecord) -> bool:

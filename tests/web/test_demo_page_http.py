@@ -1,0 +1,411 @@
+"""demo_page asked over HTTP, by visitors and by those who want something else of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from many import IS_LONG, is_running, session_members
+from media import tone
+from pages import API, FORGET, SAMPLE, SWITCH, UPLOAD, Served, Visitor, file_data, until, write_listener
+from scipy.io import wavfile
+
+pytest.importorskip("gradio", reason="needs Gradio: pip install 'viper[page]'")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
+
+MAX_MB = 0.5
+MAX_BYTES = int(MAX_MB * 2**20)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_listener(tmp_path_factory.mktemp("model") / "run")
+
+
+@pytest.fixture(scope="module")
+def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    options = ("--max_upload_mb", MAX_MB, "--max_seconds", 4, "--max_wait_seconds", 15)
+    place = tmp_path_factory.mktemp("served")
+    # What a page that was killed has left, and what is none of this one's business.
+    for name in (dead := _left_behind(place), f"{dead[:-11]}.other", "viper-page"):
+        (place / name / "somebody").mkdir(parents=True)
+        (place / name / "somebody" / "clip.mp4").write_bytes(b"private")
+    with Served(model, place, *options) as served:
+        assert not (place / dead).exists()
+        yield served
+        # Everybody has gone, or been told no: nothing is left, and no trace of Python's was written.
+        until(lambda: not served.files, 30)
+        assert served.end(signal.SIGHUP) == 0
+        assert "Traceback" not in served.said
+        assert served.said.endswith("demo_page: ended; what was uploaded is deleted\n")
+        assert until(lambda: not session_members(served.process.pid), 20)
+        left = {path.parents[1].name for path in place.rglob("clip.mp4")}
+        assert left == {f"{dead[:-11]}.other", "viper-page"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silent(served: Served) -> Iterator[socket.socket]:
+    """A connection on which half a request was sent when the page began."""
+    name, _, port = served.address.removeprefix("http://").partition(":")
+    with socket.create_connection((name, int(port)), timeout=30) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        yield connection
+
+
+def _left_behind(place: Path) -> str:
+    """The name of a folder as a page of a process that is no more would have made it."""
+    from viper.files import temporary_path
+
+    child = os.fork()
+    if child == 0:
+        (place / "name").write_text(temporary_path(place, ".viper-page").name)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return (place / "name").read_text()
+
+
+@pytest.fixture
+def visitor(served: Served) -> Visitor:
+    return Visitor(served)
+
+
+@pytest.fixture
+def other(served: Served) -> Visitor:
+    return Visitor(served)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("sound") / "sound.wav"
+    wavfile.write(path, 16_000, tone(1.5, 16_000))
+    return path.read_bytes()
+
+
+# --- what a browser asks ----------------------------------------------------------------------------------------------
+
+
+def test_a_clip_is_read_shown_and_deleted(served: Served, visitor: Visitor, sound: bytes) -> None:
+    clip = visitor.sent(sound, "../../some body's <b>.wav")
+    assert not clip["path"].startswith("/")
+    shown = visitor.client.get(f"{API}/file={clip['path']}", headers={"Range": "bytes=4-7"})
+    assert (shown.status_code, shown.content) == (206, sound[4:8])
+    assert shown.headers["content-type"].startswith("audio/")
+    words = visitor.sent(b"1\n00:00:00,000 --> 00:00:01,000\nhello\n", "words.srt")
+    told = visitor.ask(UPLOAD, clip, words)
+    assert "some body_s _b_.wav \\u00b7 1.5 seconds" in told
+    assert "3 windows" in told
+    assert str(served.folder) not in told
+    until(lambda: not served.files)
+    assert visitor.client.get(f"{API}/file={clip['path']}").status_code == 204
+    told = visitor.ask(SWITCH, None, ["textual"])
+    assert "switched off" in told
+    assert "Drop or record" in visitor.ask(FORGET)
+    assert "switched off" not in visitor.ask(SWITCH, None, [])
+
+
+def test_the_page_names_no_path_of_the_server(served: Served, visitor: Visitor, model: Path) -> None:
+    page = visitor.client.get("/").text
+    for secret in (str(served.place), str(model), "site-packages", str(Path.home()), os.uname().nodename):
+        assert len(secret) < 6 or secret not in page
+
+
+# --- what nobody may have ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [UPLOAD, SAMPLE, FORGET, SWITCH])
+def test_a_file_elsewhere_is_not_taken(
+    served: Served, visitor: Visitor, sound: bytes, tmp_path: Path, model: Path, function: int
+) -> None:
+    secret = tmp_path / "secret.wav"
+    secret.write_bytes(sound)
+    own = visitor.sent(sound)["path"]
+    key = own.partition("/")[0]
+    (served.folder / key / "link.wav").symlink_to(secret)
+    paths = [secret, secret.as_uri(), "/etc/passwd", "/proc/self/environ", "/dev/zero", "/dev/stdin", served.folder,
+             served.folder / own, f"{key}/link.wav", f"{key}/../{own}", f"./{own}", key, "", "http://127.0.0.1:1/a.wav",
+             "https://localhost/a.wav", model / "best" / "config.json", f"../{served.folder.name}/{own}"]  # fmt: skip
+    for path in map(str, paths):
+        spellings = [file_data(path), {"path": path}, file_data(path, is_stream=True), file_data(path, url=path)]
+        spellings += [{"video": file_data(path), "subtitles": None}, [file_data(path)], path]
+        for value in spellings:
+            for data in ([value, None], [None, value], [None, [value]], [value]):
+                assert visitor.call(function, *data).status_code in (400, 403), (path, data)
+        assert visitor.client.get(f"{API}/file={path}").status_code in (204, 404), path
+    (served.folder / key / "link.wav").unlink()
+    # A good path with a bad address beside it: what the address says is not asked for.
+    assert "seconds" in visitor.ask(UPLOAD, file_data(own, url="http://127.0.0.1:1/a.wav"), None)
+
+
+def test_what_one_visitor_sent_is_nobody_elses(served: Served, visitor: Visitor, other: Visitor, sound: bytes) -> None:
+    clip = visitor.sent(sound)
+    theirs = other.sent(sound)
+    assert theirs["path"] != clip["path"]
+    assert other.call(UPLOAD, clip, None).status_code == 403
+    assert other.client.get(f"{API}/file={clip['path']}").status_code == 204
+    assert "seconds" in other.ask(UPLOAD, theirs, None)
+    # The other's is deleted by now; this one is still there, and is read.
+    assert visitor.client.get(f"{API}/file={clip['path']}").content == sound
+    assert "seconds" in visitor.ask(UPLOAD, clip, None)
+    # A page that somebody else has opened is not told anything, nor asked for anything.
+    assert other.call(SWITCH, None, [], session_hash=visitor.page).status_code == 403
+    for path in (f"queue/data?session_hash={visitor.page}", f"heartbeat/{visitor.page}"):
+        assert other.client.get(f"{API}/{path}").status_code == 404
+
+
+def test_other_routes_do_not_exist(served: Served, visitor: Visitor) -> None:
+    routes = ["config", "config/", "info", "gradio_api/info", "gradio_api/openapi.json", "gradio_api/deep_link",
+              f"gradio_api/deep_link?session_hash={visitor.page}", "gradio_api/run/predict", "gradio_api/api/predict",
+              "gradio_api/call/_of_sample", "gradio_api/call/v2/_of_sample", "gradio_api/queue/status",
+              "gradio_api/proxy=http://127.0.0.1:1/", "gradio_api/stream/a/b/1/playlist.m3u8", "monitoring",
+              "gradio_api/component_server", "gradio_api/custom_component/a/b/c/d", "gradio_api/vibe-edit",
+              "gradio_api/vibe-code", "gradio_api/startup-events", "gradio_api/app_id", "gradio_api/token",
+              "robots.txt",
+              "gradio_api/reset", "gradio_api/cancel", "gradio_api/process_recording", "gradio_api/mcp/sse",
+              "manifest.json",
+              "gradio_api/file/etc/passwd", "gradio_api/upload_progress/", "login", "logout", "docs", "openapi.json",
+              "svelte/../../x", "pwa_icon", "gradio_api/runs", "gradio_api/dev/reload", "gradio_api/queue/data",
+              f"gradio_api/queue/data?session_hash={visitor.page}", "gradio_api/user", "static/../config", "//config",
+              "assets/..%2f..%2fconfig", "static/%2e%2e/%2e%2e/routes.py", "assets//etc/passwd", "static//etc/passwd",
+              "?deep_link=../x"]  # fmt: skip
+    for route in routes:
+        for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+            answer = visitor.client.request(method, f"{served.address}/{route}", json={})
+            is_page = route.startswith("?") and method == "GET"
+            assert (answer.status_code == 200) == is_page, (method, route)
+            assert answer.status_code in (200, 404), (method, route, answer.status_code)
+    assert visitor.client.put("/").status_code == visitor.client.post("/theme.css").status_code == 404
+
+
+def test_files_are_not_found_under_other_spellings(served: Served, visitor: Visitor) -> None:
+    """Sent as they are, since a client would tidy them up."""
+    cookie = f"viper_visitor={visitor.client.cookies['viper_visitor']}"
+    for target in ("%2Fetc%2Fpasswd", "/etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd",
+                   "%00",
+                   "/proc/self/environ", "file:///etc/passwd", "http%3A%2F%2F127.0.0.1%2F", "\\etc\\passwd"):  # fmt: skip
+        answer = raw(served, f"GET {API}/file={target} HTTP/1.1", f"Cookie: {cookie}")
+        assert answer.split()[1] in ("204", "400", "404"), target
+        assert "root:" not in answer
+    for line in (
+        "GET /assets/../config HTTP/1.1",
+        "GET /static/../../routes.py HTTP/1.1",
+        "GET /assets/./../x HTTP/1.1",
+    ):
+        assert raw(served, line).split()[1] == "404", line
+
+
+def raw(served: Served, *lines: str, host: str | None = None) -> str:
+    """What is answered to a request spelled so."""
+    name, _, port = served.address.removeprefix("http://").partition(":")
+    head = (*lines, f"Host: {host or f'{name}:{port}'}", "Connection: close", "", "")
+    with socket.create_connection((name, int(port)), timeout=30) as connection:
+        connection.sendall("\r\n".join(head).encode("latin-1"))
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode("latin-1")
+
+
+def test_calls_that_are_none(served: Served, visitor: Visitor) -> None:
+    address = f"{API}/queue/join"
+    good = {"data": [], "fn_index": FORGET, "session_hash": visitor.page}
+    wrong = [[], None, 1, "x", {}, {**good, "fn_index": 4}, {**good, "fn_index": -1}, {**good, "fn_index": "2"},
+             {**good, "fn_index": True}, {**good, "fn_index": None}, {**good, "session_hash": "../x"},
+             {**good, "session_hash": None}, {**good, "session_hash": 5}, {**good, "session_hash": "a" * 99},
+             {**good, "data": None}, {**good, "data": {}}, {**good, "data": [{}]}, {**good, "data": [1]},
+             {**good, "data": [[[]]]}, {**good, "data": [None] * 999}, {**good, "data": ["text"]},
+             {**good, "trigger_id": "x"}]  # fmt: skip
+    for body in wrong:
+        assert visitor.client.post(address, json=body).status_code in (400, 403), body
+    for content in (b"", b"{", b"[" * 60_000, b'{"a":' * 10_000, b"\xff\xfe", b"NaN", b"1" * 5000):
+        assert visitor.client.post(address, content=content).status_code == 400, content[:20]
+    assert visitor.client.post(address, content=b" " * 70_000).status_code == 413
+    assert visitor.client.post(address, content=iter([b" " * 9_000] * 99)).status_code == 413
+    # What a call says besides is not passed on.
+    call = {**good, "event_data": {"x": "/etc/passwd"}, "fn_name": "x", "simple_format": True, "batched": True}
+    assert visitor.client.post(address, json=call).status_code == 200
+
+
+def test_pages_elsewhere_cannot_ask(served: Served, visitor: Visitor, sound: bytes) -> None:
+    port = served.address.rpartition(":")[2]
+    for origin in ("http://evil.example", "null", f"http://localhost:{port}", "http://127.0.0.1", "http://127.0.0.1:1"):
+        for path in ("upload", "queue/join"):
+            answer = visitor.client.post(f"{API}/{path}", files={"files": ("a.wav", sound)}, headers={"Origin": origin})
+            assert answer.status_code == 403, origin
+    answer = visitor.client.post(
+        f"{API}/upload", files={"files": ("a", sound)}, headers={"Sec-Fetch-Site": "same-site"}
+    )
+    assert answer.status_code == 403
+    assert visitor.client.get(f"{API}/heartbeat/x", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert visitor.client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+    own = visitor.client.post(f"{API}/upload", files={"files": ("a", sound)}, headers={"Origin": served.address})
+    assert own.status_code == 200
+    assert "access-control-allow-origin" not in own.headers
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", "[::1", "127.0.0.1:1, x"):
+        assert raw(served, "GET / HTTP/1.1", host=host or " ").split()[1] == "400", host
+    # Gradio would believe these, and have the page load its scripts from there.
+    forwarded = visitor.client.get("/", headers={"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"})
+    assert "evil.example" not in forwarded.text
+    # Who has not opened the page is nobody.
+    visitor.client.cookies.clear()
+    assert visitor.upload(sound).status_code == 403
+    assert visitor.call(SAMPLE).status_code == 403
+    answer = raw(served, "GET /gradio_api/queue/data HTTP/1.1", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")  # fmt: skip
+    assert " 101 " not in answer
+
+
+# --- how much ---------------------------------------------------------------------------------------------------------
+
+
+def test_uploads_beyond_the_limits_are_refused_and_leave_nothing(served: Served, visitor: Visitor) -> None:
+    until(lambda: not served.files)
+    for answer, status in (
+        (visitor.upload(bytes(MAX_BYTES + 1)), 413),
+        (visitor.upload(bytes(4 * MAX_BYTES)), 413),
+        (visitor.upload(b"x", field="other"), 400),
+        (visitor.client.post(f"{API}/upload", files=[("files", ("a", b"x"))] * 2), 400),
+        (visitor.client.post(f"{API}/upload", files={"files": ("a", b"x")}, data={"more": "x"}), 400),
+        (visitor.client.post(f"{API}/upload", content=b"x"), 400),
+        (visitor.client.post(f"{API}/upload", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400),
+        (visitor.client.post(f"{API}/upload", data={"files": "http://127.0.0.1:1/a.mp4"}), 400),
+    ):
+        assert answer.status_code == status, answer.text
+        assert "\n" not in answer.text
+    # In pieces, without saying how many: no more is read than may be kept.
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+    pieces = iter([head, *[bytes(65536)] * 40])
+    answer = visitor.client.post(
+        f"{API}/upload", content=pieces, headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert answer.status_code == 413
+    assert served.files == []
+
+
+def test_a_name_is_only_a_name(served: Served, visitor: Visitor) -> None:
+    for name in (
+        "/etc/passwd",
+        "..",
+        "",
+        ".",
+        "a/../../b.mp4",
+        "x" * 300 + ".mp4",
+        "\U0001f600" * 200,
+        "a\\b.mp4",
+        "CON",
+    ):
+        path = visitor.sent(b"x", name or "x")["path"]
+        assert path.count("/") == 1
+        assert (served.folder / path).is_file(), name
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_that_hangs_blocks_nobody_and_ends_with_its_visitor(
+    served: Served, visitor: Visitor, other: Visitor, sound: bytes
+) -> None:
+    until(lambda: "seconds" in other.ask(SAMPLE))  # both processes have loaded what they need
+    idle = until(lambda: len(found := served.readers()) == 2 and found)
+    stopped = idle[0]
+    os.kill(stopped, signal.SIGSTOP)
+    # One of the two next clips goes to the stopped process, whoever sends it.
+    clients = {visitor: threading.Event(), other: threading.Event()}
+
+    def read(who: Visitor, done: threading.Event) -> None:
+        with who.client.stream("GET", f"{API}/queue/data", params={"session_hash": who.page}) as answer:
+            for line in answer.iter_lines():
+                if "process_completed" in line:
+                    done.set()
+
+    threads = []
+    for who, done in clients.items():
+        assert who.call(UPLOAD, who.sent(sound), None).status_code == 200
+        threads.append(threading.Thread(target=_quietly, args=(read, who, done), daemon=True))
+        threads[-1].start()
+    until(lambda: any(done.is_set() for done in clients.values()))
+    (hung,) = [who for who, done in clients.items() if not done.is_set()]
+    assert is_running(stopped)
+    assert visitor.client is not None
+    hung.client.close()  # as when the page is closed
+    until(lambda: not is_running(stopped), 20)
+    until(lambda: len(served.readers()) == 2)
+    until(lambda: not served.files, 20)
+    assert "seconds" in Visitor(served).ask(SAMPLE)
+
+
+def _quietly(function: object, *arguments: object) -> None:
+    try:
+        function(*arguments)  # type: ignore[operator]
+    except Exception:
+        return
+
+
+def test_a_process_that_dies_costs_one_clip(served: Served, visitor: Visitor, sound: bytes) -> None:
+    before = served.readers()
+    for process in before:
+        os.kill(process, signal.SIGSTOP)
+    assert visitor.call(UPLOAD, visitor.sent(sound), None).status_code == 200
+    told: list[str] = []
+    thread = threading.Thread(target=lambda: told.extend(map(str, visitor.listen())))
+    thread.start()
+    time.sleep(0.5)
+    for process in before:
+        os.kill(process, signal.SIGKILL)
+    thread.join(60)
+    assert "the process that read this clip crashed (SIGKILL" in "".join(told)
+    assert "seconds" in visitor.ask(SAMPLE)
+
+
+def test_all_uploads_together_have_a_limit_and_an_end(served: Served, visitor: Visitor) -> None:
+    """Nobody has to visit for what was not read to be deleted; the rest of it is done meanwhile."""
+    until(lambda: not served.files)
+    statuses = [visitor.upload(bytes(MAX_BYTES)).status_code for _ in range(6)]
+    assert statuses == [200] * 6
+    assert len(served.files) == 4  # a visitor's oldest goes
+    everybody = [Visitor(served) for _ in range(2)]
+    statuses = [each.upload(bytes(MAX_BYTES)).status_code for each in everybody for _ in range(4)]
+    assert 507 in statuses
+    assert sum(path.stat().st_size for path in served.files) <= 8 * MAX_BYTES
+    until(lambda: not served.files, 30)
+    assert visitor.upload(b"x").status_code == 200
+
+
+def test_who_sends_nothing_is_hung_up_on(served: Served, silent: socket.socket) -> None:
+    with contextlib.suppress(ConnectionResetError):
+        assert silent.recv(1) == b""
+    assert Visitor(served)
+
+
+@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_its_end_is_the_end_of_all_of_it(model: Path, tmp_path: Path, sound: bytes, signum: int) -> None:
+    """A clip that hangs is ended in time; then the page in the middle of another."""
+    with Served(model, tmp_path / "t", "--max_read_seconds", 15) as served:
+        visitor = Visitor(served)
+        assert "seconds" in visitor.ask(SAMPLE)
+        until(lambda: len(served.readers()) == 2)
+        for process in served.readers():
+            os.kill(process, signal.SIGSTOP)
+        assert "took longer than the 15 seconds" in visitor.ask(UPLOAD, visitor.sent(sound), None)
+        assert "seconds" in visitor.ask(SAMPLE)
+        until(lambda: len(served.readers()) == 2)
+        for process in served.readers():
+            os.kill(process, signal.SIGSTOP)
+        assert visitor.call(UPLOAD, visitor.sent(sound), None).status_code == 200
+        assert served.files
+        code = served.end(signum)
+        if signum == signal.SIGKILL:
+            for process in session_members(served.process.pid):
+                os.kill(process, signal.SIGCONT)
+        until(lambda: not session_members(served.process.pid), 30)
+        if signum != signal.SIGKILL:
+            assert code == 0
+            assert not list((tmp_path / "t").glob(".tmp*"))
+    if signum == signal.SIGKILL:
+        (left,) = (tmp_path / "t").glob(".tmp*")
+        with Served(model, tmp_path / "t") as served:
+            assert not left.exists()
