@@ -10,7 +10,17 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import viper
-from viper.errors import ClipError, NothingDoneError, UserError, did_you_mean, forget_interruption, interrupt, one_line
+from viper.errors import (
+    ClipError,
+    NothingDoneError,
+    UserError,
+    did_you_mean,
+    first_line,
+    forget_interruption,
+    interrupt,
+    is_out_of_memory,
+    one_line,
+)
 from viper.logs import start_logging
 from viper.streams import settle_streams
 
@@ -148,6 +158,11 @@ def _run(name: str, arguments: list[str], program: str) -> int:
         kept = "what was finished is kept, and the same command goes on from there"
         _say_error(f"interrupted; {str(stop) or kept}")
         return 130
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _say_error(f"out of memory ({first_line(error)}); what was finished is kept")
+        return 1
 
 
 def _cannot_write(error: OSError) -> str:

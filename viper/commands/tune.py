@@ -16,7 +16,7 @@ from viper.commands.feature_options import FeatureOptions
 from viper.commands.search_space import Range, default_space, read_space, usual_values
 from viper.commands.train_perceiver import TrainOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
-from viper.errors import NothingDoneError, UserError, one_line
+from viper.errors import NothingDoneError, UserError, is_out_of_memory, one_line
 from viper.files import locked, read_json, write_csv
 from viper.logs import log
 from viper.task import Task, load_task
@@ -187,7 +187,6 @@ def _go_on(search: Search) -> None:
 
 def _run_trial(search: Search, trial: FrozenTrial) -> None:
     """Train with a trial's options and record the score; options that cannot be trained with are a failed trial."""
-    import torch
     from optuna.trial import TrialState
 
     run_folder = search.folder(trial)
@@ -196,7 +195,9 @@ def _run_trial(search: Search, trial: FrozenTrial) -> None:
         train_again(search.train_options(trial.params, run_folder, search.options.n_seeds))
         value = _score(search, run_folder)
         reason = "" if value is not None else f"{search.metric} is undefined"
-    except (UserError, NothingDoneError, torch.OutOfMemoryError) as error:
+    except (UserError, NothingDoneError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         if not search.finished():  # a mistake that every trial would repeat
             raise
         reason = one_line(str(error))
