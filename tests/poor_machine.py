@@ -35,6 +35,12 @@ def without_locks(command: str, *arguments: str) -> None:
     cli.main(command, list(arguments))
 
 
+def with_umask(octal: str, command: str, *arguments: str) -> None:
+    """As on a machine where groups share files (002), or nobody does (077)."""
+    os.umask(int(octal, 8))
+    cli.main(command, list(arguments))
+
+
 def _refuse(number: int) -> Any:
     def refuse(*_: object, **__: object) -> NoReturn:
         raise OSError(number, os.strerror(number))
