@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from viper.commands.train_perceiver import TrainOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
 from viper.errors import NothingDoneError, UserError, is_out_of_memory, one_line
 from viper.files import locked, read_json, write_csv
-from viper.logs import log
+from viper.logs import log, shell_line
 from viper.task import Task, load_task
 from viper.training.run_folder import SEEDS_FILE, SUMMARY_FILE
 
@@ -246,7 +245,7 @@ def _report(search: Search) -> int:
              len(finished), search.metric, _value(best), compared, best.number)  # fmt: skip
     log.info("The best of many is flattered by the choice: confirm it with other seeds.")
     again = search.train_options(best.params, search.options.output_path / "best", 5)
-    print(f"viper train_perceiver {shlex.join(arguments_of(again))}", flush=True)
+    print(shell_line(["viper", "train_perceiver", *arguments_of(again)]), flush=True)
     return 0
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from viper.encoders.base import is_read
 from viper.encoders.checkpoint_heads import is_head, is_table
 from viper.errors import UserError
-from viper.logs import quiet_transformers
+from viper.logs import quiet_transformers, shell_line
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +58,10 @@ def explained(model: str, option: str = "--model_name FOLDER") -> Iterator[None]
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, UnpicklingError, SafetensorError) as error:
         if Path(model).exists():
             raise UserError(f"{model}: the model cannot be loaded from there ({_reason(error)})") from error
+        command = shell_line(["hf", "download", model, "--local-dir", "FOLDER"])
         raise UserError(
             f"weights for {model!r} are not available on this machine ({_reason(error)}). Where there is internet run "
-            f"`hf download {model} --local-dir FOLDER`, copy the folder here and give `{option}`"
+            f"`{command}`, copy the folder here and give `{option}`"
         ) from error
 
 
