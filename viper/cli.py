@@ -16,8 +16,10 @@ from viper.errors import (
     NothingDoneError,
     UserError,
     did_you_mean,
+    first_line,
     forget_interruption,
     interrupt,
+    is_out_of_memory,
     one_line,
     unbroken,
 )
@@ -160,6 +162,11 @@ def _run(name: str, arguments: list[str], program: str) -> int:
         kept = "what was finished is kept, and the same command goes on from there"
         _say_error(f"interrupted; {str(stop) or kept}")
         return 130
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _say_error(f"out of memory ({first_line(error)}); what was finished is kept")
+        return 1
 
 
 def _cannot_write(error: OSError) -> str:

@@ -86,6 +86,19 @@ class OutputError(OSError):
     """An output cannot be written (a full disk, a folder without permission): no clip's fault, the run stops."""
 
 
+# How allocators say that there is no room: CUDA and MPS; malloc on Linux and on Windows; cuBLAS and cuDNN; oneDNN; C++;
+# the system to whoever loads a library, maps a file or starts a thread.
+_NO_ROOM = (
+    "out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "could not create a primitive",
+    "bad_alloc", "failed to map segment", "Cannot allocate memory", "can't start new thread",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocator ran out of memory, on the device or the host."""
+    return isinstance(error, MemoryError) or any(part in str(error) for part in _NO_ROOM)
+
+
 class NothingDoneError(Exception):
     """A command ran as told, yet nothing usable came of it. Exit code 1."""
 

@@ -112,7 +112,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or TEMPORARY_PREFIX in str(error.filename):
+        if error.filename is None or TEMPORARY_PREFIX in f"{error.filename} {error.filename2}":
             error.filename, error.filename2 = str(path), None
         raise
     except Exception as error:
@@ -258,6 +258,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file's content atomically, and its time where the file system has times one can set."""
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)
+        status = source.stat()
+        with contextlib.suppress(OSError):
+            os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shlex
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
 from typing import Any, TextIO, cast
 
 from viper.errors import printable, unbroken
@@ -147,13 +149,39 @@ def without_warnings() -> Iterator[None]:
         log.setLevel(level)
 
 
+def shell_line(arguments: Iterable[str | PathLike[str]]) -> str:
+    """Return arguments as one line that a shell reads back as they are, whatever is in them.
+
+    A path that begins with a dash gets ./ before it, since it would be taken for an option.
+    """
+    return " ".join(_quoted(path_argument(each) if isinstance(each, PathLike) else each) for each in arguments)
+
+
+def path_argument(path: str | PathLike[str]) -> str:
+    """Return a path as an argument that cannot be taken for an option."""
+    text = os.fspath(path)
+    return f"./{text}" if text.startswith("-") else text
+
+
+def _quoted(argument: str) -> str:
+    if argument.isprintable():
+        return shlex.quote(argument)
+    escaped = (c if c.isprintable() and c not in "\\'" else _escaped(c) for c in argument)
+    return f"$'{''.join(escaped)}'"
+
+
+def _escaped(character: str) -> str:
+    """Return a character as $'...' has it; a byte that is no text, which Python keeps as a surrogate, as that byte."""
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+
+
 _command: ContextVar[str] = ContextVar("command", default="")
 
 
 @contextlib.contextmanager
 def running(command: str, arguments: Sequence[str]) -> Iterator[None]:
     """Make this viper command the one of `command_line` while inside."""
-    token = _command.set(shlex.join(["viper", command, *arguments]))
+    token = _command.set(shell_line(["viper", command, *arguments]))
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ import viper
 from viper.cli import COMMANDS, parse, run_command
 from viper.commands.convert import arguments_of
 from viper.demo import write_video
-from viper.logs import command_line
+from viper.logs import command_line, shell_line
 
 SCRIPTS = Path(viper.__file__).parents[1] / "scripts"
 
@@ -197,3 +197,49 @@ def test_the_command_that_runs_is_on_record(monkeypatch: pytest.MonkeyPatch) -> 
     assert run_command("tasks", ["a task"]) == 0
     assert recorded == ["viper tasks 'a task'", "viper tasks mosi"]
     assert command_line() == ""
+
+
+NAMES = [
+    "a b",
+    "it's",
+    'q"uo',
+    "-dash",
+    "--output_folder",
+    "喜び",
+    "line\nbreak",
+    "$(touch pwned)",
+    "a\tb\\n",
+    "\udcff",
+]
+
+
+def test_commands_that_are_printed_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    line = shell_line(["printf", "%s\\0", *map(Path, NAMES), *NAMES])
+    assert "\n" not in line
+    said = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, check=True).stdout
+    printed = os.fsdecode(said).split("\0")[:-1]
+    assert [Path(each) for each in printed[: len(NAMES)]] == [Path(each) for each in NAMES]
+    assert printed[len(NAMES) :] == NAMES
+    assert not any(each.startswith("-") for each in printed[: len(NAMES)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_written_so_that_no_name_is_taken_for_an_option(name: str) -> None:
+    options = parse("get_frame", ["--input_folder", "a", "--output_folder", f"./{name}"])
+    assert options.output_folder == Path(name)
+    assert parse("get_frame", arguments_of(options)) == options
+    options = parse("extract_visual_features", ["--output_folder", "a", f"--model_name={name}"])
+    assert parse("extract_visual_features", arguments_of(options)) == options
+
+
+@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@pytest.mark.parametrize("name", ["-my data's.yaml", *(each for each in NAMES if "-" not in each)])
+def test_the_command_that_a_stage_proposes_runs(name: str, tmp_path: Path) -> None:
+    said = _viper("pipeline", str(tmp_path / name), "--init").stderr
+    (tmp_path / name).rename(tmp_path / "kept")
+    proposed = said.split("then: ")[1].strip().replace("viper pipeline", f"{sys.executable} -m viper.cli pipeline")
+    (command,) = re.findall("`(.*)`", subprocess.run(["bash", "-c", proposed], capture_output=True, text=True).stderr)
+    proposed = command.replace("viper pipeline", f"{sys.executable} -m viper.cli pipeline")
+    assert subprocess.run(["bash", "-c", proposed], capture_output=True).returncode == 0
+    assert (tmp_path / name).read_text() == (tmp_path / "kept").read_text()

@@ -15,6 +15,7 @@ import tyro
 from cattrs import Converter
 
 from viper.errors import UserError, did_you_mean, either
+from viper.logs import path_argument
 
 Options = TypeVar("Options")
 NOTHING: Mapping[str, Any] = {}
@@ -83,7 +84,7 @@ def arguments_of(options: Any) -> list[str]:
     for name in own_first(type(options)):
         field, value, markers = fields[name], getattr(options, name), getattr(hints[name], "__metadata__", ())
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        values = [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
+        values = [_argument(each) for each in (value if isinstance(value, list | tuple) else [value])]
         if tyro.conf.Positional in markers:
             positional += values
         elif value is None or value == default:
@@ -92,9 +93,15 @@ def arguments_of(options: Any) -> list[str]:
             arguments.append(f"--{name}" if value else f"--no-{name}")
         elif tyro.conf.UseAppendAction in markers:
             arguments += [part for each in values for part in (f"--{name}", each)]
+        elif isinstance(value, str) and value.startswith("-"):
+            arguments.append(f"--{name}={value}")
         else:
             arguments += [f"--{name}", *values]
     return positional + arguments
+
+
+def _argument(value: Any) -> str:
+    return path_argument(value) if isinstance(value, Path) else str(value)
 
 
 def own_first(options: type) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from viper.errors import NothingDoneError, UserError
 from viper.evaluation.metrics import evaluate
 from viper.evaluation.submission import SUBMISSION_FILE, read_submission
 from viper.files import read_json
-from viper.logs import log, running, say
+from viper.logs import log, running, say, shell_line
 from viper.manifest import Manifest
 from viper.offline import go_offline
 from viper.store import MODALITIES
@@ -137,7 +136,7 @@ def _features(options: DemoOptions, modalities: Sequence[str]) -> Mapping[str, A
 def _do(name: str, run_command: Callable[[Any], int], options: Any) -> None:
     """Show a command as it is typed, and run it here, which spares it the seconds of importing torch again."""
     arguments = arguments_of(options)
-    log.info("\n$ %s", shlex.join(["viper", name, *arguments]))
+    log.info("\n$ %s", shell_line(["viper", name, *arguments]))
     with running(name, arguments):
         code = run_command(options)
     if code not in (0, 3):

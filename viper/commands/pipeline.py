@@ -13,7 +13,7 @@ from viper.engine.job import EngineOptions
 from viper.errors import UserError
 from viper.files import digest_of, read_json, write_json, write_text
 from viper.fingerprints import fingerprint
-from viper.logs import log
+from viper.logs import log, shell_line
 from viper.manifest import preferences_path
 from viper.offline import go_offline
 from viper.store import ENCODER_FILE, FeatureStore
@@ -29,7 +29,7 @@ DONE = (0, 3)  # exit codes after which the next stage has something to work on
 NEUTRAL = ("n_workers", "device", "offline", "overwrite", "resume")
 
 TEMPLATE = """\
-# One data set, from videos to a submission:  viper pipeline {name}
+# One data set, from videos to a submission:  {command}
 # Run it again after a stop or a change: only what is out of date is done again. Paths are relative to this file.
 
 task: hume_reaction          # a card's name, or the path of your own
@@ -110,8 +110,9 @@ def run(options: PipelineOptions) -> int:
 def _write_template(path: Path) -> int:
     if path.exists():
         raise UserError(f"{path}: already exists; choose another name")
-    write_text(path, TEMPLATE.format(name=path))
-    log.info("pipeline: wrote %s; fill it in, then: viper pipeline %s", path, path)
+    command = shell_line(["viper", "pipeline", path])
+    write_text(path, TEMPLATE.format(command=command))
+    log.info("pipeline: wrote %s; fill it in, then: %s", path, command)
     return 0
 
 

@@ -18,6 +18,7 @@ from viper.encoders.user_encoder import is_own_name
 from viper.errors import UserError, did_you_mean, either
 from viper.evaluation.submission import SUBMISSION_FILE
 from viper.files import read_yaml
+from viper.logs import shell_line
 from viper.training.run_folder import SUMMARY_FILE
 
 Options = TypeVar("Options")
@@ -163,7 +164,8 @@ class _Planner:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise UserError(f"{path}: no such file; `viper pipeline {path} --init` writes one to fill in")
+        command = shell_line(["viper", "pipeline", path, "--init"])
+        raise UserError(f"{path}: no such file; `{command}` writes one to fill in")
     card = read_yaml(path)
     if not isinstance(card, dict):
         raise UserError(f"{path}: must be a mapping with the keys {', '.join(TOP_KEYS)}")

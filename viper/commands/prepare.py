@@ -18,7 +18,7 @@ from viper.datasets.splits import SplitOptions, SplitReport, crossing_groups, ma
 from viper.datasets.v2v import components, drop_crossing
 from viper.errors import UserError
 from viper.files import csv_text, write_text
-from viper.logs import log
+from viper.logs import log, shell_line
 from viper.manifest import SPLITS, Manifest, clip_id, preferences_path
 from viper.media.pictures import IMAGE_SUFFIXES
 from viper.task import Task, load_task
@@ -253,7 +253,8 @@ def _summarise(manifest: Manifest, labels: Labels, report: SplitReport, options:
         log.info("  %-5s %d clips%s", split, len(rows), _groups_shown(report.groups.get(split)))
         _log_labels(manifest.split(split))
     written = f"{options.output}: {len(manifest.clips)} clips"
-    log.info("prepare: %s%s", written, f"; then: viper pipeline {options.pipeline}" if options.pipeline else "")
+    then = f"; then: {shell_line(['viper', 'pipeline', options.pipeline])}" if options.pipeline else ""
+    log.info("prepare: %s%s", written, then)
 
 
 def _groups_shown(groups: Sequence[str] | None) -> str:

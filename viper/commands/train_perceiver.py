@@ -150,8 +150,10 @@ def _run_one(options: TrainOptions, task: Task, data: TrainingData) -> dict[str,
             if _is_first_process():
                 sweep(folder)
         elif _is_first_process():
-            run_folder.start(folder, description, data.record, options.overwrite)
+            run_folder.make_room(folder, options.overwrite)
         try:
+            if not going_on and _is_first_process():
+                run_folder.start(folder, description, data.record)
             best, by_metric = _train_and_report(options, task, data, going_on)
         finally:
             # What stopped it is looked into and it is tried again: a folder without an epoch must not stand in the way.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,9 @@ from viper.commands.feature_options import FeatureOptions
 from viper.commands.search_space import Range, default_space, read_space, usual_values
 from viper.commands.train_perceiver import TrainOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
-from viper.errors import NothingDoneError, UserError, one_line
+from viper.errors import NothingDoneError, UserError, is_out_of_memory, one_line
 from viper.files import locked, read_json, write_csv
-from viper.logs import log, say
+from viper.logs import log, say, shell_line
 from viper.task import Task, load_task
 from viper.training.run_folder import SEEDS_FILE, SUMMARY_FILE
 
@@ -187,7 +186,6 @@ def _go_on(search: Search) -> None:
 
 def _run_trial(search: Search, trial: FrozenTrial) -> None:
     """Train with a trial's options and record the score; options that cannot be trained with are a failed trial."""
-    import torch
     from optuna.trial import TrialState
 
     run_folder = search.folder(trial)
@@ -196,7 +194,9 @@ def _run_trial(search: Search, trial: FrozenTrial) -> None:
         train_again(search.train_options(trial.params, run_folder, search.options.n_seeds))
         value = _score(search, run_folder)
         reason = "" if value is not None else f"{search.metric} is undefined"
-    except (UserError, NothingDoneError, torch.OutOfMemoryError) as error:
+    except (UserError, NothingDoneError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         if not search.finished():  # a mistake that every trial would repeat
             raise
         reason = one_line(str(error))
@@ -245,7 +245,7 @@ def _report(search: Search) -> int:
              len(finished), search.metric, _value(best), compared, best.number)  # fmt: skip
     log.info("The best of many is flattered by the choice: confirm it with other seeds.")
     again = search.train_options(best.params, search.options.output_path / "best", 5)
-    say(f"viper train_perceiver {shlex.join(arguments_of(again))}")
+    say(shell_line(["viper", "train_perceiver", *arguments_of(again)]))
     return 0
 
 

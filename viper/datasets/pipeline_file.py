@@ -11,6 +11,7 @@ import yaml
 
 from viper.encoders.registry import Registered, registered
 from viper.errors import UserError
+from viper.logs import shell_line
 from viper.media.listing import VIDEO_SUFFIXES
 from viper.task import Task
 
@@ -61,7 +62,7 @@ def pipeline_text(
         "report": {"split": "Val"},
     }
     head = (
-        f"# {manifest.name}, from videos to a submission:  viper pipeline {path.name}\n"
+        f"# {manifest.name}, from videos to a submission:  {shell_line(['viper', 'pipeline', Path(path.name)])}\n"
         "# `viper pipeline FILE --init` writes one with every key explained. Paths are relative to this file.\n"
     )
     return head + yaml.safe_dump(card, sort_keys=False, allow_unicode=True)

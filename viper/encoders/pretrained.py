@@ -16,7 +16,7 @@ from viper.encoders.base import is_read
 from viper.encoders.checkpoint_heads import is_head, is_table
 from viper.encoders.claims import CONFIG, PROCESSORS, TOKENIZER_SETTINGS, VOCABULARIES, config_of, plain_folder
 from viper.errors import UserError
-from viper.logs import quiet_transformers
+from viper.logs import quiet_transformers, shell_line
 from viper.offline import is_offline
 from viper.weights import PICKLED, SAFETENSORS, bounded_by, check_finite, load_folder, not_numbers, reason
 
@@ -78,9 +78,10 @@ def explained(model: str, option: str = "--model_name FOLDER") -> Iterator[None]
     except Exception as error:  # a configuration that makes no sense makes the libraries raise anything
         if Path(model).expanduser().exists():
             raise UserError(f"{model}: the model cannot be loaded from there ({reason(error)})") from error
+        command = shell_line(["hf", "download", model, "--local-dir", "FOLDER"])
         raise UserError(
             f"weights for {model!r} are not available on this machine ({reason(error)}). Where there is internet run "
-            f"`hf download {model} --local-dir FOLDER`, copy the folder here and give `{option}`"
+            f"`{command}`, copy the folder here and give `{option}`"
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from viper.errors import UserError
+from viper.errors import UserError, is_out_of_memory
 from viper.logs import log
 
 ItemsT = TypeVar("ItemsT", bound=Sequence[Any] | torch.Tensor)
@@ -18,8 +18,6 @@ ResultT = TypeVar("ResultT")
 # A processor's matrix products do not get faster with more rows than these, but what they work on falls out of its
 # cache: ViT-B/16 takes 217 ms a picture with 16 at once, 228 with 32 and 268 with 64 (2 cores, 16 MB of cache each).
 MOST_ON_CPU = 16
-# How allocators say that there is no room: CUDA and MPS; malloc on Linux and on Windows; cuBLAS and cuDNN.
-_NO_ROOM = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -179,8 +177,3 @@ class DeviceBatches:
             torch.cuda.empty_cache()
         self._most = n_items // 2
         log.warning("%s: no memory for %d items at once; going on with %d", self._runtime.device, n_items, self._most)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an allocator ran out of memory, on the device or the host."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in _NO_ROOM)

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from viper.errors import UserError, one_line
-from viper.files import atomic_folder, remove, temporary_path
+from viper.files import atomic_folder, copy_file, remove, temporary_path
 from viper.fusion.perceiver import BEST, PerceiverFusion
 from viper.logs import quiet_transformers
 from viper.store import EncoderInfo, FeatureStore
@@ -33,10 +33,16 @@ def point_best(run: Path, epoch: int) -> None:
     try:
         temporary.symlink_to(target.name, target_is_directory=True)
     except OSError:
-        shutil.copytree(target, temporary)
-    if not (run / BEST).is_symlink():
-        remove(run / BEST)
-    os.replace(temporary, run / BEST)
+        with atomic_folder(run / BEST) as folder:
+            for file in target.iterdir():
+                copy_file(file, folder / file.name)
+        return
+    try:
+        if not (run / BEST).is_symlink():
+            remove(run / BEST)
+        os.replace(temporary, run / BEST)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove_other_checkpoints(run: Path, keep: set[int]) -> None:

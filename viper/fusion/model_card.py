@@ -16,6 +16,7 @@ import yaml
 
 from viper.errors import one_line
 from viper.evaluation.metrics import METRICS
+from viper.logs import shell_line
 
 CARD_FILE = "README.md"
 MAX_OPTION = 80  # characters of an encoder's option that are shown
@@ -285,9 +286,10 @@ def _option(value: Any) -> str:
 
 def _how_to_use(config: Mapping[str, Any]) -> str:
     widths = {name: config["modalities"][name]["width"] for name in config["modality_order"]}
-    options = " ".join(f"--features {name}=features/{name}" for name in widths)
+    each = [("--features", f"{name}=features/{name}") for name in widths]
     if set(widths) <= {"visual", "audio", "textual", "FAU"}:
-        options = " ".join(f"--{name}_features_input_folder features/{name}" for name in widths)
+        each = [(f"--{name}_features_input_folder", f"features/{name}") for name in widths]
+    options = shell_line(argument for pair in each for argument in pair)
     return f"""\
 ## How to use it
 

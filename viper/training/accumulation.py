@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
 
-from viper.engine.device import is_out_of_memory
+from viper.errors import is_out_of_memory
 from viper.logs import log
 
 Collate = Callable[[Sequence[Any]], dict[str, Any]]

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -97,16 +98,20 @@ def held(folder: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
-def start(folder: Path, description: Mapping[str, Any], data: Mapping[str, Any], overwrite: bool) -> None:
-    """Write what a run is made of into its folder. A folder that holds a run is a UserError, or is emptied of it."""
+def make_room(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds a run, with a UserError, or remove the run."""
     if overwrite:
         clear(folder)
     elif holds_run(folder) or not _is_free(folder):
         raise UserError(
             f"{folder}: holds a run already; give another folder, --resume to continue it, or --overwrite to replace it"
         )
-    write_json(folder / DATA_FILE, data)
+
+
+def start(folder: Path, description: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Write what a run is made of into its folder: config.yaml, and a note of its data."""
     write_text(folder / CONFIG_FILE, yaml.safe_dump(dict(description), sort_keys=False, allow_unicode=True))
+    write_json(folder / DATA_FILE, data)
 
 
 def clear(folder: Path) -> None:
@@ -184,15 +189,27 @@ def _git_revision() -> str | None:
     return answer.stdout.strip() or None
 
 
+class _LogFile(logging.FileHandler):
+    """A log in a file. One that can be written no more, as on a full disk, costs a line and not the training."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        log.removeHandler(self)
+        reason = sys.exc_info()[1]
+        with suppress(OSError):
+            self.close()
+        log.warning("%s: the log ends here, the training goes on (%s)", self.baseFilename, reason)
+
+
 @contextmanager
 def log_file(path: Path, append: bool) -> Iterator[None]:
     """While inside, the log goes into a file too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
+    handler = _LogFile(path, mode="a" if append else "w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
