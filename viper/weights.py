@@ -88,14 +88,18 @@ def bounded_by(state: Mapping[str, Tensor], exactly: bool = False) -> Iterator[N
     n_numbers = sum(tensor.numel() for tensor in state.values())
     most_tensors = len(state) if exactly else TENSORS_A_TENSOR * len(state) + EXTRA_TENSORS
     most_numbers = n_numbers + EXTRA_NUMBERS
-    here, numbers, tensors = threading.get_ident(), 0, 0
+    here, numbers = threading.get_ident(), 0
+    # A tensor takes its place twice: planned, and with its weights.
+    seen: dict[tuple[int, str], int] = {}
 
-    def count(_: Any, name: str, tensor: Any) -> None:
-        nonlocal numbers, tensors
+    def count(module: Any, name: str, tensor: Any) -> None:
+        nonlocal numbers
         if tensor is None or threading.get_ident() != here:
             return
-        numbers, tensors = numbers + tensor.numel(), tensors + 1
-        if numbers > most_numbers or tensors > most_tensors:
+        place = (id(module), name)
+        numbers += tensor.numel() - seen.get(place, 0)
+        seen[place] = tensor.numel()
+        if numbers > most_numbers or len(seen) > most_tensors:
             raise ValueError(f"its sizes ask for more than the {n_numbers:,} numbers in {len(state)} tensors it holds")
 
     hooks: Sequence[Any] = (

@@ -77,6 +77,8 @@ def plain_folder(folder: Path) -> Iterator[Path]:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return a JSON file's mapping as it is; one that is too large, or no mapping, is a UserError."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     _check_size(path, MAX_SETTINGS_BYTES)
     settings = read_json(path)
     if not isinstance(settings, dict):
