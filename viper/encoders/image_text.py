@@ -18,7 +18,7 @@ from viper.encoders.pretrained import explained, local_folder
 from viper.errors import UserError
 from viper.weights import bounded_by, check_finite, load_state_dict
 
-CONFIG = "open_clip_config.json"
+CONFIG, _LOCAL = "open_clip_config.json", "local-dir:"
 # Where open_clip looks in a folder, in its order.
 _WEIGHTS = (
     "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
@@ -78,21 +78,25 @@ def load_image_text(model: str, pretrained: str, checkpoint: Path | None) -> Ima
             "pretrained_text": False,
             "text_cfg": text,
         }
-        name = f"local-dir:{model}" if is_folder else model
+        name = f"{_LOCAL}{model}" if is_folder else model
         if weights is None:
             # weights_only is open_clip's default too; it is said here because nothing else would be safe.
             network: Any = open_clip.create_model(
                 name, pretrained=pretrained, require_pretrained=True, weights_only=True, **options
             )
         else:
-            network = _filled(open_clip, name, options, weights)
+            network = _filled(name, options, weights, is_own=checkpoint is not None)
     check_finite(network, weights or model)
     is_quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in network.modules())
     return ImageText(network, tokenizer, is_quick)
 
 
-def _filled(open_clip: Any, name: str, options: Mapping[str, Any], weights: Path) -> Any:
-    """Return the network with weights of a file, which are compared with its sizes before memory is taken for it."""
+def _filled(name: str, options: Mapping[str, Any], weights: Path, is_own: bool) -> Any:
+    """Return the network with weights of a file, which are compared with its sizes before memory is taken for it.
+
+    `is_own` says that the file is a training's; those in a folder may be as others than open_clip name their weights.
+    """
+    import open_clip
     import torch
 
     state = load_state_dict(weights)
@@ -106,9 +110,12 @@ def _filled(open_clip: Any, name: str, options: Mapping[str, Any], weights: Path
         raise UserError(f"{weights}: {wrong[0]} holds no floating point numbers")
     network = open_clip.create_model(name, load_weights=False, **options)
     try:
-        open_clip.load_checkpoint(network, str(weights), strict=True, weights_only=True)
+        if is_own:
+            network.load_state_dict(state)
+        else:
+            open_clip.load_checkpoint(network, str(weights), strict=True, weights_only=True)
     except Exception as error:  # whatever is wrong with its names and shapes
-        raise UserError(f"{weights}: does not fit {name} ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"{weights}: does not fit {name.removeprefix(_LOCAL)} ({' '.join(str(error).split())[:200]})") from error
     return network
 
 
