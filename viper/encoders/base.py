@@ -164,7 +164,7 @@ def arguments_of(encoder: type[Encoder[Any, Any]], options: Mapping[str, Any], w
 def check_whole(option: str, value: Any, least: int, most: int) -> None:
     """Refuse what is no whole number within the bounds; it may come from a record, which may say anything."""
     if type(value) is not int or not least <= value <= most:
-        at_least = f"must be at least {least}" if value is None or type(value) is int and value < least else ""
+        at_least = f"must be at least {least}" if value is None or (type(value) is int and value < least) else ""
         raise UserError(f"--{option} {value}: {at_least or f'must be a whole number, at most {most}'}")
 
 

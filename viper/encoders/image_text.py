@@ -16,7 +16,7 @@ from typing import Any
 from viper.encoders.claims import check_numbers, plain_folder, read_settings
 from viper.encoders.pretrained import explained, local_folder
 from viper.errors import UserError
-from viper.weights import bounded_by, check_finite, load_state_dict
+from viper.weights import bounded_by, check_finite, load_state_dict, not_numbers
 
 CONFIG, _LOCAL = "open_clip_config.json", "local-dir:"
 # Where open_clip looks in a folder, in its order.
@@ -101,12 +101,13 @@ def _filled(name: str, options: Mapping[str, Any], weights: Path, is_own: bool) 
 
     state = load_state_dict(weights)
     with torch.device("meta"), bounded_by(state):
-        planned = open_clip.create_model(name, load_weights=False, device="meta", **options).state_dict()
+        network = open_clip.create_model(name, load_weights=False, device="meta", **options)
+    planned = network.state_dict()
     for key in _POSITIONS:  # open_clip would stretch them to any size
         if key in planned and key in state and planned[key].shape != state[key].shape:
             shapes = f"{tuple(state[key].shape)}, not {tuple(planned[key].shape)}"
             raise UserError(f"{weights}: does not fit its architecture ({key} is {shapes})")
-    if wrong := [key for key, tensor in state.items() if key in planned and tensor.is_floating_point() is False]:
+    if wrong := not_numbers(state, network):
         raise UserError(f"{weights}: {wrong[0]} holds no floating point numbers")
     network = open_clip.create_model(name, load_weights=False, **options)
     try:
@@ -115,7 +116,9 @@ def _filled(name: str, options: Mapping[str, Any], weights: Path, is_own: bool) 
         else:
             open_clip.load_checkpoint(network, str(weights), strict=True, weights_only=True)
     except Exception as error:  # whatever is wrong with its names and shapes
-        raise UserError(f"{weights}: does not fit {name.removeprefix(_LOCAL)} ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(
+            f"{weights}: does not fit {name.removeprefix(_LOCAL)} ({' '.join(str(error).split())[:200]})"
+        ) from error
     return network
 
 

@@ -18,7 +18,7 @@ from viper.errors import UserError
 from viper.media.pictures import Frames
 from viper.offline import is_offline
 from viper.store import EncoderInfo, Feature
-from viper.weights import bounded_by, check_finite, load_state_dict
+from viper.weights import bounded_by, check_finite, load_state_dict, not_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -112,9 +112,7 @@ def _published() -> Path:
     from feat.utils.io import get_resource_path
     from huggingface_hub import hf_hub_download
 
-    return Path(
-        hf_hub_download(HF_REPO, HF_WEIGHTS_FILE, cache_dir=get_resource_path(), local_files_only=is_offline())
-    )
+    return Path(hf_hub_download(HF_REPO, HF_WEIGHTS_FILE, cache_dir=get_resource_path(), local_files_only=is_offline()))
 
 
 def _check(weights: Path) -> None:
@@ -135,7 +133,9 @@ def _check(weights: Path) -> None:
         raise UserError(f"{weights}: timm has no network {backbone!r}")
     known = {key: value for key, value in config.items() if key in ModelV2Config.__dataclass_fields__}
     with torch.device("meta"), bounded_by(state):
-        MEGraphAUv2(ModelV2Config(**{**known, "pretrained": False}))
+        planned = MEGraphAUv2(ModelV2Config(**{**known, "pretrained": False}))
+    if wrong := not_numbers(state, planned):
+        raise UserError(f"{weights}: {wrong[0]} holds no floating point numbers")
 
 
 def import_py_feat() -> Any:

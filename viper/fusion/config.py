@@ -173,7 +173,10 @@ class PerceiverFusionConfig(PretrainedConfig):
         _check_share("linear_share", linear_share)
         if "weighted_bce" in self.loss and len(pos_weight or []) != len(self.task["targets"]):
             raise ValueError("the loss weighted_bce needs pos_weight, a number per target")
-        for name, value in {**self.loss, **{f"pos_weight {i}": each for i, each in enumerate(pos_weight or [])}}.items():
+        for name, value in {
+            **self.loss,
+            **{f"pos_weight {i}": each for i, each in enumerate(pos_weight or [])},
+        }.items():
             if not _is_number(value) or not value >= 0:
                 raise ValueError(f"{name} must have a weight of at least 0, not {value!r}")
         # The names that hub pages and pipelines show for the outputs.

@@ -149,7 +149,7 @@ class PerceiverFusion(PreTrainedModel):
                     None, *args, config=config, state_dict=state, output_loading_info=True,
                     ignore_mismatched_sizes=True, **options,
                 )  # fmt: skip
-            _check_loaded(model, state, report)
+            _check_loaded(model, state, report, folder)
         except UserError:
             raise
         except Exception as error:  # a config may say anything, and transformers passes on what its readers raise
@@ -375,7 +375,7 @@ def _settings_of(path: Path) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in _RUNNING and not key.startswith("_")}
 
 
-def _check_loaded(model: PerceiverFusion, state: Mapping[str, Tensor], report: Mapping[str, Any]) -> None:
+def _check_loaded(model: PerceiverFusion, state: Mapping[str, Tensor], report: Mapping[str, Any], folder: Path) -> None:
     """Refuse a model some of whose weights are not those of its file."""
     wrong = {
         "missing": report["missing_keys"],
@@ -385,7 +385,7 @@ def _check_loaded(model: PerceiverFusion, state: Mapping[str, Tensor], report: M
     }
     if problems := [f"{', '.join(sorted(keys)[:3])}: {what}" for what, keys in wrong.items() if keys]:
         raise ValueError(f"its weights are not those of its config; {'; '.join(problems)}")
-    check_finite(model, "its weights")
+    check_finite(model, folder)
     for name, module in model.named_modules():
         if isinstance(module, Standardize) and not (module.std > 0).all():
             raise ValueError(f"{name}.std must be above 0")
