@@ -50,7 +50,7 @@ def reweighted(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -
 
 
 @contextmanager
-def refused(match: str = "", seconds: float = 10.0, mebibytes: int = 300) -> Iterator[None]:
+def refused(match: str | None = None, seconds: float = 10.0, mebibytes: int = 300) -> Iterator[None]:
     """What is inside raises a UserError of one line, soon and without taking memory."""
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(UserError, match=match) as error:

@@ -110,7 +110,7 @@ class EncoderInfo:
     command: str = ""
 
     def check(self, where: object) -> None:
-        """Refuse values that are not of their kind, naming `where`: it may have been edited, or be another program's."""
+        """Refuse values that are not of their kind, naming `where`: edited by hand, or by another program."""
         kinds = {"encoder": str, "modality": str, "width": int, "options": dict, "model": str, "source": str,
                  "precision": str, "settings": dict, "inputs": dict, "input_folder": str}  # fmt: skip
         for name, kind in kinds.items():

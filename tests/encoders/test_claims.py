@@ -1,4 +1,4 @@
-"""What a model's files claim: sizes no weights are there for, settings that make no sense, weights that are not there."""
+"""What a model's files claim: sizes without weights, settings that make no sense, weights that are not there."""
 
 from __future__ import annotations
 
@@ -75,10 +75,12 @@ def test_an_impossible_processor_is_one_line(vit: Path, tmp_path: Path, claim: A
     ("file", "claim"),
     tried([
         ("config.json", {"num_hidden_layers": 10**6}), ("config.json", {"conv_dim": [HUGE] * 7}),
-        ("config.json", {"conv_dim": []}), ("config.json", {"conv_stride": [0] * 7}), ("config.json", {"conv_kernel": 3}),
+        ("config.json", {"conv_dim": []}), ("config.json", {"conv_stride": [0] * 7}),
+        ("config.json", {"conv_kernel": 3}),
         ("config.json", {"num_conv_pos_embeddings": HUGE}), ("config.json", {"num_conv_pos_embedding_groups": 0}),
         ("preprocessor_config.json", {"sampling_rate": HUGE}), ("preprocessor_config.json", {"sampling_rate": None}),
-        ("preprocessor_config.json", {"sampling_rate": 0}), ("preprocessor_config.json", {"padding_value": float("nan")}),
+        ("preprocessor_config.json", {"sampling_rate": 0}),
+        ("preprocessor_config.json", {"padding_value": float("nan")}),
         ("preprocessor_config.json", {"feature_extractor_type": "WhisperFeatureExtractor"}),
         ("preprocessor_config.json",
          {"feature_extractor_type": "WhisperFeatureExtractor", "n_fft": HUGE, "chunk_length": HUGE}),
@@ -208,7 +210,8 @@ def test_weights_that_are_not_all_there_are_refused_by_every_encoder(
         weights = model / ("open_clip_model.safetensors" if name == "clip" else "model.safetensors")
     reweighted(weights, wrong)
     encoders: dict[str, tuple[Any, ...]] = {
-        "vit": (ImageEncoder, str(model)), "roberta": (SubtitleEncoder, str(model)), "multitask": (MultitaskEncoder, model),
+        "vit": (ImageEncoder, str(model)), "roberta": (SubtitleEncoder, str(model)),
+        "multitask": (MultitaskEncoder, model),
         "clip": (PromptEncoder, Prompts(("a face",), ("joy",)), str(model), "openai", None, str(roberta)),
     }  # fmt: skip
     with refused("own"):

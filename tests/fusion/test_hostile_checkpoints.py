@@ -39,8 +39,10 @@ CLAIMS: list[Any] = [
     *({name: value} for name in ("dropout", "token_dropout", "label_smoothing", "linear_share")
       for value in (float("nan"), "0", -0.1, True, [])),
     {"n_layers": 1}, {"n_layers": 3}, {"n_layers": 1000}, {"d_latents": 32}, {"linear_share": None},
-    {"n_tokens": HUGE}, {"n_tokens": "4"}, {"fusion": "linear"}, {"fusion": None}, {"fusion": []}, {"preset": ["tiny"]},
-    {"modalities": []}, {"modalities": None}, {"modalities": {"visual": 5}}, {"modalities": {"visual": {"width": HUGE}}},
+    {"n_tokens": HUGE}, {"n_tokens": "4"}, {"fusion": "linear"}, {"fusion": None}, {"fusion": []},
+    {"preset": ["tiny"]},
+    {"modalities": []}, {"modalities": None}, {"modalities": {"visual": 5}},
+    {"modalities": {"visual": {"width": HUGE}}},
     {"modalities": {f"m{i}": {"width": 1} for i in range(5000)}}, {"modalities": {"visual": {"width": 1e3}}},
     {"modalities": {**MODALITIES, "audio": {"width": 3, "encoder": "os.system"}}},
     {"modality_order": "visual"}, {"modality_order": [["visual"]]}, {"modality_order": {"visual": 1}},

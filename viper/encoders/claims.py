@@ -1,4 +1,4 @@
-"""What the small files of a checkpoint say of it, as far as it may decide anything: no code, no other files, no network.
+"""What the small files of a checkpoint may say of it: sizes and settings; no code, no other files, no network.
 
 transformers gives a configuration many words: it may name Python files to run, kernels to fetch, other models to load,
 files elsewhere. None of them is passed on. What is left are sizes and settings, each within bounds.

@@ -106,8 +106,8 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
 
     A weight the checkpoint lacks, or has in another shape, would be random and every feature with it; one that the
     network has no place for would be dropped. Both are a UserError, and so are weights that are not finite numbers.
-    Only what no encoder here reads may be missing, and only that, heads and tables (viper.encoders.checkpoint_heads) may
-    be dropped. Code from a hub is never run.
+    Only what no encoder here reads may be missing, and only that, heads and tables (viper.encoders.checkpoint_heads)
+    may be dropped. Code from a hub is never run.
     """
     import torch
 
@@ -152,7 +152,7 @@ def _network_class(auto_class: Any, config: Any) -> Any:
 
 
 def width_of(tokens: np.ndarray, model: str) -> int:
-    """Return the width of a network's tokens (n, width) for a blank clip; others, or none that are finite: UserError."""
+    """Return the width of a network's tokens (n, width) for a blank clip; a UserError where they cannot be right."""
     if tokens.ndim != 2 or not tokens.shape[1]:
         raise UserError(f"{model}: answers {tokens.shape} where tokens (n, width) are wanted")
     if not np.isfinite(tokens).all():
