@@ -32,6 +32,7 @@ ENCODER_FILE = "encoder.json"
 # arrays. One key, because safetensors writes several in any order, and the same feature should be the same file.
 SOURCE = "source"
 CHECKSUM = re.compile("(.*) crc32:([0-9a-f]{8})", re.DOTALL)
+MAX_WIDTH = 1 << 20  # channels of a token
 FLOAT32, BF16 = PRECISIONS = ("float32", "bf16")
 TENSORS = {"tokens": "F32", "mask": "BOOL", "time": "F32"}  # what a file holds, and as what
 
@@ -111,6 +112,16 @@ class EncoderInfo:
     input_folder: str = ""
     command: str = ""
 
+    def check(self, where: object) -> None:
+        """Refuse values that are not of their kind, naming `where`: edited by hand, or by another program."""
+        kinds = {"encoder": str, "modality": str, "width": int, "options": dict, "model": str, "source": str,
+                 "precision": str, "settings": dict, "inputs": dict, "input_folder": str}  # fmt: skip
+        for name, kind in kinds.items():
+            if type(getattr(self, name)) is not kind:
+                raise UserError(f"{where}: not a description of an encoder ({name} is {getattr(self, name)!r})")
+        if not 1 <= self.width <= MAX_WIDTH:
+            raise UserError(f"{where}: not a description of an encoder (width {self.width})")
+
     def difference(self, other: EncoderInfo) -> str | None:
         """Return why features of `other` may not join those of this one, in words; None when they may."""
         for name in ("encoder", "modality", "width", "source"):
@@ -170,7 +181,7 @@ class FeatureStore:
             info = EncoderInfo(**card)
         except TypeError as error:
             raise UserError(f"{folder / ENCODER_FILE}: not a description of an encoder ({error})") from error
-        _check_types(info, folder / ENCODER_FILE)
+        info.check(folder / ENCODER_FILE)
         return cls(folder, info)
 
     @classmethod
@@ -374,14 +385,3 @@ def _made_of(file: Any) -> tuple[str, str]:
     # An identity has no blank in it; what a feature was made from may have some, and files of old have no identity.
     source, _, encoder = text.rpartition(" ") if " " in text else (text, "", "")
     return source, encoder
-
-
-def _check_types(info: EncoderInfo, path: Path) -> None:
-    """Refuse a card with a value that is not of its kind: it may have been edited, or be another program's."""
-    kinds = {"encoder": str, "modality": str, "width": int, "options": dict, "source": str, "settings": dict,
-             "inputs": dict, "input_folder": str}  # fmt: skip
-    for name, kind in kinds.items():
-        if type(getattr(info, name)) is not kind:
-            raise UserError(f"{path}: not a description of an encoder ({name} is {getattr(info, name)!r})")
-    if info.width < 1:
-        raise UserError(f"{path}: not a description of an encoder (width {info.width})")

@@ -33,8 +33,8 @@ SAME_MEMORY = 4
 def load_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint file: a state dict, or one under `model_state_dict` or `state_dict`.
 
-    .safetensors, or .pt read with weights_only=True: a pickle that wants to run code is refused with a UserError, and so
-    is what claims to hold more than the file has bytes.
+    .safetensors, or .pt read with weights_only=True: a pickle that wants to run code is refused with a UserError, and
+    so is what claims to hold more than the file has bytes.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
@@ -88,14 +88,18 @@ def bounded_by(state: Mapping[str, Tensor], exactly: bool = False) -> Iterator[N
     n_numbers = sum(tensor.numel() for tensor in state.values())
     most_tensors = len(state) if exactly else TENSORS_A_TENSOR * len(state) + EXTRA_TENSORS
     most_numbers = n_numbers + EXTRA_NUMBERS
-    here, numbers, tensors = threading.get_ident(), 0, 0
+    here, numbers = threading.get_ident(), 0
+    # A tensor takes its place twice: planned, and with its weights.
+    seen: dict[tuple[int, str], int] = {}
 
-    def count(_: Any, name: str, tensor: Any) -> None:
-        nonlocal numbers, tensors
+    def count(module: Any, name: str, tensor: Any) -> None:
+        nonlocal numbers
         if tensor is None or threading.get_ident() != here:
             return
-        numbers, tensors = numbers + tensor.numel(), tensors + 1
-        if numbers > most_numbers or tensors > most_tensors:
+        place = (id(module), name)
+        numbers += tensor.numel() - seen.get(place, 0)
+        seen[place] = tensor.numel()
+        if numbers > most_numbers or len(seen) > most_tensors:
             raise ValueError(f"its sizes ask for more than the {n_numbers:,} numbers in {len(state)} tensors it holds")
 
     hooks: Sequence[Any] = (
@@ -114,10 +118,10 @@ def check_finite(network: torch.nn.Module, name: object) -> None:
     import torch
 
     for key, tensor in (*network.named_parameters(), *network.named_buffers()):
+        is_weight = isinstance(tensor, torch.nn.Parameter) or key.endswith(_STATISTICS)
         # A sum is quick, and finite unless something in it is not (or it is very large: then look again).
-        if key.endswith(_STATISTICS) or isinstance(tensor, torch.nn.Parameter):
-            if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
-                raise UserError(f"{name}: the weight {key} holds values that are not finite")
+        if is_weight and tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            raise UserError(f"{name}: the weight {key} holds values that are not finite")
 
 
 def not_numbers(state: Mapping[str, Tensor], network: torch.nn.Module) -> list[str]:

@@ -158,7 +158,8 @@ def test_the_text_models_read_the_prompts_once_and_nothing_for_a_frame(clip: Pat
     handle = torch.nn.modules.module.register_module_forward_hook(count)
     try:
         encoder.prepare(CPU)
-        assert passed.count(RobertaModel) == passed.count(open_clip.transformer.Transformer) == 1
+        # Both also try what they have been given: words, and a black picture.
+        assert passed.count(RobertaModel) == passed.count(open_clip.transformer.Transformer) == 2
         passed.clear()
         for seed in range(3):
             encoder.encode([encoder.load(in_memory(pictures(4, seed=seed)))], 2)
@@ -211,7 +212,7 @@ def test_a_pickle_with_a_payload_is_refused_and_not_run(clip: Path, roberta: Pat
     folder = checkpoints.write_open_clip(tmp_path / "folder")
     (folder / "open_clip_model.safetensors").unlink()
     marker = checkpoints.write_malicious(folder / "open_clip_pytorch_model.bin")
-    with pytest.raises(UserError, match=r"folder: .*, or more than plain tensors"):
+    with pytest.raises(UserError, match=r"folder.*: .*, or more than plain tensors"):
         prepared(folder, roberta)
     assert not marker.exists()
     torch.load(tmp_path / "evil.pt", weights_only=False)
@@ -244,7 +245,7 @@ def test_a_folder_without_good_weights_is_refused_and_not_left_random(
         weights.write_bytes(weights.read_bytes()[:-100])
     else:
         save_file({n: t for n, t in load_file(weights).items() if n != "ln_final.weight"}, weights)
-    with pytest.raises(UserError, match=r"clip: the model cannot be loaded") as error:
+    with pytest.raises(UserError, match=r"clip.*: (has no weights|cannot be read as plain|does not fit)") as error:
         prepared(folder, roberta)
     assert "\n" not in str(error.value)
 

@@ -23,6 +23,7 @@ SampleT = TypeVar("SampleT")
 # Weights of published architectures that no encoder here reads: the pooler of a ViT or RoBERTa, and what stands for
 # masked stretches of sound in the training of wav2vec 2.0 and its kin. Checkpoints often lack them.
 UNREAD_WEIGHTS = ("pooler", "masked_spec_embed")
+MAX_TOKENS = 10_000  # windows of a clip; more are a mistake, or somebody's attempt on the memory
 _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -158,6 +159,13 @@ def arguments_of(encoder: type[Encoder[Any, Any]], options: Mapping[str, Any], w
         elif parameter.default is parameter.empty:
             raise UserError(f"{where}: {encoder.__name__} wants {name}, which is no option here; give it a default")
     return arguments
+
+
+def check_whole(option: str, value: Any, least: int, most: int) -> None:
+    """Refuse what is no whole number within the bounds; it may come from a record, which may say anything."""
+    if type(value) is not int or not least <= value <= most:
+        at_least = f"must be at least {least}" if value is None or (type(value) is int and value < least) else ""
+        raise UserError(f"--{option} {value}: {at_least or f'must be a whole number, at most {most}'}")
 
 
 def is_read(weight: str) -> bool:

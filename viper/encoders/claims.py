@@ -1,4 +1,4 @@
-"""What the small files of a checkpoint say of it, as far as it may decide anything: no code, no other files, no network.
+"""What the small files of a checkpoint may say of it: sizes and settings; no code, no other files, no network.
 
 transformers gives a configuration many words: it may name Python files to run, kernels to fetch, other models to load,
 files elsewhere. None of them is passed on. What is left are sizes and settings, each within bounds.
@@ -77,6 +77,8 @@ def plain_folder(folder: Path) -> Iterator[Path]:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return a JSON file's mapping as it is; one that is too large, or no mapping, is a UserError."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     _check_size(path, MAX_SETTINGS_BYTES)
     settings = read_json(path)
     if not isinstance(settings, dict):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from viper.encoders.base import ShortName, weights_fingerprint
-from viper.encoders.pictures import PictureEncoder, PictureSample
+from viper.encoders.image_text import load_image_text
+from viper.encoders.pictures import PictureEncoder, PictureSample, blank_frames
 from viper.encoders.pretrained import explained, is_model
 from viper.encoders.words import ROBERTA, SentenceModel
 from viper.errors import UserError
@@ -21,7 +20,6 @@ from viper.files import digest_of, read_yaml
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
 from viper.task import load_task
-from viper.weights import load_state_dict
 
 if TYPE_CHECKING:
     import torch
@@ -30,20 +28,6 @@ if TYPE_CHECKING:
 
 # Between the two models, as encoder.json and --models write them.
 AND = " + "
-# What open_clip's list of published weights says of the pictures they were trained on.
-_PICTURE_KEYS = ("mean", "std", "interpolation", "resize_mode")
-
-
-@contextlib.contextmanager
-def _quiet_root_log() -> Iterator[None]:
-    """Silence the root logger, to which open_clip writes; what matters of it is raised as well."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -177,7 +161,8 @@ class PromptEncoder(PictureEncoder):
         # embedding is another sentence's; and what can be proved of bf16's error is far wider than the gap between the
         # best prompts, so that recomputing close calls in float32 would recompute nearly all frames.
         runtime = dataclasses.replace(runtime, precision=torch.float32)
-        clip, tokenizer = self._load_clip()
+        loaded = load_image_text(self.clip_model, self.clip_pretrained, self.clip_checkpoint_path)
+        clip, tokenizer, self._has_quick_gelu = loaded.network, loaded.tokenizer, loaded.has_quick_gelu
         self._clip_fingerprint = weights_fingerprint(clip)
         self._preprocessing = dict(clip.visual.preprocess_cfg)
         sentences = SentenceModel(self.text_model, dataclasses.replace(runtime, compiled=False))
@@ -188,43 +173,12 @@ class PromptEncoder(PictureEncoder):
         self._mean, self._std = mean.view(3, 1, 1), std.view(3, 1, 1)
         self._clip = clip.eval().requires_grad_(False).to(runtime.device)
         self._clip.visual = runtime.place(clip.visual)
-        tokens = tokenizer(list(self.prompts.sentences))
-        self._prompt_directions = torch.cat(self._batches.map(self._embed_prompts, tokens, 64))
-
-    def _load_clip(self) -> tuple[Any, Any]:
-        """Return the image-text model and its tokenizer."""
-        import open_clip
-
-        is_folder, is_own = Path(self.clip_model).is_dir(), self.clip_checkpoint_path is not None
-        name = f"local-dir:{self.clip_model}" if is_folder else self.clip_model
-        if not is_folder and name not in open_clip.list_models():
-            raise UserError(f"--clip_model {name}: neither a folder nor an architecture open_clip knows")
-        # How the published weights were trained: OpenAI's with another activation than the architecture's name says.
-        published: dict[str, Any] = {} if is_folder else open_clip.get_pretrained_cfg(name, self.clip_pretrained)
-        if not (is_folder or is_own or published):
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
-            raise UserError(f"--clip_pretrained {self.clip_pretrained}: of {name} there are {tags or 'no weights'}")
-        hub = "/".join(str(published.get("hf_hub", "")).split("/")[:2])
-        with explained(hub or self.clip_model, "--clip_model FOLDER"), _quiet_root_log():
-            # weights_only is open_clip's default too; it is said here because nothing else would be safe.
-            clip: Any = open_clip.create_model(
-                name,
-                pretrained=None if is_folder or is_own else self.clip_pretrained,
-                load_weights=not is_own,
-                require_pretrained=not is_own,
-                force_quick_gelu=bool(published.get("quick_gelu")),
-                force_preprocess_cfg={key: published[key] for key in _PICTURE_KEYS if key in published},
-                weights_only=True,
-            )
-            tokenizer: Any = open_clip.get_tokenizer(name)
-        if self.clip_checkpoint_path is not None:
-            try:
-                clip.load_state_dict(load_state_dict(self.clip_checkpoint_path))
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())[:200]
-                raise UserError(f"{self.clip_checkpoint_path}: does not fit {self.clip_model} ({reason})") from error
-        self._has_quick_gelu = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
-        return clip, tokenizer
+        with explained(self.clip_model, "--clip_model FOLDER"):
+            tokens = tokenizer(list(self.prompts.sentences))
+            self._prompt_directions = torch.cat(self._batches.map(self._embed_prompts, tokens, 64))
+            self._batches.rows(self._best, [self.rows(blank_frames())], 1)
+        if not self._prompt_directions.isfinite().all():
+            raise UserError(f"{self.clip_model}: answers values that are not finite")
 
     def info(self) -> EncoderInfo:
         """Return what decides the values: both models and the prompts."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from viper.encoders.base import ShortName, weights_fingerprint
-from viper.encoders.pictures import PictureEncoder, PictureSample
+from viper.encoders.pictures import PictureEncoder, PictureSample, blank_frames
 from viper.encoders.pixels import Pixels
-from viper.encoders.pretrained import choose_hidden, is_model, load_transformers_model
+from viper.encoders.pretrained import choose_hidden, explained, is_model, load_transformers_model, width_of
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
 
@@ -66,9 +66,10 @@ class ImageEncoder(PictureEncoder):
             _leave_out_unread_tokens(network)
         self._network = runtime.place(network)
         self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
-        self.pixels.place(runtime.device)
-        blank = self.rows(Frames([np.zeros((64, 64, 3), np.uint8)], np.zeros(1), np.ones(1, bool)))
-        self._width = self._batches.rows(self._forward, [blank], 1).shape[1]
+        with explained(self.model):
+            self.pixels.place(runtime.device)
+            blank = self.rows(blank_frames())
+            self._width = width_of(self._batches.rows(self._forward, [blank], 1), self.model)
 
     def info(self) -> EncoderInfo:
         """Return what decides the values: weights, the processor's settings, layer and pooling."""

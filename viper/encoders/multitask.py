@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,11 +11,14 @@ import cv2
 import numpy as np
 
 from viper.encoders.base import ShortName, weights_fingerprint
-from viper.encoders.pictures import PictureEncoder, PictureSample
-from viper.encoders.pretrained import explained
+from viper.encoders.claims import check_numbers
+from viper.encoders.pictures import PictureEncoder, PictureSample, blank_frames
+from viper.encoders.pretrained import explained, width_of
 from viper.errors import UserError
 from viper.media.pictures import Frames
+from viper.offline import is_offline
 from viper.store import EncoderInfo, Feature
+from viper.weights import bounded_by, check_finite, load_state_dict, not_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -66,14 +70,18 @@ class MultitaskEncoder(PictureEncoder):
             raise UserError(f"--weights {self.weights}: must be an existing .safetensors file")
         multitask = import_py_feat()
         name = str(self.weights) if self.weights else PUBLISHED
-        with explained(name, "--weights FOLDER/NAME.safetensors"):
-            self._network = multitask(
-                device=str(runtime.device), weights_path=self.weights and str(self.weights), amp=False
-            )
         self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
+        with explained(name, "--weights FOLDER/NAME.safetensors"):
+            weights = self.weights or _published()
+            _check(weights)
+            self._network = multitask(device=str(runtime.device), weights_path=str(weights), amp=False)
+            check_finite(self._network.model, name)
+            self._names = [*self._network.au_names, *self._network.emotion_names]
+            blank = self._batches.rows(self._forward, [self.rows(blank_frames())], 1)
+            if (width := width_of(blank, name)) != len(self._names):
+                raise UserError(f"{name}: answers {width} values, and {len(self._names)} are known by name")
         self._model_name = name
         self._fingerprint = weights_fingerprint(self._network.model)
-        self._names = [*self._network.au_names, *self._network.emotion_names]
 
     def info(self) -> EncoderInfo:
         """Return the weights, which decide the values, and the channels' names."""
@@ -96,6 +104,38 @@ class MultitaskEncoder(PictureEncoder):
 
         output = self._network(chips.float() / 255)
         return torch.from_numpy(np.concatenate([output.au, output.emotion], axis=1))
+
+
+def _published() -> Path:
+    """Return py-feat's published weights, in its own cache; nothing is fetched when offline."""
+    from feat.multitask.inference import HF_REPO, HF_WEIGHTS_FILE
+    from feat.utils.io import get_resource_path
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(HF_REPO, HF_WEIGHTS_FILE, cache_dir=get_resource_path(), local_files_only=is_offline()))
+
+
+def _check(weights: Path) -> None:
+    """Compare the configuration in a file's metadata with its weights, before py-feat builds what it says."""
+    import timm
+    import torch
+    from feat.multitask.model_v2 import MEGraphAUv2, ModelV2Config
+    from safetensors import safe_open
+
+    state = load_state_dict(weights)
+    with safe_open(weights, framework="pt") as file:
+        config = json.loads((file.metadata() or {}).get("config", "null"))
+    if not isinstance(config, dict):
+        raise UserError(f"{weights}: has no configuration of py-feat's multitask network in its metadata")
+    check_numbers(config, weights)
+    backbone = config.get("backbone", ModelV2Config.backbone)
+    if str(backbone).split(".")[0] not in timm.list_models():  # others are fetched, or read from anywhere
+        raise UserError(f"{weights}: timm has no network {backbone!r}")
+    known = {key: value for key, value in config.items() if key in ModelV2Config.__dataclass_fields__}
+    with torch.device("meta"), bounded_by(state):
+        planned = MEGraphAUv2(ModelV2Config(**{**known, "pretrained": False}))
+    if wrong := not_numbers(state, planned):
+        raise UserError(f"{weights}: {wrong[0]} holds no floating point numbers")
 
 
 def import_py_feat() -> Any:

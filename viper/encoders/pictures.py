@@ -29,6 +29,11 @@ class PictureSample:
         return len(self.rows)
 
 
+def blank_frames() -> Frames:
+    """Return one black picture, on which a network is tried."""
+    return Frames([np.zeros((64, 64, 3), np.uint8)], np.zeros(1), np.ones(1, bool))
+
+
 class PictureEncoder(Encoder[Frames, PictureSample]):
     """An encoder of pictures: one token a frame, masked where no face was found."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from viper.encoders.pretrained import explained, load_processor
+from viper.errors import UserError
 from viper.files import digest_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Pixels:
         processor = self.processor
         mean = torch.tensor(processor.image_mean if processor.do_normalize else [0.0] * 3, device=device)
         std = torch.tensor(processor.image_std if processor.do_normalize else [1.0] * 3, device=device)
+        if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():
+            raise UserError(f"{self.model}: image_mean and image_std must be three numbers each, image_std above 0")
         self._scale = processor.rescale_factor if processor.do_rescale else 1.0
         # ViViT's processors scale to [0, 2] and take 1 off, before they normalise as others do. That of videos, which
         # older versions of transformers 5 lack, has no option for it.

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from viper.encoders.base import is_read
 from viper.encoders.checkpoint_heads import is_head, is_table
 from viper.encoders.claims import CONFIG, PROCESSORS, TOKENIZER_SETTINGS, VOCABULARIES, config_of, plain_folder
@@ -105,8 +107,8 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
 
     A weight the checkpoint lacks, or has in another shape, would be random and every feature with it; one that the
     network has no place for would be dropped. Both are a UserError, and so are weights that are not finite numbers.
-    Only what no encoder here reads may be missing, and only that, heads and tables (viper.encoders.checkpoint_heads) may
-    be dropped. Code from a hub is never run.
+    Only what no encoder here reads may be missing, and only that, heads and tables (viper.encoders.checkpoint_heads)
+    may be dropped. Code from a hub is never run.
     """
     import torch
 
@@ -148,6 +150,15 @@ def _network_class(auto_class: Any, config: Any) -> Any:
         raise ValueError(f"a {config.model_type} is not among the networks of {auto_class.__name__}")
     classes = found if isinstance(found, list | tuple) else [found]
     return next((each for each in classes if each.__name__ in (config.architectures or [])), classes[0])
+
+
+def width_of(tokens: np.ndarray, model: str) -> int:
+    """Return the width of a network's tokens (n, width) for a blank clip; a UserError where they cannot be right."""
+    if tokens.ndim != 2 or not tokens.shape[1]:
+        raise UserError(f"{model}: answers {tokens.shape} where tokens (n, width) are wanted")
+    if not np.isfinite(tokens).all():
+        raise UserError(f"{model}: answers values that are not finite")
+    return int(tokens.shape[1])
 
 
 def choose_hidden(output: Any, layer: int, model: str) -> torch.Tensor:

@@ -186,7 +186,9 @@ def recorded_encoder(info: EncoderInfo, runtime: Runtime, model: str | None = No
     try:
         encoder = made_by.from_record(info, model)
         encoder.prepare(runtime)
-    except (KeyError, TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a record may hold anything, and a network raise anything
         raise UserError(f"the record of its encoder is not complete ({type(error).__name__}: {error})") from error
     difference = info.difference(dataclasses.replace(encoder.info(), source=info.source))
     if difference:

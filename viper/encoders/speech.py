@@ -15,6 +15,7 @@ from viper.encoders.pretrained import (
     load_config,
     load_processor,
     load_transformers_model,
+    width_of,
 )
 from viper.encoders.windows import SoundSample, WindowEncoder
 from viper.errors import UserError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # The receptive field of a WavLM x-vector is about 0.3 s: a shorter window would leave its statistics nothing to pool.
 MIN_WINDOW_SECONDS = 0.4
+MAX_RATE = 192_000
 
 
 class SpeechEncoder(WindowEncoder):
@@ -90,8 +92,13 @@ class SpeechEncoder(WindowEncoder):
         self._fingerprint = weights_fingerprint(network)
         self._network = runtime.place(_spared(network, runtime.device))
         self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
-        silence = np.zeros(int(MIN_WINDOW_SECONDS * self.extractor.sampling_rate), np.float32)
-        self._width = self._batches.map(self._forward, [silence], 1)[0].shape[1]
+        with explained(self.model):
+            rate = self.extractor.sampling_rate
+            if type(rate) is not int or not 1000 <= rate <= MAX_RATE:
+                raise UserError(f"{self.model}: wants sound at {rate} Hz, which is no rate of sound")
+            silence = np.zeros(int(MIN_WINDOW_SECONDS * rate), np.float32)
+            windows = self._prepared([silence], rate)
+            self._width = width_of(self._batches.map(self._forward, windows, 1)[0].float().cpu().numpy(), self.model)
 
     def info(self) -> EncoderInfo:
         """Return what decides the values: weights, layer, pooling and windows."""
@@ -107,9 +114,13 @@ class SpeechEncoder(WindowEncoder):
         for start, stop in bounds:
             window = sound.samples[start:stop]
             windows.append(np.resize(window, shortest) if len(window) < shortest else window)
-        return [
-            np.asarray(row, np.float32) for row in self.extractor(windows, sampling_rate=sound.rate)["input_values"]
-        ]
+        return self._prepared(windows, sound.rate)
+
+    def _prepared(self, windows: list[np.ndarray], rate: int) -> list[np.ndarray]:
+        made = self.extractor(windows, sampling_rate=rate)
+        if "input_values" not in made:
+            raise UserError(f"{self.model}: its feature extractor makes {', '.join(made)}, not a wave for each window")
+        return [np.asarray(row, np.float32) for row in made["input_values"]]
 
     def encode(self, samples: list[SoundSample], batch_size: int) -> list[Feature]:
         """Put windows of equal length, from any clips, through together: none is padded, so none is changed."""

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from viper.encoders.base import Encoder, ShortName, split_like, weights_fingerprint
+from viper.encoders.base import MAX_TOKENS, Encoder, ShortName, check_whole, split_like, weights_fingerprint
 from viper.encoders.pixels import Pixels
-from viper.encoders.pretrained import choose_hidden, is_model, load_config, load_transformers_model
+from viper.encoders.pretrained import (
+    choose_hidden,
+    explained,
+    is_model,
+    load_config,
+    load_transformers_model,
+    width_of,
+)
 from viper.errors import UserError
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
 
     from viper.engine.device import Runtime
 
+MAX_FRAMES = 512  # that a network reads at once
 # The video networks that are read here, and whether they have a class token.
 HAS_CLASS_TOKEN = {"videomae": False, "timesformer": True, "vivit": True}
 
@@ -113,8 +121,7 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
     reads: ClassVar[str] = "frames"
 
     def __init__(self, model: str, n_windows: int = 1, layer: int = -1, pool: str = "auto") -> None:
-        if n_windows < 1:
-            raise UserError(f"--n_windows {n_windows}: must be at least 1")
+        check_whole("n_windows", n_windows, 1, MAX_TOKENS)
         self.model, self.n_windows, self.layer = model, n_windows, layer
         self.pool = self._pool(pool)
         self.pixels = Pixels(model, of_video=True)
@@ -136,6 +143,7 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
         if config.model_type not in HAS_CLASS_TOKEN:
             known = ", ".join(HAS_CLASS_TOKEN)
             raise UserError(f"{self.model}: is a {config.model_type}; the video networks that are read are {known}")
+        check_whole("num_frames", config.num_frames, 1, MAX_FRAMES)
         return config
 
     @property
@@ -170,13 +178,14 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
         self._fingerprint = weights_fingerprint(network)
         self._network, self._precision = runtime.place(network), runtime.precision_name
         self._batches = DeviceBatches(runtime, max(1, MOST_ON_CPU // self.length))
-        self.pixels.place(runtime.device)
-        blank = self.pixels.resized([np.zeros((64, 64, 3), np.uint8)])
-        try:
-            token = self._batches.map(self._forward, [(blank, np.zeros(self.length, np.int64))], 1)[0]
-        except ValueError as error:
-            raise UserError(f"{self.model}: its processor and its network do not fit ({error})") from error
-        self._width = token.shape[1]
+        with explained(self.model):
+            self.pixels.place(runtime.device)
+            blank = self.pixels.resized([np.zeros((64, 64, 3), np.uint8)])
+            try:
+                token = self._batches.map(self._forward, [(blank, np.zeros(self.length, np.int64))], 1)[0]
+            except ValueError as error:
+                raise UserError(f"{self.model}: its processor and its network do not fit ({error})") from error
+            self._width = width_of(token.float().cpu().numpy(), self.model)
 
     def info(self) -> EncoderInfo:
         """Return what decides the values: weights, the processor's settings, layer, pooling and windows."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from viper.encoders.base import Encoder, split_like
+from viper.encoders.base import MAX_TOKENS, Encoder, check_whole, split_like
 from viper.errors import UserError
 from viper.media.sampling import window_bounds
 from viper.media.sound import Sound
@@ -40,9 +40,8 @@ class WindowEncoder(Encoder["Sound | None", SoundSample]):
     reads: ClassVar[str] = "sound"
 
     def __init__(self, n_fragments: int = 32, fragment_seconds: float | None = None) -> None:
-        if n_fragments < 1:
-            raise UserError(f"--n_fragments {n_fragments}: must be at least 1")
-        if fragment_seconds is not None and fragment_seconds <= 0:
+        check_whole("n_fragments", n_fragments, 1, MAX_TOKENS)
+        if fragment_seconds is not None and not fragment_seconds > 0:
             raise UserError(f"--fragment_seconds {fragment_seconds}: must be above 0")
         self.n_fragments, self.fragment_seconds = n_fragments, fragment_seconds
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from viper.encoders.base import Encoder, split_like, weights_fingerprint
-from viper.encoders.pretrained import explained, load_processor, load_transformers_model
+from viper.encoders.pretrained import explained, load_processor, load_transformers_model, width_of
+from viper.errors import UserError
 from viper.media.subtitles import Cue
 from viper.store import Feature
 
@@ -69,10 +70,16 @@ class SentenceModel:
             self._tokenizer = load_processor(AutoTokenizer, model)
         network: Any = load_transformers_model(AutoModel, model)
         self.fingerprint = weights_fingerprint(network)
+        self._model, self._n_words = model, network.get_input_embeddings().num_embeddings
         self.width, self.precision = int(network.config.hidden_size), runtime.precision_name
         # A tokenizer may not say its model's limit; position embeddings do, two of them taken by padding offsets.
         self._limit = min(self._tokenizer.model_max_length, network.config.max_position_embeddings - 2)
         self._network, self._batches = runtime.place(network), DeviceBatches(runtime)
+        with explained(model):
+            self._tokenizer.padding_side = "right"  # of a batch's sentences the first token stays the first
+            if self._limit < 3:
+                raise UserError(f"{model}: reads sentences of {self._limit} tokens, of which two say nothing")
+            width_of(self.embed(["a", "a word"], 2), model)
 
     def embed(self, sentences: Sequence[str], batch_size: int) -> np.ndarray:
         """Return (sentences, width) float32. Padding is masked: a sentence's embedding does not depend on its batch."""
@@ -82,6 +89,8 @@ class SentenceModel:
         if not sentences:
             return rows
         ids = self._tokenizer(list(sentences), truncation=True, max_length=self._limit)["input_ids"]
+        if (largest := max(max(row, default=0) for row in ids)) >= self._n_words:
+            raise UserError(f"{self._model}: its tokenizer has word {largest}, its network {self._n_words} words")
         # Sentences of similar length go through together, so that there is little padding.
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         parts = self._batches.map(self._forward, [ids[i] for i in order], batch_size)

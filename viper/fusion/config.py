@@ -50,6 +50,11 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
+# The largest that are built: more is a mistake, or somebody's attempt on the memory.
+MOST = {"n_latents": 1 << 16, "d_latents": 1 << 16, "n_layers": 1000, "n_heads": 1024, "widening": 64,
+        "n_time_bands": 4096, "n_tokens": 1 << 20}  # fmt: skip
+MAX_WIDTH, MAX_MODALITIES, MAX_TARGETS = 1 << 20, 100, 10_000
+
 _DEFAULT_LOSS = {
     "regression": {"mse": 1.0}, "single_label": {"ce": 1.0}, "multi_label": {"bce": 1.0},
     "preference": {"plackett_luce": 1.0},
@@ -134,6 +139,11 @@ class PerceiverFusionConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         _refuse_unknown("the config", kwargs, _SIZES | _BOOKKEEPING)
+        _check_kinds(
+            modalities=(modalities, Mapping), task=(task, Mapping), modality_order=(modality_order, list | tuple),
+            loss=(loss, Mapping), pos_weight=(pos_weight, list | tuple), group_column=(group_column, str),
+            evaluation=(evaluation, Mapping), training_data=(training_data, Mapping),
+        )  # fmt: skip
         if fusion not in FUSIONS:
             raise ValueError(f"fusion is one of {', '.join(FUSIONS)}, not {fusion!r}")
         preset = preset or ("paper" if fusion == "channels" else "small")
@@ -159,12 +169,16 @@ class PerceiverFusionConfig(PretrainedConfig):
         _check_modalities(self.modalities, self.modality_order)
         _check_task(self.task)
         _check_sizes(sizes, n_tokens)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing is a share below 1, not {label_smoothing}")
+        _check_share("label_smoothing", label_smoothing)
+        _check_share("linear_share", linear_share)
         if "weighted_bce" in self.loss and len(pos_weight or []) != len(self.task["targets"]):
             raise ValueError("the loss weighted_bce needs pos_weight, a number per target")
-        if not 0 <= linear_share < 1:
-            raise ValueError(f"linear_share is a share below 1, not {linear_share}")
+        for name, value in {
+            **self.loss,
+            **{f"pos_weight {i}": each for i, each in enumerate(pos_weight or [])},
+        }.items():
+            if not _is_number(value) or not value >= 0:
+                raise ValueError(f"{name} must have a weight of at least 0, not {value!r}")
         # The names that hub pages and pipelines show for the outputs.
         kwargs["id2label"] = dict(enumerate(self.task["targets"]))
         kwargs["label2id"] = {target: index for index, target in enumerate(self.task["targets"])}
@@ -186,36 +200,65 @@ def _refuse_unknown(where: str, given: Mapping[str, Any], known: frozenset[str] 
         raise ValueError(f"unknown key in {where}: {', '.join(unknown)}")
 
 
+def _check_kinds(**given: tuple[Any, Any]) -> None:
+    for name, (value, kind) in given.items():
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{name} must not be {str(value)[:50]!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_share(name: str, value: Any) -> None:
+    if not _is_number(value) or not 0 <= value < 1:
+        raise ValueError(f"{name} is a share below 1, not {value!r}")
+
+
 def _check_modalities(modalities: Mapping[str, Mapping[str, Any]], order: list[str]) -> None:
+    if len(modalities) > MAX_MODALITIES:
+        raise ValueError(f"{len(modalities)} modalities are too many, at most {MAX_MODALITIES} fit")
     for name, spec in modalities.items():
         # Names become part of parameter names.
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict(), name):
             raise ValueError(f"modality name {name!r}: use letters, digits, '_' and '-', and no attribute of a module")
         _refuse_unknown(f"modality {name!r}", spec, {"width", "encoder"})
-        if not isinstance(spec.get("width"), int) or spec["width"] < 1:
-            raise ValueError(f"modality {name!r} needs a width of at least 1, not {spec.get('width')!r}")
-    if sorted(order) != sorted(modalities):
+        if type(spec.get("width")) is not int or not 1 <= spec["width"] <= MAX_WIDTH:
+            raise ValueError(
+                f"modality {name!r} needs a width of at least 1 and at most {MAX_WIDTH}, not {spec.get('width')!r}"
+            )
+        if not isinstance(spec.get("encoder"), Mapping | None):
+            raise ValueError(f"modality {name!r} needs the record of its encoder, not {str(spec['encoder'])[:50]!r}")
+    if not all(isinstance(name, str) for name in order) or sorted(order) != sorted(modalities):
         raise ValueError(f"modality_order {order} does not list the modalities {sorted(modalities)} once each")
 
 
 def _check_task(task: Mapping[str, Any]) -> None:
     targets = task.get("targets")
-    if not isinstance(targets, list | tuple) or len(set(targets)) != len(targets):
+    are_names = isinstance(targets, list | tuple) and all(isinstance(target, str) for target in targets)
+    if not are_names or len(set(targets)) != len(targets):
         raise ValueError(f"the task's targets are a list of different names, not {targets!r}")
+    if len(targets) > MAX_TARGETS:
+        raise ValueError(f"{len(targets)} targets are too many, at most {MAX_TARGETS} fit")
     if task.get("kind", "regression") not in KINDS:
         raise ValueError(f"the task's kind is one of {', '.join(KINDS)}, not {task['kind']!r}")
     if task.get("range") is not None:
-        low, high = task["range"]
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        ends = task["range"]
+        are_ends = isinstance(ends, list | tuple) and len(ends) == 2 and all(_is_number(end) for end in ends)
+        if not are_ends or not ends[0] < ends[1]:
             raise ValueError(f"the task's range is two numbers, low < high, not {task['range']}")
 
 
 def _check_sizes(sizes: Preset, n_tokens: int | None) -> None:
     for name, value in {**asdict(sizes), "n_tokens": 1 if n_tokens is None else n_tokens}.items():
         if name.endswith("dropout"):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is a probability below 1, not {value}")
+            if not _is_number(value) or not 0 <= value < 1:
+                raise ValueError(f"{name} is a probability below 1, not {value!r}")
+        elif type(value) is not int:
+            raise ValueError(f"{name} must be a whole number, not {str(value)[:50]!r}")
         elif value < (0 if name == "n_layers" else 1):
             raise ValueError(f"{name} is too small: {value}")
+        elif value > MOST[name]:
+            raise ValueError(f"{name} is too large: {value}, at most {MOST[name]}")
     if sizes.d_latents % sizes.n_heads:
         raise ValueError(f"d_latents ({sizes.d_latents}) must be a multiple of n_heads ({sizes.n_heads})")

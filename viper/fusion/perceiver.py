@@ -20,14 +20,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi
-from safetensors import SafetensorError
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from viper.errors import UserError, one_line
-from viper.files import write_text
+from viper.files import read_json, write_text
 from viper.fusion.baselines import BODIES as BASELINES
 from viper.fusion.baselines import PooledLinear
 from viper.fusion.config import PRESETS, PerceiverFusionConfig, Preset
@@ -42,6 +41,8 @@ from viper.fusion.layers import (
 from viper.fusion.losses import compute_loss, compute_preference_loss
 from viper.fusion.model_card import CARD_FILE, model_card
 from viper.fusion.published_perceiver import ChannelsPerceiver, load_transformers_perceiver
+from viper.offline import is_offline
+from viper.weights import SAFETENSORS, bounded_by, check_finite, load_state_dict, not_numbers
 
 __all__ = [
     "BODIES",
@@ -131,22 +132,30 @@ class PerceiverFusion(PreTrainedModel):
     ) -> PerceiverFusion:
         """Return the model of a hub id, of a checkpoint's folder, or of a run's (then its best).
 
+        Its config.json and model.safetensors are read and nothing else; no code, whatever they say. `options` are those
+        of transformers' from_pretrained, such as revision, token and local_files_only for a hub id, or dtype.
+
         Raises
         ------
-        UserError : the name is not one of these, or cannot be loaded.
+        UserError : the name is not one of these, or cannot be loaded: weights are missing, left over, of another shape
+            or not finite, or the sizes of the config are not those of the weights.
         """
-        folder = Path(name)
-        if (folder / BEST).is_dir():
-            folder = folder / BEST
-        if folder.is_dir() and not (folder / "config.json").is_file():
-            raise UserError(f"{name}: neither a checkpoint (config.json, model.safetensors) nor a run with one")
         try:
-            model: PerceiverFusion = super().from_pretrained(
-                folder if folder.is_dir() else os.fspath(name), *args, **options
-            )
-        except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
+            folder = _folder_of(name, {key: options.pop(key) for key in _HUB_OPTIONS & options.keys()})
+            config = options.pop("config", None) or cls.config_class(**_settings_of(folder / "config.json"))
+            state = load_state_dict(folder / SAFETENSORS)
+            with bounded_by(state, exactly=True):
+                model, report = super().from_pretrained(
+                    None, *args, config=config, state_dict=state, output_loading_info=True,
+                    ignore_mismatched_sizes=True, **options,
+                )  # fmt: skip
+            _check_loaded(model, state, report, folder)
+        except UserError:
+            raise
+        except Exception as error:  # a config may say anything, and transformers passes on what its readers raise
             raise UserError(f"{os.fspath(name)}: cannot be loaded as a checkpoint ({one_line(str(error))})") from error
-        return model
+        loaded: PerceiverFusion = model
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -340,3 +349,43 @@ class PerceiverFusion(PreTrainedModel):
                     f"modality {name!r}: tokens {tuple(x.shape)}, mask {tuple(mask[name].shape)} and time"
                     f" {tuple(time[name].shape)} do not fit together, or not the {n_clips} clips of the batch"
                 )
+
+
+_HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download"}
+# What transformers writes into a config.json of how it runs a network, or reads from it to fetch or import something.
+_RUNNING = ("attn_implementation", "experts_implementation", "auto_map", "quantization_config", "dtype", "torch_dtype")
+
+
+def _folder_of(name: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:
+    folder = Path(name)
+    if (folder / BEST).is_dir():
+        folder = folder / BEST
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{name}: neither a checkpoint (config.json, model.safetensors) nor a run with one")
+        return folder
+    where = {**hub, "local_files_only": hub.get("local_files_only", False) or is_offline()}
+    return Path(snapshot_download(os.fspath(name), allow_patterns=["config.json", SAFETENSORS], **where))
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: must be a mapping")
+    return {key: value for key, value in settings.items() if key not in _RUNNING and not key.startswith("_")}
+
+
+def _check_loaded(model: PerceiverFusion, state: Mapping[str, Tensor], report: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a model some of whose weights are not those of its file."""
+    wrong = {
+        "missing": report["missing_keys"],
+        "unexpected": report["unexpected_keys"],
+        "of another shape": [key for key, *_ in report["mismatched_keys"]],
+        "no floating point numbers": not_numbers(state, model),
+    }
+    if problems := [f"{', '.join(sorted(keys)[:3])}: {what}" for what, keys in wrong.items() if keys]:
+        raise ValueError(f"its weights are not those of its config; {'; '.join(problems)}")
+    check_finite(model, folder)
+    for name, module in model.named_modules():
+        if isinstance(module, Standardize) and not (module.std > 0).all():
+            raise ValueError(f"{name}.std must be above 0")

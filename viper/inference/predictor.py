@@ -263,9 +263,11 @@ def _record(record: Mapping[str, Any] | None) -> EncoderInfo:
     if not record:
         raise UserError("the checkpoint does not say which encoder made its features")
     try:
-        return EncoderInfo(**record)
+        info = EncoderInfo(**record)
     except TypeError as error:
         raise UserError(f"the record of its encoder cannot be read ({error})") from error
+    info.check("the checkpoint")
+    return info
 
 
 def _runtime(info: EncoderInfo, device: str) -> Runtime:

@@ -16,6 +16,7 @@ from viper.media.faces.follow import FaceBox, follow
 from viper.media.pictures import Frames
 
 BATCH_SIZE = 64
+MAX_MARGIN, MAX_SIDE = 10, 4096
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class CropOptions:
         """Raise a UserError for wrong ones."""
         if self.margin < 0 or self.min_face_size < 12 or self.image_size < 16:
             raise UserError("--margin must be at least 0, --min_face_size at least 12, --image_size at least 16")
+        if not self.margin <= MAX_MARGIN or self.image_size > MAX_SIDE or int(self.image_size) != self.image_size:
+            raise UserError(f"--margin must be at most {MAX_MARGIN}, --image_size a whole number, at most {MAX_SIDE}")
 
     def record(self) -> dict[str, Any]:
         """Return the options as faces.json has them."""
