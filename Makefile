@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 MODELS ?= weight_free
 BIN = $(VENV)/bin
-READY = $(VENV)/ready-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
+# The versions that are tested. `export LOCKED=` before `make setup` takes the newest within the ranges instead.
+LOCKED ?= constraints.txt
+READY = $(VENV)/ready-$(shell cat requirements.txt pyproject.toml $(LOCKED) | cksum | cut -d' ' -f1)
 
 LONG_TESTS = $(shell grep -rlE 'VIPER_LONG_TESTS|IS_LONG' --include='test_*.py' tests)
 
-.PHONY: help setup demo test test-long lint docs clean
+.PHONY: help setup demo test test-long lint lock docs clean
 
 help:
 	@echo "make demo       the whole way on videos made here (MODELS=pretrained: with the pretrained encoders)"
@@ -15,7 +17,8 @@ help:
 	@echo "make test-long  fuzzing, kills, memory and clusters at length: about 15 minutes"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the documentation as a site, in build/site"
-	@echo "make setup      the virtual environment in $(VENV) only"
+	@echo "make setup      the virtual environment in $(VENV) only (LOCKED=: the newest versions, not those of constraints.txt)"
+	@echo "make lock       writes the versions in $(VENV) into constraints.txt"
 
 setup: $(READY)
 	@# An environment kept outside the checkout must run this checkout's code.
@@ -27,10 +30,10 @@ $(READY):
 		|| { echo "viper needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --upgrade pip 'setuptools>=77' wheel
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet $(if $(LOCKED),--constraint $(LOCKED)) --editable '.[dev]'
 	@PYTHON=$(BIN)/python sh scripts/debian_package.sh ffmpeg
 	@rm -f $(VENV)/ready-*
-	@touch $@
+	@cat $(LOCKED) /dev/null > $@
 
 demo: setup
 	$(BIN)/viper demo --models $(MODELS) --output_folder demo
@@ -45,6 +48,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# After `make setup LOCKED=`, or `pip install --upgrade` of something in $(VENV), and a run of the tests.
+lock:
+	PYTHONPATH=. $(BIN)/python tests/requirements.py > $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
 
 docs: setup
 	$(BIN)/python -m mkdocs build --strict

@@ -87,6 +87,32 @@ def test_stopped_around_a_save_and_resumed(
     assert not (tmp_path / "run" / STATE_FILE).exists()
 
 
+def test_resumed_where_there_are_more_or_fewer_threads(
+    planted: Planted, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums of matrix products are split among threads, so their number decides the last bits."""
+    from viper.training import recorder
+
+    save, before = recorder.save_checkpoint, torch.get_num_threads()
+
+    def dying(run: Path, epoch: int, model: object) -> None:
+        if epoch == 3:
+            raise _KilledError
+        save(run, epoch, model)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "save_checkpoint", dying)
+        with pytest.raises(_KilledError):
+            run_command("train_perceiver", _arguments(planted, tmp_path / "run"))
+    try:
+        torch.set_num_threads(other := 2 if before == 1 else 1)
+        assert run_command("train_perceiver", _arguments(planted, tmp_path / "run", "--resume")) == 0
+        assert torch.get_num_threads() == other
+    finally:
+        torch.set_num_threads(before)
+    _assert_same(tmp_path / "run", uninterrupted)
+
+
 def _kill_after(n_epochs: int, trainings: Launcher, arguments: list[str], run: Path) -> None:
     """SIGKILL a training a little after so many epochs; on a busy machine it may be over first, and is begun again."""
     for _ in range(20):

@@ -214,7 +214,7 @@ def _train(options: TrainOptions, task: Task, data: TrainingData, going_on: bool
     from viper.training.data import OrderData
     from viper.training.linear import fit_linear_member
     from viper.training.recorder import Recorder
-    from viper.training.state import TrainingState
+    from viper.training.state import TrainingState, threads_of
 
     folder, resumed = options.output_checkpoint_folder, None
     if going_on and (folder / STATE_FILE).is_file():
@@ -236,7 +236,8 @@ def _train(options: TrainOptions, task: Task, data: TrainingData, going_on: bool
         log.info("%d clips to train on%s; %d to validate", len(data.training), orders, len(data.validation))
         examples = data.training if data.training.orders is None else OrderData(data.training)
         validate = _validator(task, data, options.batch_size)
-        loop.train(model, examples, examples.collate, options, validate, recorder, folder, resumed, alone)
+        with threads_of(resumed):
+            loop.train(model, examples, examples.collate, options, validate, recorder, folder, resumed, alone)
     return recorder.best(task.metrics[0]), recorder.best_by_metric()
 
 

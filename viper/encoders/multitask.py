@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from viper.encoders.base import ShortName, weights_fingerprint
 from viper.encoders.claims import check_numbers
 from viper.encoders.pictures import PictureEncoder, PictureSample, blank_frames
 from viper.encoders.pretrained import explained, width_of
-from viper.errors import UserError
+from viper.errors import UserError, first_line
 from viper.media.pictures import Frames
 from viper.offline import is_offline
 from viper.store import EncoderInfo, Feature
@@ -44,6 +45,7 @@ class MultitaskEncoder(PictureEncoder):
         ShortName("multitask", "py-feat: 20 action units and 7 emotions, 27", weights=(PUBLISHED,), is_default=True),
     )
     packages = ("feat",)
+    extra = "fau"
     CHIP = 256
 
     def __init__(self, weights: Path | None = None) -> None:
@@ -139,16 +141,24 @@ def _check(weights: Path) -> None:
 
 
 def import_py_feat() -> Any:
-    """Return py-feat's MultitaskModel. Without FFmpeg's shared libraries, which it needs, a one-line UserError."""
+    """Return py-feat's MultitaskModel; a UserError where it, or what it needs, is missing."""
+    if importlib.util.find_spec("feat") is None:
+        raise UserError(
+            "--model_name multitask: needs py-feat (which needs a package under the GPL): pip install 'viper[fau]', "
+            "or give --model_name landmarks"
+        )
     # Importing it sets OMP_NUM_THREADS for this process' children, which is not its business.
     threads = os.environ.get("OMP_NUM_THREADS")
     try:
         from feat.multitask.inference import MultitaskModel
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"py-feat lacks {error.name}: pip install 'viper[fau]', or give --model_name landmarks"
+        ) from error
     except (ImportError, RuntimeError, OSError) as error:
         raise UserError(
-            "py-feat cannot be imported here, because FFmpeg's shared libraries are missing (on Debian: the package "
-            f"ffmpeg) or it is not installed ({str(error).strip().splitlines()[0]}). "
-            "`--model_name landmarks` needs none of it"
+            "py-feat cannot be imported here, most likely because FFmpeg's shared libraries are missing (on Debian: "
+            f"the package ffmpeg; {first_line(error)}). `--model_name landmarks` needs none of it"
         ) from error
     finally:
         if threads is None:

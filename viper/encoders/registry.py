@@ -199,6 +199,8 @@ def recorded_encoder(info: EncoderInfo, runtime: Runtime, model: str | None = No
 def in_words_of(error: UserError, name: str) -> str:
     """Return what is wrong with a modality's encoder, naming the option of `predict`, not the extracting command's."""
     text = re.sub(r"`--\w+ FOLDER[^`]*`", f"`--models {name}=FOLDER`", str(error))
+    if "pip install" in text:  # no other model would do
+        return re.sub(r"^--model_name |, or give --model_name \w+", "", text)
     if "--models" in text or not re.search("model|weights|encoder here", text):
         return text
     return f"{text}; give the one it was made with: --models {name}=FOLDER"

@@ -6,7 +6,9 @@ old state or the new one. Nothing is pickled.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from torch import Tensor, nn
 
 from viper.errors import UserError
 from viper.files import atomic_path
+from viper.logs import log
 from viper.training.run_folder import STATE_FILE
 
 _RECORD = "record"
+MOST_THREADS = 1024  # a state that says more is damaged, and torch would try
 
 
 @dataclass
@@ -33,7 +37,7 @@ class TrainingState:
     tensors : by name: "model.*" the weights, "average.*" their running average, "optimizer.<parameter>.*" the moments,
         "rng.*" the generators of every process, stacked.
     record : JSON: "epoch" (how many are finished), "recorder" (its state), "part" (examples in the model at
-        once), "optimizer" (its settings), "n_processes".
+        once), "optimizer" (its settings), "n_processes", "n_threads" (of each, on the processor).
     """
 
     tensors: dict[str, Tensor]
@@ -81,7 +85,24 @@ def gather_state(
         {name: list(v) if isinstance(v, tuple) else v for name, v in group.items()}
         for group in described["param_groups"]
     ]
-    return TrainingState(tensors, {"optimizer": groups, "n_processes": accelerator.num_processes})
+    counts = {"n_processes": accelerator.num_processes, "n_threads": torch.get_num_threads()}
+    return TrainingState(tensors, {"optimizer": groups, **counts})
+
+
+@contextlib.contextmanager
+def threads_of(state: TrainingState | None) -> Iterator[None]:
+    """Let torch compute with as many threads as before; how sums are split among them decides their last bits."""
+    here = torch.get_num_threads()
+    before = state.record.get("n_threads") if state else None
+    if before == here or not isinstance(before, int) or not 1 <= before <= MOST_THREADS:
+        yield
+        return
+    log.info("going on with %d threads, as before, so that the weights are the same", before)
+    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(here)
 
 
 def restore_state(
