@@ -45,7 +45,7 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"line {mark.line + 1}: {said}" if mark else said) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ValueError(f"line {line}: the character U+{ord(str(error.character)):04X}: {error.reason}") from None
+        raise ValueError(f"line {line}: the character U+{error.character:04X}: {error.reason}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -102,6 +102,21 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return node
 
+    def construct_text(self, node: ScalarNode) -> str:
+        """Return text that can be written as UTF-8; what JSON writes as two escapes is one character."""
+        text = str(self.construct_scalar(node))
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            _refuse("text with half a character in it", node.start_mark)
+
+    def construct_truth(self, node: ScalarNode) -> bool:
+        """Return a bool."""
+        text = str(self.construct_scalar(node)).lower()
+        if text not in ("true", "false"):
+            _refuse(f"{text[:MAX_DIGITS]} is not true or false", node.start_mark)
+        return text == "true"
+
     def construct_whole_number(self, node: ScalarNode) -> int:
         """Return an int, with as many digits as anybody needs."""
         text = str(self.construct_scalar(node)).replace("_", "")
@@ -136,11 +151,11 @@ for _tag, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(_TAG + _tag, re.compile(rf"(?:{_pattern})\Z"), list(_first))
 for _tag, _constructor in {
-    "bool": yaml.SafeLoader.construct_yaml_bool,
+    "bool": _Loader.construct_truth,
     "null": yaml.SafeLoader.construct_yaml_null,
     "int": _Loader.construct_whole_number,
     "float": _Loader.construct_number,
-    "str": yaml.SafeLoader.construct_yaml_str,
+    "str": _Loader.construct_text,
     "seq": yaml.SafeLoader.construct_yaml_seq,
     "map": yaml.SafeLoader.construct_yaml_map,
 }.items():
@@ -192,10 +207,11 @@ def _finite(text: str) -> float:
 
 
 def _depth_is_beyond(value: Any, bound: int) -> bool:
-    level, nested = [value], {dict, list}
-    for _ in range(bound + 1):
-        level = [each for each in level if type(each) in nested]
+    nested = {dict, list}
+    level = [value] if type(value) in nested else []
+    for _ in range(bound):
         level = [inner for each in level for inner in (each.values() if type(each) is dict else each)]
+        level = [each for each in level if type(each) in nested]
         if not level:
             return False
     return True

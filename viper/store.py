@@ -108,6 +108,17 @@ class EncoderInfo:
     input_folder: str = ""
     command: str = ""
 
+    @classmethod
+    def from_record(cls, record: Any, where: object) -> EncoderInfo:
+        """Return what a file says of an encoder; a UserError that names `where` if it does not describe one."""
+        try:
+            info = cls(**record)
+        except TypeError as error:
+            said = str(error).removeprefix("EncoderInfo.__init__() ")
+            raise UserError(f"{where}: not a description of an encoder ({one_line(said)})") from error
+        _check_types(info, where)
+        return info
+
     def difference(self, other: EncoderInfo) -> str | None:
         """Return why features of `other` may not join those of this one, in words; None when they may."""
         for name in ("encoder", "modality", "width", "source"):
@@ -162,13 +173,7 @@ class FeatureStore:
             raise UserError(f"{folder}: no such folder of features")
         if not (folder / ENCODER_FILE).is_file():
             raise UserError(f"{folder}: no {ENCODER_FILE} in it; make features with one of viper's extract commands")
-        card = read_json(folder / ENCODER_FILE)
-        try:
-            info = EncoderInfo(**card)
-        except TypeError as error:
-            raise UserError(f"{folder / ENCODER_FILE}: not a description of an encoder ({error})") from error
-        _check_types(info, folder / ENCODER_FILE)
-        return cls(folder, info)
+        return cls(folder, EncoderInfo.from_record(read_json(folder / ENCODER_FILE), folder / ENCODER_FILE))
 
     @classmethod
     def create(cls, folder: str | Path, info: EncoderInfo) -> FeatureStore:
@@ -355,7 +360,7 @@ def _made_of(file: Any) -> tuple[str, str]:
     return source, encoder
 
 
-def _check_types(info: EncoderInfo, path: Path) -> None:
+def _check_types(info: EncoderInfo, path: object) -> None:
     """Refuse a card with a value that is not of its kind: it may have been edited, or be another program's."""
     kinds = {"encoder": str, "modality": str, "width": int, "options": dict, "source": str, "settings": dict,
              "inputs": dict, "input_folder": str}  # fmt: skip

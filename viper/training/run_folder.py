@@ -108,7 +108,7 @@ def check_same(folder: Path, description: Mapping[str, Any], options_class: type
 
 def _identities(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return modality -> what decides its features; the rest of an encoder.json is a record, and may have grown."""
-    return {name: EncoderInfo(**record).identity for name, record in encoders.items()}
+    return {name: EncoderInfo.from_record(record, CONFIG_FILE).identity for name, record in encoders.items()}
 
 
 def _git_revision() -> str | None:
