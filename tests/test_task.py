@@ -84,7 +84,7 @@ WRONG: list[tuple[dict[Any, Any], str]] = [
     ({**CARD, "range": [0, 1, 2]}, "range"),
     ({**CARD, "range": ["0", "1"]}, "range"),
     ({**CARD, "range": 1}, "range"),
-    ({**CARD, "range": [float("nan"), 1]}, "range"),
+    ({**CARD, "range": [float("nan"), 1]}, ".nan is not a finite number"),
     ({**CARD, "prompts": "nowhere.yaml"}, "prompts"),
     ({**CARD, "prompts": 5}, "prompts"),
     ({**CARD, "id_column": 5}, "id_column"),

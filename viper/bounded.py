@@ -15,8 +15,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 # Far more than any file of viper's needs. A card has some dozens of entries, the record of a run some hundreds; the
 # frames of a clip are of the kind of file that grows, with some 100 bytes a frame.
-MAX_YAML_BYTES = 2**20
-MAX_YAML_ENTRIES = 20_000
+MAX_YAML_BYTES = 2**21
+MAX_YAML_ENTRIES = 50_000
 MAX_YAML_CHARACTERS = 2**22  # of all texts, with each alias standing for what it repeats
 MAX_YAML_DEPTH = 20
 MAX_JSON_BYTES = 2**26
@@ -45,7 +45,7 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"line {mark.line + 1}: {said}" if mark else said) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ValueError(f"line {line}: the character U+{ord(str(error.character)):04X}: {error.reason}") from None
+        raise ValueError(f"line {line}: the character U+{error.character:04X}: {error.reason}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -102,6 +102,21 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return node
 
+    def construct_text(self, node: ScalarNode) -> str:
+        """Return text that can be written as UTF-8; what JSON writes as two escapes is one character."""
+        text = str(self.construct_scalar(node))
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            _refuse("text with half a character in it", node.start_mark)
+
+    def construct_truth(self, node: ScalarNode) -> bool:
+        """Return a bool."""
+        text = str(self.construct_scalar(node)).lower()
+        if text not in ("true", "false"):
+            _refuse(f"{text[:MAX_DIGITS]} is not true or false", node.start_mark)
+        return text == "true"
+
     def construct_whole_number(self, node: ScalarNode) -> int:
         """Return an int, with as many digits as anybody needs."""
         text = str(self.construct_scalar(node)).replace("_", "")
@@ -136,11 +151,11 @@ for _tag, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(_TAG + _tag, re.compile(rf"(?:{_pattern})\Z"), list(_first))
 for _tag, _constructor in {
-    "bool": yaml.SafeLoader.construct_yaml_bool,
+    "bool": _Loader.construct_truth,
     "null": yaml.SafeLoader.construct_yaml_null,
     "int": _Loader.construct_whole_number,
     "float": _Loader.construct_number,
-    "str": yaml.SafeLoader.construct_yaml_str,
+    "str": _Loader.construct_text,
     "seq": yaml.SafeLoader.construct_yaml_seq,
     "map": yaml.SafeLoader.construct_yaml_map,
 }.items():
@@ -154,7 +169,8 @@ def parse_json(text: str) -> Any:
     numbers too large for a float, text that cannot be written as UTF-8, and more levels than the bound above.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite,
+                           parse_int=_whole)  # fmt: skip
         if _depth_is_beyond(value, MAX_JSON_DEPTH):
             raise RecursionError
     except RecursionError:
@@ -177,23 +193,25 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
 
 
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"{text[:MAX_DIGITS]} is too large for a number")
+    return int(text)
+
+
 def _finite(text: str) -> float:
     value = float(text)
-    if not abs(value) < float("inf"):
+    if value - value != 0:  # infinity; this is asked of each number, and quicker than a call
         raise ValueError(f"{text[:MAX_DIGITS]} is too large for a number")
     return value
 
 
 def _depth_is_beyond(value: Any, bound: int) -> bool:
-    level = [value]
+    nested = {dict, list}
+    level = [value] if type(value) in nested else []
     for _ in range(bound):
-        level = [
-            inner
-            for each in level
-            if isinstance(each, dict | list)
-            for inner in (each.values() if isinstance(each, dict) else each)
-            if isinstance(inner, dict | list)
-        ]
+        level = [inner for each in level for inner in (each.values() if type(each) is dict else each)]
+        level = [each for each in level if type(each) in nested]
         if not level:
             return False
     return True

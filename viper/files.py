@@ -29,6 +29,7 @@ TEMPORARY_PREFIX = ".tmp-"
 FOREIGN_SECONDS = 24 * 3600.0
 
 _OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]{12}(\..*)?")
+MAX_EMPTY_CELLS = 10**6  # of a table, which a file of a few bytes a row may claim to have
 # What a folder of files cannot replace in one step: a folder with files in it, a file, a link.
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 # How Rust ends what it says of the system's errors.
@@ -382,10 +383,14 @@ def read_csv_rows(path: Path) -> list[tuple[int, list[str]]]:
 def read_csv_cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return a CSV's header, and (line in the file, cells) of each row below it, one cell for each name of the header.
 
-    Cells that a row lacks are empty. Raises UserError as `read_csv_rows`, and for a row with more cells.
+    Cells that a row lacks are empty. Raises UserError as `read_csv_rows`, for a row with more cells, and for a header
+    so long that the table would be a multiple of what the file holds.
     """
     rows = read_csv_rows(path)
     header = [name.strip() for name in rows[0][1]]
+    n_cells = len(header) * len(rows)
+    if n_cells > MAX_EMPTY_CELLS + 10 * sum(len(row) for _, row in rows):
+        raise UserError(f"{path}: the header has {len(header)} columns, and most of the {len(rows) - 1} rows lack most")
     for line, row in rows[1:]:
         if any(row[len(header) :]):
             columns = "1 column" if len(header) == 1 else f"{len(header)} columns"

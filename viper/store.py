@@ -112,6 +112,17 @@ class EncoderInfo:
     input_folder: str = ""
     command: str = ""
 
+    @classmethod
+    def from_record(cls, record: Any, where: object) -> EncoderInfo:
+        """Return what a file says of an encoder; a UserError that names `where` if it does not describe one."""
+        try:
+            info = cls(**record)
+        except TypeError as error:
+            said = str(error).removeprefix("EncoderInfo.__init__() ")
+            raise UserError(f"{where}: not a description of an encoder ({one_line(said)})") from error
+        info.check(where)
+        return info
+
     def check(self, where: object) -> None:
         """Refuse values that are not of their kind, naming `where`: edited by hand, or by another program."""
         kinds = {"encoder": str, "modality": str, "width": int, "options": dict, "model": str, "source": str,
@@ -176,13 +187,7 @@ class FeatureStore:
             raise UserError(f"{folder}: no such folder of features")
         if not (folder / ENCODER_FILE).is_file():
             raise UserError(f"{folder}: no {ENCODER_FILE} in it; make features with one of viper's extract commands")
-        card = read_json(folder / ENCODER_FILE)
-        try:
-            info = EncoderInfo(**card)
-        except TypeError as error:
-            raise UserError(f"{folder / ENCODER_FILE}: not a description of an encoder ({error})") from error
-        info.check(folder / ENCODER_FILE)
-        return cls(folder, info)
+        return cls(folder, EncoderInfo.from_record(read_json(folder / ENCODER_FILE), folder / ENCODER_FILE))
 
     @classmethod
     def create(cls, folder: str | Path, info: EncoderInfo) -> FeatureStore:

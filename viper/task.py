@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from viper.errors import UserError
+from viper.errors import UserError, unbroken
 from viper.files import read_yaml
 
+MAX_TARGETS = 1000
+MAX_NAME_BYTES = 200  # of a target or a column: names of files are made of them
 # What a card may name under `metrics`, by kind; viper.evaluation.metrics computes them.
 METRICS = {
     "regression": (
@@ -208,8 +212,13 @@ def _parse(card: dict[str, Any], source: Path) -> Task:
 
 def _parse_targets(card: dict[str, Any], source: Path) -> tuple[str, ...]:
     targets = card["targets"]
-    if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
+    if not isinstance(targets, list) or not targets:
         raise UserError(f"{source}: targets must be a list of names")
+    for target in targets:
+        if not isinstance(target, str):
+            raise UserError(f"{source}: targets must be a list of names, and {target!r} is not text; put it in quotes")
+    if len(targets) > MAX_TARGETS:
+        raise UserError(f"{source}: {len(targets)} targets; a card may have {MAX_TARGETS}")
     columns = [card.get("id_column", Task.id_column), card.get("split_column", Task.split_column), *targets]
     if card["kind"] == "single_label":
         if not card.get("label_column"):
@@ -223,6 +232,8 @@ def _parse_targets(card: dict[str, Any], source: Path) -> tuple[str, ...]:
         raise UserError(f"{source}: targets of a preference task is one name, that of a clip's utility")
     if card.get("group_column"):
         columns.append(card["group_column"])
+    _check_names([card["name"]], "name", source)
+    _check_names(columns, "targets and columns", source)
     if len(set(columns)) != len(columns):
         raise UserError(
             f"{source}: a name appears twice among id_column, split_column, label_column, group_column and targets"
@@ -238,6 +249,7 @@ def _parse_submission(card: dict[str, Any], source: Path) -> dict[str, str]:
     identifier = card.get("id_column", Task.id_column)
     known = [identifier, *([card["label_column"]] if card.get("label_column") else []), *card["targets"]]
     columns = {str(header): str(column) for header, column in pairs}
+    _check_names(columns, "submission_columns", source)
     if len(columns) != len(pairs) or any(column not in known for column in columns.values()):
         raise UserError(
             f"{source}: submission_columns must be a list, or a mapping from a header, out of {', '.join(known)}"
@@ -247,10 +259,24 @@ def _parse_submission(card: dict[str, Any], source: Path) -> dict[str, str]:
     return columns
 
 
+def _check_names(names: Iterable[str], key: str, source: Path) -> None:
+    """Refuse a name that cannot be the column of a table, or a part of a file's name, that shows what it is."""
+    for name in names:
+        if not name.strip() or unbroken(name) != name or len(name.encode()) > MAX_NAME_BYTES:
+            raise UserError(
+                f"{source}: {key}: {name[:MAX_NAME_BYTES]!r} cannot be a name: at most {MAX_NAME_BYTES} bytes of text "
+                "on one line, without control characters or characters that are not seen"
+            )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def _parse_range(bounds: Any, source: Path) -> tuple[float, float] | None:
     if bounds is None:
         return None
-    numbers = isinstance(bounds, list | tuple) and all(isinstance(bound, int | float) for bound in bounds)
-    if not numbers or len(bounds) != 2 or not bounds[0] < bounds[1]:
+    is_list = isinstance(bounds, list | tuple) and len(bounds) == 2
+    if not is_list or not all(_is_finite(bound) for bound in bounds) or not bounds[0] < bounds[1]:
         raise UserError(f"{source}: range must be two numbers, lowest first, or be left out")
     return float(bounds[0]), float(bounds[1])

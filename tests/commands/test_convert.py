@@ -67,7 +67,7 @@ def test_text_becomes_options() -> None:
         ({"rate": "fast"}, "x.rate must be a number, not 'fast'"),
         ({"rate": True}, "x.rate must be a number, not True"),
         ({"flag": 1}, "x.flag must be true or false, not 1"),
-        ({"flag": "yes"}, "x.flag must be true or false, not 'yes'"),
+        ({"flag": "maybe"}, "x.flag must be true or false, not 'maybe'"),
         ({"names": "a"}, "x.names must be a list, not 'a'"),
         ({"range": [1]}, "x.range must be a list of 2, not [1]"),
         ({"range": ["a", 1]}, "x.range must be a list, each item a number, not ['a', 1]"),

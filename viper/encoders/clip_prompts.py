@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from viper.engine.device import Runtime
 
+MAX_SENTENCES = 5000  # a network reads each, and each is recorded
+MAX_CHARACTERS = 2000  # of one; the network reads some 77 words
 # Between the two models, as encoder.json and --models write them.
 AND = " + "
 
@@ -52,19 +54,25 @@ def load_prompts(path: Path) -> Prompts:
             raise UserError(f"{path}: the pattern {pattern!r} has no {{word}} in it")
     if not isinstance(card["emotions"], dict) or not card["emotions"]:
         raise UserError(f"{path}: emotions must name each emotion with a list of words")
-    pairs = [
-        (pattern.replace("{word}", word), str(emotion))
-        for emotion, words in card["emotions"].items()
-        for word in _sentences(words, path, f"emotions.{emotion}")
-        for pattern in patterns
+    words = [
+        (word, emotion)
+        for emotion, given in card["emotions"].items()
+        for word in _sentences(given, path, f"emotions.{emotion}")
     ]
-    pairs += [(sentence, "neutral") for sentence in _sentences(card["neutral"], path, "neutral")]
+    neutral = _sentences(card["neutral"], path, "neutral")
+    n = len(patterns) * len(words) + len(neutral)
+    if n > MAX_SENTENCES:
+        raise UserError(f"{path}: {len(patterns)} patterns of {len(words)} words make {n} prompts, not {MAX_SENTENCES}")
+    pairs = [(pattern.replace("{word}", word), emotion) for word, emotion in words for pattern in patterns]
+    pairs += [(sentence, "neutral") for sentence in neutral]
     return Prompts(tuple(sentence for sentence, _ in pairs), tuple(emotion for _, emotion in pairs))
 
 
 def _sentences(value: Any, path: Path, key: str) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry.strip() for entry in value):
         raise UserError(f"{path}: {key} must be a list of sentences")
+    if longest := next((entry for entry in value if len(entry) > MAX_CHARACTERS), ""):
+        raise UserError(f"{path}: {key}: {longest[:40]!r} ... has more than {MAX_CHARACTERS} characters")
     return value
 
 

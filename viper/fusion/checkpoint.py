@@ -89,6 +89,7 @@ def check_stores(model: PerceiverFusion, stores: dict[str, FeatureStore]) -> Non
     for name, store in stores.items():
         if name not in known:
             raise UserError(f"{store.folder}: the checkpoint has no modality {name!r}, only {', '.join(known)}")
-        difference = EncoderInfo(**known[name]["encoder"]).difference(store.info)
+        recorded = EncoderInfo.from_record(known[name].get("encoder"), f"the checkpoint's modality {name}")
+        difference = recorded.difference(store.info)
         if difference:
             raise UserError(f"{store.folder}: the checkpoint was trained on other {name} features ({difference})")

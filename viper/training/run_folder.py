@@ -175,7 +175,7 @@ def _difference(before: Any, now: Mapping[str, Any]) -> str:
 
 def _identities(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return modality -> what decides its features; the rest of an encoder.json is a record, and may have grown."""
-    return {name: EncoderInfo(**record).identity for name, record in encoders.items()}
+    return {name: EncoderInfo.from_record(record, CONFIG_FILE).identity for name, record in encoders.items()}
 
 
 def _git_revision() -> str | None:
