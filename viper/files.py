@@ -1,4 +1,10 @@
-"""Small things every stage needs of files: atomic writes, numeric order, fingerprints."""
+"""Small things every stage needs of files: atomic writes, numeric order, fingerprints.
+
+The rule for all that is written or deleted: a folder that the user names may be a link, and links are read through;
+but within that folder nothing goes through a link. A file is written under a new name and takes the place of a link;
+a folder that viper makes of its own is no link (`own_folder`); what is deleted is a file, a link itself, or a folder
+as it is (`remove`).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +19,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +37,9 @@ FOREIGN_SECONDS = 24 * 3600.0
 _OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]{12}(\..*)?")
 # What a folder of files cannot replace in one step: a folder with files in it, a file, a link.
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+# What a desktop leaves in any folder that is looked at.
+_OF_THE_DESKTOP = r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*"
+NOT_A_FILE = "is not a file but a device, pipe or socket"
 # How a file system says that it has no hard links.
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV)
 
@@ -39,9 +49,11 @@ def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`; on success it replaces `path`, otherwise nothing is left.
 
     An OSError names `path`, not the temporary file. Without `make_parent` a missing folder is one: a folder of outputs
-    that vanishes during a run (a disk that is gone) must not be begun again as if nothing had been.
+    that vanishes during a run (a disk that is gone) must not be begun again as if nothing had been. So is a device,
+    pipe or socket of that name.
     """
     with _named(path):
+        _refuse_special(path)
         if make_parent:
             path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix is kept because some writers (PyAV, matplotlib) choose the format by it.
@@ -55,22 +67,52 @@ def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, make_parent: bool = True) -> Iterator[Path]:
-    """Do the same for a folder of files that only make sense together. What had that name is replaced.
+def atomic_folder(path: Path, make_parent: bool = True, own: str = ".*") -> Iterator[Path]:
+    """Do the same for a folder of files that only make sense together. An older one is replaced.
 
     If several processes write one folder, the last to finish wins. A link of that name is replaced itself: what
-    it points to stays as it is.
+    it points to stays as it is. A file of that name, and a folder with more in it than viper writes there, are the
+    user's: an OSError.
+
+    Parameters
+    ----------
+    own : a regular expression of the names of files that viper writes there; by default any.
     """
     with _named(path):
+        _refuse_special(path)
+        _refuse_foreign(path, own)
         if make_parent:
             path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(path.parent)
         temporary.mkdir()
         try:
             yield temporary
+            _refuse_foreign(path, own)
             _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse to replace what is not a file: /dev/null, /dev/stdout, a pipe; also where a link leads there."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        kind = path.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise OSError(errno.EINVAL, NOT_A_FILE, str(path))
+
+
+def _refuse_foreign(path: Path, own: str) -> None:
+    """Refuse to replace a file by a folder, or a folder that has something in it that is not viper's."""
+    with contextlib.suppress(FileNotFoundError):
+        kind = path.lstat().st_mode
+        if stat.S_ISREG(kind):
+            raise OSError(errno.ENOTDIR, "is a file, where a folder is to be written; move it away", str(path))
+        if stat.S_ISDIR(kind):
+            names = re.compile(f"{own}|{_OF_THE_DESKTOP}")
+            foreign = next((name for name in sorted(os.listdir(path)) if not names.fullmatch(name)), None)
+            if foreign is not None:
+                reason = f"holds {foreign!r}, which would be deleted; move it away, or give another output folder"
+                raise OSError(errno.ENOTEMPTY, reason, str(path))
 
 
 def _replace_folder(new: Path, path: Path) -> None:
@@ -123,11 +165,43 @@ def prepare_outputs(folder: Path) -> None:
     sweep(folder)
 
 
+def own_folder(folder: Path, *names: str, mode: int = 0o777) -> Path:
+    """Make `names`, one below the other, in a folder that the user named, and return the last; no link is followed.
+
+    Whoever made the folder may have put a link there: that is a UserError. A file of such a name is an OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        folder = folder / name
+        # In this order: what takes the name between the two steps is looked at too.
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode)
+        _refuse_link(folder)
+    return folder
+
+
+def check_own_folder(folder: Path, *names: str) -> Path:
+    """Return the path that `own_folder` would make, and refuse what it would refuse, but make nothing."""
+    for name in names:
+        folder = folder / name
+        with contextlib.suppress(FileNotFoundError):
+            _refuse_link(folder)
+    return folder
+
+
+def _refuse_link(path: Path) -> None:
+    kind = path.lstat().st_mode
+    if stat.S_ISLNK(kind):
+        raise UserError(f"{path}: is a link, and nothing is written through it; remove it, or name another folder")
+    if not stat.S_ISDIR(kind):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
 def sweep(folder: Path) -> int:
     """Remove the temporary files and folders that killed processes left directly in `folder`; return how many.
 
     One goes when its process ran on this machine and is no more; one of another machine, or of no known process, when
-    it is older than a day. What cannot be removed stays.
+    it is older than a day. What cannot be removed stays. A link of such a name goes itself.
     """
     removed = 0
     for entry in folder.iterdir():
@@ -180,11 +254,17 @@ def _runs(process: int) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link (not what it points to) or a folder with all in it; nothing, where there is nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    """Delete a file, a link (not what it points to) or a folder with all in it; nothing, where there is nothing.
+
+    Links in the folder go themselves. Nothing is looked at first, and so nothing can be put in its place meanwhile:
+    `unlink` follows no link, and `rmtree` goes by open folders and refuses a link.
+    """
+    try:
         path.unlink(missing_ok=True)
+    except OSError:  # a folder, or what cannot be deleted
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise
+        shutil.rmtree(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -229,10 +309,34 @@ def _json_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def files_only(path: str, flags: int) -> int:
+    """Open a file, as the `opener` of `open`; a pipe, which would be waited for, or a device is an OSError."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, NOT_A_FILE, path)
+
+
+def read_bytes(path: Path, n_bytes: int = -1) -> bytes:
+    """Return the first `n_bytes` of a file, or all; a device, pipe or socket is an OSError."""
+    with open(path, "rb", opener=files_only) as file:
+        return file.read(n_bytes)
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return a text file's content, line ends as \\n; a device, pipe or socket is an OSError."""
+    with open(path, encoding=encoding, opener=files_only) as file:
+        return file.read()
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; one that cannot be read is a UserError naming it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
 
@@ -240,7 +344,7 @@ def read_json(path: Path) -> Any:
 def read_yaml(path: Path, what: str = "YAML") -> Any:
     """Return what a YAML file holds; one that cannot be read as `what` it should be is a UserError naming it."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(read_text(path))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as {what} ({one_line(str(error))})") from error
 
@@ -269,7 +373,7 @@ def read_csv_rows(path: Path) -> list[tuple[int, list[str]]]:
     Raises UserError naming the file when it is missing, empty, not UTF-8 or no CSV.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="", opener=files_only) as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
             rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except FileNotFoundError:
@@ -314,7 +418,7 @@ def fingerprint(path: Path, edge_bytes: int = 65536) -> str:
     digest = hashlib.blake2b(digest_size=12)
     size = path.stat().st_size
     digest.update(str(size).encode())
-    with path.open("rb") as file:
+    with open(path, "rb", opener=files_only) as file:
         digest.update(file.read(edge_bytes))
         if size > edge_bytes:
             file.seek(max(edge_bytes, size - edge_bytes))

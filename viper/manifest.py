@@ -29,6 +29,8 @@ _MAX_SPELLING = 1000  # characters of a cell that is looked at at all: composing
 # Not seen, so that two ids look the same, or a line is shown in another order than it is written in: soft hyphen, zero
 # width space, word joiners, byte order mark, marks of direction. Joiners within a word or an emoji are part of it.
 _UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+# The list of failures lies beside folders that are called as their clips; on some disks in any case of letters.
+_TAKEN = ("failures.csv",)
 # What Windows takes for a device, or cannot have in a name.
 _NOT_ON_WINDOWS = re.compile(r'(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?|.*[<>:"|?*].*|.*\.', re.IGNORECASE)
 
@@ -52,6 +54,8 @@ def clip_id(file_id: str) -> str:
         raise UserError("the id is empty")
     if re.search(r"[/\\\t]", identifier) or identifier.startswith("."):
         raise UserError(f"the id {shown} cannot name a file (a slash, a tab or a leading dot)")
+    if identifier.casefold() in _TAKEN:
+        raise UserError(f"the id {shown} is the name of a file that viper writes beside the clips")
     if unseen := _UNSEEN.search(identifier):
         raise UserError(f"the id {shown} has a character that is not seen, U+{ord(unseen[0]):04X}; take it out")
     try:

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from viper.errors import ClipError, NothingDoneError, UserError
-from viper.files import atomic_path, prepare_outputs
+from viper.files import atomic_path, own_folder, prepare_outputs
 from viper.logs import log
 from viper.media.imports.files import COMPANIONS
 from viper.store import SUFFIX, Feature, FeatureStore
@@ -44,8 +44,9 @@ def run(options: ExportOptions) -> int:
     clips = store.clips()
     if not clips:
         raise NothingDoneError(f"{store.folder}: there are no features in it")
-    for name in ("", *COMPANIONS) if "npy" in options.format else ("",):
-        prepare_outputs(options.output_folder / name)
+    prepare_outputs(options.output_folder)
+    for name in COMPANIONS if "npy" in options.format else ():
+        prepare_outputs(own_folder(options.output_folder, name))
     rows = []
     for clip in tqdm(clips, desc="export", unit="clip", disable=None):
         try:

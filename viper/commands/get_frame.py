@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # In the clip's folder, beside its frames. What reads the frames goes by frames.json.
 PLOT_FILE = "motion.png"
+_OWN_FILES = rf"frame_\d+\.jpg|{re.escape(frames.FRAMES_FILE)}|{re.escape(PLOT_FILE)}"
 _EVENT = "#c2410c"
 _TITLE_LENGTH = 100
 
@@ -99,7 +101,7 @@ class _Save:
     plot: bool
 
     def __call__(self, clip: MediaClip, sample: ChosenFrames) -> None:
-        with atomic_folder(self.output_folder / clip.id, make_parent=False) as folder:
+        with atomic_folder(self.output_folder / clip.id, make_parent=False, own=_OWN_FILES) as folder:
             for index, image in zip(sample.video.indices, sample.video.images, strict=True):
                 frames.write_image(folder / frames.frame_name(index), image)
             write_json(folder / frames.FRAMES_FILE, self._record(clip, sample))

@@ -11,7 +11,7 @@ import tyro
 
 from viper.engine.job import EngineOptions
 from viper.errors import UserError
-from viper.files import digest_of, fingerprint, read_json, write_json, write_text
+from viper.files import check_own_folder, digest_of, fingerprint, read_json, write_json, write_text
 from viper.logs import log
 from viper.manifest import preferences_path
 from viper.store import ENCODER_FILE, FeatureStore
@@ -95,6 +95,9 @@ def run(options: PipelineOptions) -> int:
     from viper.commands.pipeline_plan import read_plan
 
     plan = read_plan(options.config)
+    for names in (("frames",), ("faces",), *(("features", name) for name in plan.features), ("run",), ("confusion",),
+                  ("report",)):  # fmt: skip
+        check_own_folder(plan.output, *names)
     extracted = _extract(plan)
     if extracted not in DONE:
         return extracted

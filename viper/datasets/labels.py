@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from viper.errors import UserError
+from viper.files import read_text
 from viper.manifest import Order, canonical_split, clip_id
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from viper.media.pictures import IMAGE_SUFFIXES
@@ -252,7 +253,7 @@ def load_json(path: Path) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+        return json.loads(read_text(path, "utf-8-sig"), object_pairs_hook=unique)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from viper.encoders.base import Encoder, arguments_of
 from viper.encoders.registry import COMMANDS
 from viper.errors import ClipError, OutputError, UserError
-from viper.files import digest_of
+from viper.files import digest_of, read_text
 from viper.store import EncoderInfo, Feature
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def _with_code(code: Code) -> OwnEncoder:
 
 def _read(path: Path, where: str) -> Code:
     try:
-        return Code(path.resolve(), path.read_text(encoding="utf-8"))
+        return Code(path.resolve(), read_text(path))
     except FileNotFoundError:
         raise UserError(f"{where}: there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:

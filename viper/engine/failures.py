@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from viper.errors import UserError, WorkerError, one_line
-from viper.files import csv_text, natural_key, write_text
+from viper.files import csv_text, files_only, natural_key, write_text
 
 FAILURES_FILE = "failures.csv"
 HEADER = ("clip", "stage", "error", "message")
@@ -111,7 +111,7 @@ def read_failures(folder: Path) -> list[Failure]:
     if not path.is_file():
         return []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="", opener=files_only) as file:
             return [Failure(*(row[name] for name in HEADER)) for row in csv.DictReader(file, restval="")]
     except FileNotFoundError:  # another process has just removed the last row
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ import yaml
 
 import viper
 from viper.errors import UserError
-from viper.files import digest_of, remove, write_text
+from viper.files import atomic_path, digest_of, files_only, read_bytes, read_yaml, remove, write_text
 from viper.logs import log
 from viper.manifest import Manifest
 from viper.store import EncoderInfo, FeatureStore
@@ -88,9 +89,9 @@ def check_same(folder: Path, description: Mapping[str, Any], options_class: type
     """
     path = folder / CONFIG_FILE
     try:
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = read_yaml(path)
         options, encoders, data = before["options"], _identities(before["encoders"]), before["data"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); --overwrite starts the run over") from error
     now = description["options"]
     options = {field.name: field.default for field in dataclasses.fields(options_class)} | options
@@ -123,14 +124,27 @@ def _git_revision() -> str | None:
 
 
 @contextmanager
-def log_file(path: Path, append: bool) -> Iterator[None]:
-    """While inside, the log goes into a file too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(handler)
-    try:
+def log_file(path: Path | None, append: bool) -> Iterator[None]:
+    """While inside, the log goes into a file too, where one is named. With `append` it keeps what it held.
+
+    The file is always a new one, under its own name only: a log is written bit by bit, and that would go through a
+    link, or into a file of which this is another name.
+    """
+    if path is None:
         yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
+        return
+    kept = read_bytes(path) if append and path.is_file() and not path.is_symlink() else b""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(kept)
+    with open(path, "a", encoding="utf-8", opener=_no_link) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+
+
+def _no_link(path: str, flags: int) -> int:
+    return files_only(path, flags | getattr(os, "O_NOFOLLOW", 0))
