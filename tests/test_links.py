@@ -23,7 +23,6 @@ from viper.errors import UserError
 from viper.files import atomic_folder, atomic_path, own_folder, remove, sweep, temporary_path
 from viper.store import EncoderInfo, Feature, FeatureStore
 
-TRAINING = ("--preset", "tiny", "--n_epochs", "2")
 KEY = "0123456789abcdef01234567"  # as a pack is called
 
 
@@ -58,8 +57,14 @@ def untouched(precious: Path) -> Any:
     assert (content(precious), listed()) == before
 
 
-def _train(trainings: Launcher, planted: Planted, run: Path, *options: str, command: str = "train_perceiver") -> Any:
-    return trainings.run(command, planted.training(run, *TRAINING, *options))
+def _arguments(planted: Planted, run: Path, *options: str) -> list[str]:
+    """A short training on one modality."""
+    return ["--csv_path", str(planted.manifest), "--task", str(planted.card), *planted.inputs("visual"), "--device",
+            "cpu", "--preset", "tiny", "--n_epochs", "1", "--output_checkpoint_folder", str(run), *options]  # fmt: skip
+
+
+def _train(trainings: Launcher, planted: Planted, run: Path, *options: str) -> tuple[int, str]:
+    return trainings.run("train_perceiver", _arguments(planted, run, *options))
 
 
 @pytest.mark.parametrize("link", [".packed", ".packed/Train", "both are real"])
@@ -108,7 +113,7 @@ def test_a_run_with_links_in_it(trainings: Launcher, planted: Planted, tmp_path:
     assert code == 0, said
     assert not any(path.is_symlink() for path in run.rglob("*") if path.name != "best")
     assert (run / "best").resolve().parent == run
-    assert "epoch 2" in (run / "train.log").read_text()
+    assert "epoch 1" in (run / "train.log").read_text()
     assert not (run / "perceiver_7").exists()
     # A run that goes on: the log is not written through a link, nor into a file that has another name elsewhere.
     (run / "summary.json").unlink()
@@ -191,7 +196,8 @@ def test_a_picture_is_not_linked_through_a_link(run: Any, tmp_path: Path, untouc
     source, links = tmp_path / "source", tmp_path / "theirs"
     for name in ("joy", "awe"):
         (source / name).mkdir(parents=True)
-        (source / name / f"{name}1.jpg").write_bytes(b"picture")
+        for number in range(10):
+            (source / name / f"{name}{number}.jpg").write_bytes(b"picture")
     card = tmp_path / "card.yaml"
     card.write_text("{name: own, kind: single_label, targets: [joy, awe], label_column: feeling}")
     links.mkdir()
@@ -224,19 +230,16 @@ def test_a_pipeline_in_a_folder_with_links(
     assert (result.code, f"{tmp_path / 'out' / name}: is a link" in result.said) == (2, True), result.said
 
 
-def test_a_store_in_a_shared_cache_is_the_users_alone(
-    trainings: Launcher, tmp_path: Path, untouched: Path, planted: Planted
-) -> None:
+def test_a_store_in_a_shared_cache_is_the_users_alone(trainings: Launcher, tmp_path: Path, untouched: Path) -> None:
     """A store that cannot be written, and a cache folder in which others have prepared the way."""
     theirs = plant(tmp_path / "theirs")
-    for name in ("visual", "audio", "textual"):
-        (theirs.root / name / ".packed").touch()  # no pack can be put there
+    (theirs.root / "visual" / ".packed").touch()  # no pack can be put there
     cache = tmp_path / "cache"
     cache.mkdir()
-    arguments = theirs.training(tmp_path / "run", *TRAINING)
+    arguments = _arguments(theirs, tmp_path / "run", "--overwrite")
 
     def train() -> str:
-        process = trainings.start("train_perceiver", [*arguments, "--overwrite"], XDG_CACHE_HOME=str(cache))
+        process = trainings.start("train_perceiver", arguments, XDG_CACHE_HOME=str(cache))
         code, said = trainings.wait(process), trainings.said(process)
         assert code == 0, said
         return said
@@ -250,9 +253,8 @@ def test_a_store_in_a_shared_cache_is_the_users_alone(
     assert not list((cache / "viper").iterdir())
     (cache / "viper").rmdir()
     assert "cannot be packed" not in train()
-    folders = [path for path in cache.rglob("*") if path.is_dir()]
-    assert len(folders) > 4
-    assert all(path.stat().st_mode & 0o077 == 0 for path in folders)
+    assert len(list(cache.rglob("tokens.bin"))) == 2
+    assert (cache / "viper").stat().st_mode & 0o077 == 0
 
 
 def test_the_rule_itself(tmp_path: Path, untouched: Path) -> None:
@@ -312,7 +314,7 @@ def test_a_folder_replaces_only_what_is_viper_s_own(run: Any, tmp_path: Path, vi
     assert run("get_frame", "--input_folder", videos, "--output_folder", frames, "--n_frames", 2).code == 0
     before = content(frames)
     result = run("crop_images", "--input_folder", frames, "--output_folder", frames, "--device", "cpu")
-    assert (result.code, "give another" in result.said) == (2, True), result.said
+    assert (result.code, "holds 'frames.json'" in result.said) == (1, True), result.said
     assert content(frames) == before
     (frames / "talk" / "notes.txt").write_text("mine")
     result = run("get_frame", "--input_folder", videos, "--output_folder", frames, "--n_frames", 3)
