@@ -109,9 +109,14 @@ def _refuse_foreign(path: Path, own: str) -> None:
             raise OSError(errno.ENOTDIR, "is a file, where a folder is to be written; move it away", str(path))
         if stat.S_ISDIR(kind):
             names = re.compile(f"{own}|{_OF_THE_DESKTOP}")
-            foreign = next((name for name in sorted(os.listdir(path)) if not names.fullmatch(name)), None)
-            if foreign is not None:
-                reason = f"holds {foreign!r}, which would be deleted; move it away, or give another output folder"
+            with os.scandir(path) as entries:
+                foreign = sorted(
+                    each.name
+                    for each in entries
+                    if each.is_dir(follow_symlinks=False) or not names.fullmatch(each.name)
+                )
+            if foreign:
+                reason = f"holds {foreign[0]!r}, which would be deleted; move it away, or give another output folder"
                 raise OSError(errno.ENOTEMPTY, reason, str(path))
 
 

@@ -32,9 +32,9 @@ def find_media(labels: Labels, folder: Path, without: Path | None = None) -> dic
     by_name: dict[str, list[Path]] | None = None
     found: dict[str, Path] = {}
     for clip in labels.clips:
-        path = folder / clip.media if clip.media else None
-        leads_out = path is not None and not _is_below(path, folder)
-        if path is None or leads_out or path.suffix.lower() not in MEDIA_SUFFIXES or not path.is_file():
+        path = _below(folder, clip.media) if clip.media else None
+        leads_out = clip.media is not None and path is None
+        if path is None or path.suffix.lower() not in MEDIA_SUFFIXES or not path.is_file():
             by_name = _by_name(folder, without) if by_name is None else by_name
             path = _only(clip, by_name.get(_tail(clip.media or ""), []) or by_name.get(clip.id, []))
         if path is None and leads_out:
@@ -49,9 +49,10 @@ def find_media(labels: Labels, folder: Path, without: Path | None = None) -> dic
     return found
 
 
-def _is_below(path: Path, folder: Path) -> bool:
-    """Return whether a path stays in a folder, as it is written: label files may say `../` or begin at the root."""
-    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+def _below(folder: Path, media: str) -> Path | None:
+    """Return a path of a label file in a folder; None where it leads out of it, by `../` or from the root."""
+    path = folder / os.path.normpath(media)  # `link/..` is the folder itself, not what is above the link's target
+    return path if Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)) else None
 
 
 def link_clips(files: dict[str, Path], folder: Path, overwrite: bool) -> int:
