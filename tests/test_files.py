@@ -249,11 +249,20 @@ def test_a_link_is_replaced_and_what_it_points_to_left_alone(tmp_path: Path, tar
     assert target != "file" or elsewhere.read_bytes() == b""
 
 
-def test_a_file_in_the_place_of_a_folder_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "clip").touch()
-    with atomic_folder(tmp_path / "clip") as temporary:
+def test_a_file_or_a_folder_of_others_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / ".DS_Store").touch()
+    with atomic_folder(tmp_path / "clip", own="new|old") as temporary:
         (temporary / "new").touch()
-    assert (names(tmp_path / "clip"), names(tmp_path)) == (["new"], ["clip"])
+    assert names(tmp_path / "clip") == ["new"]
+    (tmp_path / "clip" / "letter").touch()
+    for name, what in (("file", "is a file"), ("clip", "holds 'letter'")):
+        with pytest.raises(OSError, match=what) as error, atomic_folder(tmp_path / name, own="new|old"):
+            pass
+        assert error.value.filename == str(tmp_path / name)
+    assert names(tmp_path / "clip") == ["letter", "new"]
+    assert names(tmp_path) == ["clip", "file"]
 
 
 def _write_again_and_again(path: Path, mark: str, is_over: Any) -> None:

@@ -1,4 +1,10 @@
-"""Small things every stage needs of files: atomic writes, numeric order, reading and writing text."""
+"""Small things every stage needs of files: atomic writes, numeric order, reading and writing text.
+
+The rule for all that is written or deleted: a folder that the user names may be a link, and links are read through;
+but within that folder nothing goes through a link. A file is written under a new name and takes the place of a link;
+a folder that viper makes of its own is no link (`own_folder`); what is deleted is a file, a link itself, or a folder
+as it is (`remove`).
+"""
 
 from __future__ import annotations
 
@@ -34,6 +40,9 @@ MAX_EMPTY_CELLS = 10**6  # of a table, which a file of a few bytes a row may cla
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 # How Rust ends what it says of the system's errors.
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)$")
+# What a desktop leaves in any folder that is looked at.
+_OF_THE_DESKTOP = r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*"
+NOT_A_FILE = "is not a file but a device, pipe or socket"
 # How a file system says that it has no hard links.
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV)
 # How it says that it has no locks.
@@ -45,9 +54,11 @@ def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`; on success it replaces `path`, otherwise nothing is left.
 
     An OSError names `path`, not the temporary file. Without `make_parent` a missing folder is one: a folder of outputs
-    that vanishes during a run (a disk that is gone) must not be begun again as if nothing had been.
+    that vanishes during a run (a disk that is gone) must not be begun again as if nothing had been. So is a device,
+    pipe or socket of that name.
     """
     with _named(path):
+        _refuse_special(path)
         if make_parent:
             path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix is kept because some writers (PyAV, matplotlib) choose the format by it.
@@ -62,13 +73,20 @@ def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, make_parent: bool = True) -> Iterator[Path]:
-    """Do the same for a folder of files that only make sense together. What had that name is replaced.
+def atomic_folder(path: Path, make_parent: bool = True, own: str = ".*") -> Iterator[Path]:
+    """Do the same for a folder of files that only make sense together. An older one is replaced.
 
     If several processes write one folder, the last to finish wins. A link of that name is replaced itself: what
-    it points to stays as it is.
+    it points to stays as it is. A file of that name, and a folder with more in it than viper writes there, are the
+    user's: an OSError.
+
+    Parameters
+    ----------
+    own : a regular expression of the names of files that viper writes there; by default any.
     """
     with _named(path):
+        _refuse_special(path)
+        _refuse_foreign(path, own)
         if make_parent:
             path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(path.parent)
@@ -77,9 +95,37 @@ def atomic_folder(path: Path, make_parent: bool = True) -> Iterator[Path]:
             yield temporary
             for file in temporary.iterdir():
                 _share_as_usual(file, path.parent)
+            _refuse_foreign(path, own)
             _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse to replace what is not a file: /dev/null, /dev/stdout, a pipe; also where a link leads there."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        kind = path.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise OSError(errno.EINVAL, NOT_A_FILE, str(path))
+
+
+def _refuse_foreign(path: Path, own: str) -> None:
+    """Refuse to replace a file by a folder, or a folder that has something in it that is not viper's."""
+    with contextlib.suppress(FileNotFoundError):
+        kind = path.lstat().st_mode
+        if stat.S_ISREG(kind):
+            raise OSError(errno.ENOTDIR, "is a file, where a folder is to be written; move it away", str(path))
+        if stat.S_ISDIR(kind):
+            names = re.compile(f"{own}|{_OF_THE_DESKTOP}")
+            with os.scandir(path) as entries:
+                foreign = sorted(
+                    each.name
+                    for each in entries
+                    if each.is_dir(follow_symlinks=False) or not names.fullmatch(each.name)
+                )
+            if foreign:
+                reason = f"holds {foreign[0]!r}, which would be deleted; move it away, or give another output folder"
+                raise OSError(errno.ENOTEMPTY, reason, str(path))
 
 
 def _replace_folder(new: Path, path: Path) -> None:
@@ -161,11 +207,43 @@ def prepare_outputs(folder: Path) -> None:
     sweep(folder)
 
 
+def own_folder(folder: Path, *names: str, mode: int = 0o777) -> Path:
+    """Make `names`, one below the other, in a folder that the user named, and return the last; no link is followed.
+
+    Whoever made the folder may have put a link there: that is a UserError. A file of such a name is an OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        folder = folder / name
+        # In this order: what takes the name between the two steps is looked at too.
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode)
+        _refuse_link(folder)
+    return folder
+
+
+def check_own_folder(folder: Path, *names: str) -> Path:
+    """Return the path that `own_folder` would make, and refuse what it would refuse, but make nothing."""
+    for name in names:
+        folder = folder / name
+        with contextlib.suppress(FileNotFoundError):
+            _refuse_link(folder)
+    return folder
+
+
+def _refuse_link(path: Path) -> None:
+    kind = path.lstat().st_mode
+    if stat.S_ISLNK(kind):
+        raise UserError(f"{path}: is a link, and nothing is written through it; remove it, or name another folder")
+    if not stat.S_ISDIR(kind):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
 def sweep(folder: Path) -> int:
     """Remove the temporary files and folders that killed processes left directly in `folder`; return how many.
 
     One goes when its process ran on this machine and is no more; one of another machine, or of no known process, when
-    it is older than a day. What cannot be removed stays.
+    it is older than a day. What cannot be removed stays. A link of such a name goes itself.
     """
     removed = 0
     for entry in folder.iterdir():
@@ -254,11 +332,17 @@ def locked(path: Path, refusal: str = "") -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link (not what it points to) or a folder with all in it; nothing, where there is nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    """Delete a file, a link (not what it points to) or a folder with all in it; nothing, where there is nothing.
+
+    Links in the folder go themselves. Nothing is looked at first, and so nothing can be put in its place meanwhile:
+    `unlink` follows no link, and `rmtree` goes by open folders and refuses a link.
+    """
+    try:
         path.unlink(missing_ok=True)
+    except OSError:  # a folder, or what cannot be deleted
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise
+        shutil.rmtree(path)
 
 
 def copy_file(source: Path, path: Path) -> None:
@@ -312,10 +396,39 @@ def _json_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def files_only(path: str, flags: int) -> int:
+    """Open a file, as the `opener` of `open`; a pipe, which would be waited for, or a device is an OSError."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, NOT_A_FILE, path)
+
+
+def read_bytes(path: Path, n_bytes: int = -1) -> bytes:
+    """Return the first `n_bytes` of a file, or all; a device, pipe or socket is an OSError."""
+    with open(path, "rb", opener=files_only) as file:
+        return file.read(n_bytes)
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """Return a UTF-8 file's text, without the mark that some editors begin it with.
+
+    Raises OSError for a device, pipe or socket and ValueError for a larger file or one of other bytes.
+    """
+    content = read_bytes(path, max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"the file is larger than {max_bytes >> 20} MiB")
+    return content.decode("utf-8-sig")
+
+
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Read a JSON file; one that cannot be read, see `parse_json`, is a UserError naming it."""
     try:
-        return parse_json(_read_text(path, max_bytes))
+        return parse_json(read_text(path, max_bytes))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({one_line(_reason(error))})") from error
 
@@ -326,22 +439,13 @@ def read_yaml(path: Path, what: str = "YAML") -> Any:
     One that cannot be read, see `parse_yaml`, as `what` it should be is a UserError naming it and the line.
     """
     try:
-        return parse_yaml(_read_text(path, MAX_YAML_BYTES))
+        return parse_yaml(read_text(path, MAX_YAML_BYTES))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as {what} ({one_line(_reason(error))})") from error
 
 
 def _reason(error: Exception) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-
-
-def _read_text(path: Path, max_bytes: int) -> str:
-    """Return a UTF-8 file's text, without the mark that some editors begin it with; ValueError for a larger one."""
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise ValueError(f"the file is larger than {max_bytes >> 20} MiB")
-    return content.decode("utf-8-sig")
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
@@ -368,7 +472,7 @@ def read_csv_rows(path: Path) -> list[tuple[int, list[str]]]:
     Raises UserError naming the file when it is missing, empty, not UTF-8 or no CSV.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="", opener=files_only) as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
             rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except FileNotFoundError:

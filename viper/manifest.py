@@ -27,6 +27,8 @@ _SPLIT_NAMES = {
 MAX_ID_BYTES = 200
 _MAX_SPELLING = 1000  # characters of a cell that is looked at at all: composing takes time that grows with its square
 _UNSEEN = re.compile(f"[{UNSEEN}]")
+# The list of failures lies beside folders that are called as their clips; on some disks in any case of letters.
+_TAKEN = ("failures.csv",)
 # What Windows takes for a device, or cannot have in a name.
 _NOT_ON_WINDOWS = re.compile(r'(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?|.*[<>:"|?*].*|.*\.', re.IGNORECASE)
 
@@ -50,6 +52,8 @@ def clip_id(file_id: str) -> str:
         raise UserError("the id is empty")
     if re.search(r"[/\\\t]", identifier) or identifier.startswith("."):
         raise UserError(f"the id {shown} cannot name a file (a slash, a tab or a leading dot)")
+    if identifier.casefold() in _TAKEN:
+        raise UserError(f"the id {shown} is the name of a file that viper writes beside the clips")
     if unseen := _UNSEEN.search(identifier):
         raise UserError(f"the id {shown} has a character that is not seen, U+{ord(unseen[0]):04X}; take it out")
     try:

@@ -284,6 +284,40 @@ def test_links_are_not_put_where_files_are_taken_for_clips(prepare: Callable[...
     assert "links: must not be in the source, all of whose files are taken for clips" in said.said
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["../secret.mp4", "../../{folder}/secret.mp4", "{folder}/secret.mp4", "data/../../secret.mp4", "up/../secret.mp4"],
+)
+def test_a_path_out_of_the_folder_of_media_is_refused(prepare: Callable[..., Any], tmp_path: Path, path: str) -> None:
+    """`../`, a path from the root, and one that goes up where a link has led elsewhere."""
+    folder = tmp_path / "theirs" / "dataset"
+    for name in ("1.mp4", "2.mp4", "../secret.mp4", "../data/x.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    (folder / "up").symlink_to(tmp_path / "theirs" / "data")
+    (tmp_path / "mine.yaml").write_text(CARD.replace("group_column: subject\n", ""))
+    written = path.format(folder=str(folder.parent) if path.startswith("{") else folder.parent.relative_to(tmp_path))
+    (folder / "r.csv").write_text(f"id,tense,split\n1,.5,train\n2,.5,val\n{written},.5,test\n")
+    options = ["--clips_folder", tmp_path / "links", "--media_folder", folder]
+    said = prepare(tmp_path / "mine.yaml", folder / "r.csv", tmp_path / "m.csv", *options)
+    if path.startswith("up/"):  # within the folder, where no such file is
+        assert (said.code, "1 clips without a media file (secret)" in said.said) == (0, True), said.said
+        assert not (tmp_path / "links" / "secret.mp4").exists()
+        return
+    assert said.code == 2
+    assert "r.csv" in said.said
+    assert "4: " in said.said
+    assert "--media_folder" in said.said
+    assert not (tmp_path / "links").exists()
+    # A file of that folder and name, or of the clip's id, in the folder is meant: paths are often those of the authors.
+    (folder / "secret.mp4").write_bytes(b"mine")
+    assert prepare(tmp_path / "mine.yaml", folder / "r.csv", tmp_path / "m.csv", *options).code == 0
+    assert (tmp_path / "links" / "secret.mp4").read_bytes() == b"mine"
+    # A path from the root into the folder is as good as a relative one.
+    (folder / "r.csv").write_text(f"id,tense,split\n{folder}/1.mp4,.5,train\n2,.5,val\n")
+    assert prepare(tmp_path / "mine.yaml", folder / "r.csv", tmp_path / "n.csv", *options).code == 0
+
+
 def test_what_is_no_character_is_said(prepare: Callable[..., Any], tmp_path: Path) -> None:
     scene = {"emotions": ["happy"], "split": "train", "movie": "a", "note": "\ud800"}
     (tmp_path / "e.json").write_text(json.dumps({"a_1": scene}))

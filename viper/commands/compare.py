@@ -14,7 +14,7 @@ from viper.commands.common import csv_cell, mean_and_std, over_seeds
 from viper.commands.feature_options import FeatureOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
 from viper.errors import UserError
-from viper.files import write_csv_records, write_json, write_text
+from viper.files import check_own_folder, write_csv_records, write_json, write_text
 from viper.logs import log, say, without_warnings
 from viper.manifest import Manifest
 from viper.task import Task, load_task
@@ -109,7 +109,8 @@ def _train(options: CompareOptions, model: str) -> list[Path]:
     """Train what is not trained yet; return the runs, one per seed."""
     folder = options.output_path / model
     n_seeds = 1 if model == "linear" else options.n_seeds
-    runs = [folder / f"seed_{seed}" for seed in range(options.seed, options.seed + n_seeds)]
+    seeds = range(options.seed, options.seed + n_seeds)
+    runs = [check_own_folder(options.output_path, model, f"seed_{seed}") for seed in seeds]
     values = parse_train_options(options.train_options, _own_options(options))
     if model == "perceiver-channels" and options.preset != "paper":
         values = _channels_schedule(options) | values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from viper.media import pictures as frames
 from viper.media.faces.crop import BATCH_SIZE, CropOptions, Crops, FaceCropper, NumberedFrames
 from viper.media.pictures import FrameClip, list_frame_clips
 from viper.media.sources import Sourced, is_made_from, read_sourced
+
+# Not frames.json: a folder of frames is not replaced by one of crops.
+_OWN_FILES = rf"frame_\d+\.jpg|{re.escape(frames.FACES_FILE)}"
 
 
 @dataclass(kw_only=True)
@@ -122,7 +126,7 @@ class _Save:
             "sampling": result.value.sampling,
             "frames": crops.records,
         }
-        with atomic_folder(self.output_folder / clip.id, make_parent=False) as folder:
+        with atomic_folder(self.output_folder / clip.id, make_parent=False, own=_OWN_FILES) as folder:
             for image, entry in zip(crops.images, crops.records, strict=True):
                 frames.write_image(folder / frames.frame_name(entry["index"]), image)
             frames.write_record(folder, frames.FACES_FILE, record)

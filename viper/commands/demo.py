@@ -17,7 +17,7 @@ from viper.commands.feature_options import feature_fields
 from viper.errors import NothingDoneError, UserError
 from viper.evaluation.metrics import evaluate
 from viper.evaluation.submission import SUBMISSION_FILE, read_submission
-from viper.files import read_json
+from viper.files import check_own_folder, read_json
 from viper.logs import log, running, say, shell_line
 from viper.manifest import Manifest
 from viper.offline import go_offline
@@ -61,6 +61,11 @@ def run(options: DemoOptions) -> int:
     folder = options.output_folder
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_folder {folder}: is a file")
+    for name in ("videos", "subtitles", "frames", "faces", "confusion", "report"):
+        check_own_folder(folder, name)
+    for name, parts in (("features", MODALITIES), ("runs", ("all", *MODALITIES))):
+        for part in parts:
+            check_own_folder(folder, f"{name}_{options.models}", part)
     log.info("making %d videos with sound and subtitles in %s ...", N_TRAIN + N_VAL + N_TEST, folder / "videos")
     manifest = make_dataset(folder, N_TRAIN, N_VAL, N_TEST, seed=options.seed)
     _extract(options)

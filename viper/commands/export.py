@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from viper.errors import ClipError, NothingDoneError, UserError
-from viper.files import atomic_path, prepare_outputs
+from viper.files import atomic_path, own_folder, prepare_outputs
 from viper.logs import log, progress_bar
 from viper.media.imports.files import COMPANIONS
 from viper.store import SUFFIX, Feature, FeatureStore
@@ -43,8 +43,9 @@ def run(options: ExportOptions) -> int:
     clips = store.clips()
     if not clips:
         raise NothingDoneError(f"{store.folder}: there are no features in it")
-    for name in ("", *COMPANIONS) if "npy" in options.format else ("",):
-        prepare_outputs(options.output_folder / name)
+    prepare_outputs(options.output_folder)
+    for name in COMPANIONS if "npy" in options.format else ():
+        prepare_outputs(own_folder(options.output_folder, name))
     rows = []
     for clip in progress_bar(clips, "export", unit="clip"):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# What reads the frames goes by frames.json.
+_OWN_FILES = rf"frame_\d+\.jpg|{re.escape(frames.FRAMES_FILE)}|{re.escape(frames.PLOT_FILE)}"
 _EVENT = "#c2410c"
 _TITLE_LENGTH = 100
 
@@ -99,7 +102,7 @@ class _Save:
 
     def __call__(self, clip: MediaClip, sourced: Sourced[ChosenFrames]) -> None:
         sample = sourced.value
-        with atomic_folder(self.output_folder / clip.id, make_parent=False) as folder:
+        with atomic_folder(self.output_folder / clip.id, make_parent=False, own=_OWN_FILES) as folder:
             for index, image in zip(sample.video.indices, sample.video.images, strict=True):
                 frames.write_image(folder / frames.frame_name(index), image)
             if self.plot:

@@ -11,7 +11,7 @@ import tyro
 
 from viper.engine.job import EngineOptions
 from viper.errors import UserError
-from viper.files import digest_of, read_json, write_json, write_text
+from viper.files import check_own_folder, digest_of, read_json, write_json, write_text
 from viper.fingerprints import fingerprint
 from viper.logs import log, shell_line
 from viper.manifest import preferences_path
@@ -101,6 +101,9 @@ def run(options: PipelineOptions) -> int:
     plan = read_plan(options.config)
     if options.offline or plan.is_offline:
         go_offline()
+    for names in (("frames",), ("faces",), *(("features", name) for name in plan.features), ("run",), ("confusion",),
+                  ("report",)):  # fmt: skip
+        check_own_folder(plan.output, *names)
     extracted = _extract(plan)
     if extracted not in DONE:
         return extracted

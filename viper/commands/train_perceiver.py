@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from viper.commands.common import mean_and_std, over_seeds, report_scores
 from viper.commands.feature_options import FeatureOptions
 from viper.errors import UserError
-from viper.files import read_json, remove, sweep, write_json
+from viper.files import check_own_folder, read_json, remove, sweep, write_json
 from viper.logs import command_line, log, package_versions
 from viper.manifest import Manifest
 from viper.store import FeatureStore
@@ -113,6 +113,8 @@ def _run_seeds(options: TrainOptions, task: Task, data: TrainingData) -> None:
             run_folder.clear(folder)
         values: dict[str, list[float]] = {}
         seeds = list(range(options.seed, options.seed + options.n_seeds))
+        for seed in seeds:
+            check_own_folder(folder, f"seed_{seed}")
         for seed in seeds:
             log.info("seed %d, of %d to %d", seed, seeds[0], seeds[-1])
             one = dataclasses.replace(
@@ -362,9 +364,9 @@ def _resolved(options: TrainOptions) -> TrainOptions:
     )
 
 
-def _log_path(options: TrainOptions) -> Path:
+def _log_path(options: TrainOptions) -> Path | None:
     if not _is_first_process():
-        return Path(os.devnull)
+        return None
     return options.output_log_file or options.output_checkpoint_folder / LOG_FILE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from viper.commands.search_space import Range, default_space, read_space, usual_
 from viper.commands.train_perceiver import TrainOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
 from viper.errors import NothingDoneError, UserError, is_out_of_memory, one_line
-from viper.files import locked, read_json, write_csv
+from viper.files import check_own_folder, locked, read_json, write_csv
 from viper.logs import log, say, shell_line
 from viper.task import Task, load_task
 from viper.training.run_folder import SEEDS_FILE, SUMMARY_FILE
@@ -75,8 +76,8 @@ class Search:
         return self.task.metrics[0]
 
     def folder(self, trial: FrozenTrial) -> Path:
-        """Return where a trial's run is."""
-        return self.options.output_path / f"trial_{trial.number}"
+        """Return where a trial's run is; a link of that name is a UserError."""
+        return check_own_folder(self.options.output_path, f"trial_{trial.number}")
 
     def finished(self) -> list[FrozenTrial]:
         """Return the trials that have a score, best first."""
@@ -138,8 +139,12 @@ def _open_study(options: TuneOptions, task: Task, space: Mapping[str, Range], fi
         "features": {name: str(folder) for name, folder in options.folders().items()},
         **{name: str(getattr(options, name)) for name in ("csv_path", "preset", "n_epochs", "n_seeds", "seed")},
     }
+    journal = options.output_path / JOURNAL_FILE
+    if os.path.lexists(journal) and (journal.is_symlink() or not journal.is_file() or journal.stat().st_nlink > 1):
+        # Optuna appends to it.
+        raise UserError(f"{journal}: is a link or not a file; remove it, or give another folder")
     # A journal is lines of JSON: nothing is pickled.
-    storage = JournalStorage(JournalFileBackend(str(options.output_path / JOURNAL_FILE)))
+    storage = JournalStorage(JournalFileBackend(str(journal)))
     maximise = METRICS[task.metrics[0]].direction == "maximise"
 
     def open_or_create() -> Study:

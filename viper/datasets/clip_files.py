@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from viper.datasets.labels import MEDIA_SUFFIXES, Clip, Labels, media_below
 from viper.errors import UserError
-from viper.files import copy_file, remove, temporary_path, visible_entries
+from viper.files import check_own_folder, copy_file, own_folder, remove, temporary_path, visible_entries
 from viper.fingerprints import fingerprint
 from viper.manifest import clip_id
 from viper.media.pictures import IMAGE_SUFFIXES
@@ -21,20 +21,24 @@ def find_media(labels: Labels, folder: Path, without: Path | None = None) -> dic
     """Return clip id -> its file below `folder`: the one the label files name, else the one of the clip's id.
 
     Where the path they name is not there, its last folder and name are looked for anywhere below `folder`, but not in
-    the folder `without`: that of the links.
+    the folder `without`: that of the links. A path that leads out of `folder` is never taken, only looked for in the
+    same way.
 
-    Clips without one are dropped, and so are comparisons of them. Two files that could both be a clip's are a
-    UserError naming them.
+    Clips without one are dropped, and so are comparisons of them. A UserError are two files that could both be a
+    clip's, naming them, and a path out of `folder`, naming the row, where there is nothing else for the clip.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     by_name: dict[str, list[Path]] | None = None
     found: dict[str, Path] = {}
     for clip in labels.clips:
-        path = folder / clip.media if clip.media else None
+        path = _below(folder, clip.media) if clip.media else None
+        leads_out = clip.media is not None and path is None
         if path is None or path.suffix.lower() not in MEDIA_SUFFIXES or not path.is_file():
             by_name = _by_name(folder, without) if by_name is None else by_name
             path = _only(clip, by_name.get(_tail(clip.media or ""), []) or by_name.get(clip.id, []))
+        if path is None and leads_out:
+            raise UserError(f"{clip.where}: {clip.media!r} is not in {folder}; name a --media_folder that holds it")
         if path is None:
             labels.drop(NO_FILE, clip.id)
         else:
@@ -43,6 +47,12 @@ def find_media(labels: Labels, folder: Path, without: Path | None = None) -> dic
     if labels.drop_orders(f"comparisons of {NO_FILE}", lambda order: any(clip not in found for clip in order)):
         labels.keep_compared()
     return found
+
+
+def _below(folder: Path, media: str) -> Path | None:
+    """Return a path of a label file in a folder; None where it leads out of it, by `../` or from the root."""
+    path = folder / os.path.normpath(media)  # `link/..` is the folder itself, not what is above the link's target
+    return path if Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)) else None
 
 
 def link_clips(files: dict[str, Path], folder: Path, overwrite: bool) -> int:
@@ -59,12 +69,15 @@ def link_clips(files: dict[str, Path], folder: Path, overwrite: bool) -> int:
         is_picture = path.suffix.lower() in IMAGE_SUFFIXES
         link = folder / identifier / name if is_picture else folder / name
         names.add(identifier if is_picture else name)
+        if is_picture:
+            check_own_folder(folder, identifier)
         if os.path.lexists(link):
             if link.exists() and _is_same(link, path):
                 continue
             if not overwrite:
                 raise UserError(f"{link}: already exists and is another file; use --overwrite to replace it")
-        link.parent.mkdir(exist_ok=True)
+        if is_picture:
+            own_folder(folder, identifier)
         _link(path, link)
     return sum(entry.name not in names for entry in visible_entries(folder))
 

@@ -22,7 +22,7 @@ from viper.demo.media import write_video
 from viper.demo.reaction import EMOTIONS, FACE_EMOTIONS, check_intensities, rise
 from viper.demo.voice import voice
 from viper.demo.words import make_cues, write_srt
-from viper.files import write_csv
+from viper.files import own_folder, write_csv
 
 SOUND_RATE = 44100
 FIRST_ID = 10001
@@ -137,8 +137,8 @@ def make_dataset(
     """
     folder = Path(folder)
     plans = plan_dataset(n_train, n_val, n_test, seed)
-    (folder / "videos").mkdir(parents=True, exist_ok=True)
-    (folder / "subtitles").mkdir(exist_ok=True)
+    own_folder(folder, "videos")
+    own_folder(folder, "subtitles")
     missing = [plan for plan in plans if not _is_made(plan, folder, seconds, fps)]
     workers = min(n_workers or os.cpu_count() or 1, len(missing)) or 1
     # Processes of loky, not forks: a fork of one with threads (PyTorch, FFmpeg) may copy locks that are held.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from viper.encoders.base import Encoder, arguments_of
 from viper.encoders.registry import COMMANDS
 from viper.errors import ClipError, OutputError, UserError
-from viper.files import digest_of
+from viper.files import digest_of, read_text
 from viper.store import EncoderInfo, Feature
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def is_own_name(model_name: str) -> bool:
 def is_own(info: EncoderInfo) -> bool:
     """Return whether features were made by a user's own encoder, whatever it is called."""
     return SOURCE_CODE in info.options
+
+
+MAX_CODE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -221,10 +224,10 @@ def _with_code(code: Code) -> OwnEncoder:
 
 def _read(path: Path, where: str) -> Code:
     try:
-        return Code(path.resolve(), path.read_text(encoding="utf-8"))
+        return Code(path.resolve(), read_text(path, MAX_CODE_BYTES))
     except FileNotFoundError:
         raise UserError(f"{where}: there is no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{where}: {path} cannot be read ({error})") from error
 
 

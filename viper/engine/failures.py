@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from viper.errors import UserError, WorkerError, one_line
-from viper.files import csv_text, locked, natural_key, write_text
+from viper.files import csv_text, files_only, locked, natural_key, write_text
 
 FAILURES_FILE = "failures.csv"
 HEADER = ("clip", "stage", "error", "message")
@@ -109,7 +109,7 @@ def read_failures(folder: Path) -> list[Failure]:
     if not path.is_file():
         return []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="", opener=files_only) as file:
             return [Failure(*(row[name] for name in HEADER)) for row in csv.DictReader(file, restval="")]
     except FileNotFoundError:  # another process has just removed the last row
         return []

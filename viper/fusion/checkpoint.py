@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 from viper.errors import UserError, one_line
@@ -14,6 +13,9 @@ from viper.logs import quiet_transformers
 from viper.store import EncoderInfo, FeatureStore
 from viper.task import Task
 
+# What a checkpoint's folder holds: transformers splits large weights.
+CHECKPOINT_FILES = r"config\.json|README\.md|(generation_config|model.*)\.json|model.*\.safetensors"
+
 
 def checkpoint_folder(run: Path, epoch: int) -> Path:
     """Return where an epoch's checkpoint is."""
@@ -22,7 +24,7 @@ def checkpoint_folder(run: Path, epoch: int) -> Path:
 
 def save_checkpoint(run: Path, epoch: int, model: PerceiverFusion) -> None:
     """Write an epoch's checkpoint (config.json, model.safetensors, README.md) atomically."""
-    with atomic_folder(checkpoint_folder(run, epoch)) as folder, quiet_transformers():
+    with atomic_folder(checkpoint_folder(run, epoch), own=CHECKPOINT_FILES) as folder, quiet_transformers():
         model.save_pretrained(folder)
 
 
@@ -46,11 +48,11 @@ def point_best(run: Path, epoch: int) -> None:
 
 
 def remove_other_checkpoints(run: Path, keep: set[int]) -> None:
-    """Delete the checkpoints of all other epochs."""
+    """Delete the checkpoints of all other epochs; a link of such a name, not what it points to."""
     for folder in run.glob("perceiver_*"):
         match = re.fullmatch(r"perceiver_(\d+)", folder.name)
         if match and int(match[1]) not in keep:
-            shutil.rmtree(folder)
+            remove(folder)
 
 
 def resolve_checkpoint(path: Path, option: str = "--model_path") -> Path:

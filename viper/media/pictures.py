@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from viper.errors import ClipError, UserError
-from viper.files import digest_of, read_json, visible_entries, write_json
+from viper.files import digest_of, read_bytes, read_json, visible_entries, write_json
 from viper.fingerprints import fingerprint_folder
 from viper.media.listing import by_clip, clip_errors
 from viper.media.video import MAX_PICTURE_BYTES, MAX_PIXELS, VideoFrames
@@ -164,7 +164,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         if path.stat().st_size > MAX_PICTURE_BYTES:
             raise ClipError(f"{name}: is larger than any picture, {MAX_PICTURE_BYTES:,} bytes")
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise ClipError(f"{name}: cannot be read ({error.strerror})") from error
     return _decoded(data, name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pysubs2
 
 from viper.errors import ClipError, one_line
+from viper.files import read_bytes
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 MAX_BYTES = 16 << 20  # a feature film's are a hundredth of it
@@ -31,8 +32,7 @@ def read_cues(path: Path) -> list[Cue]:
     A file that is neither UTF-8 nor marked as UTF-16 is read as Windows-1252, the other encoding in use. Raises
     ClipError when it holds no subtitles in a known format, or more than `MAX_BYTES`.
     """
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
+    data = read_bytes(path, MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ClipError(f"{path.name}: of more than {MAX_BYTES >> 20} MiB, these are no subtitles")
     text = _decoded(data)

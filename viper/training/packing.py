@@ -7,16 +7,23 @@ every epoch. So the first training copies a split's clips, in the manifest's ord
 
 and later ones map these files. The key is a digest of the clips' names, sizes and modification times and of the store's
 encoder: features that changed, or another list of clips, have another key, and the pack of the old one is removed.
-In a store that cannot be written the pack goes to ~/.cache/viper/packed (XDG_CACHE_HOME where it is set). A pack may be
-deleted at any time; the next training makes it again.
+In a store that cannot be written the pack goes to ~/.cache/viper/packed (XDG_CACHE_HOME where it is set), which must be
+the user's alone. A pack may be deleted at any time; the next training makes it again.
+
+A store may come from anywhere: no link in it is followed to write or delete, and nothing is deleted but folders that
+are called as a pack and hold a pack's files only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
-import shutil
+import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -24,7 +31,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from viper.errors import UserError
-from viper.files import atomic_folder, cache_folder, digest_of, read_json, write_json
+from viper.files import atomic_folder, cache_folder, digest_of, files_only, own_folder, read_json, sweep, write_json
 from viper.logs import log, progress_bar
 from viper.store import SUFFIX, Feature, FeatureStore
 
@@ -38,7 +45,10 @@ FORMAT = 1  # part of the key: raised when the layout changes
 INDEX_FILE = "index.json"
 OFFSETS, PRESENT = "offsets.npy", "present.npy"
 TOKENS, MASK, TIME = "tokens.bin", "mask.bin", "time.bin"
+PACK_FILES = (INDEX_FILE, OFFSETS, PRESENT, TOKENS, MASK, TIME)
 LOCK_FILE = "lock"
+_PACK_NAME = re.compile("[0-9a-f]{24}")  # a digest, see digest_of
+_A_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 BLOCK_VALUES = 1 << 20  # numbers looked at together: 8 MiB in float64
 
 Statistics = tuple[np.ndarray, np.ndarray]
@@ -83,7 +93,8 @@ class StoredFeatures:
 class PackedFeatures:
     """A pack that is open. What `__getitem__` gives are read-only views of the files: nothing is copied or kept.
 
-    Raises, when opened, OSError, UserError or ValueError for a folder that holds no complete pack.
+    Raises, when opened, OSError, UserError, ValueError, LookupError or TypeError for a folder that holds no complete
+    pack of `n_clips` clips.
 
     Attributes
     ----------
@@ -93,23 +104,28 @@ class PackedFeatures:
     present : (C,) bool, whether the clip has a feature, which may be one of no tokens.
     """
 
-    def __init__(self, folder: Path, width: int) -> None:
-        self.folder, self.width = folder, width
+    def __init__(self, folder: Path, width: int, n_clips: int) -> None:
+        self.folder, self.width, self.n_clips = folder, width, n_clips
         self._held = _hold(folder)
         index = read_json(folder / INDEX_FILE)
-        self.offsets = np.load(folder / OFFSETS, allow_pickle=False)
-        self.present = np.load(folder / PRESENT, allow_pickle=False)
+        self.offsets = _loaded(folder / OFFSETS, np.int64, n_clips + 1)
+        self.present = _loaded(folder / PRESENT, np.bool_, n_clips)
         n = int(self.offsets[-1])
-        if len(self.offsets) != len(self.present) + 1 or (np.diff(self.offsets, prepend=0) < 0).any():
+        if self.offsets[0] != 0 or (self.offsets[1:] < self.offsets[:-1]).any():
             raise ValueError(f"{folder}: offsets that do not fit")
         self.tokens = _mapped(folder / TOKENS, np.float32, (n, width))
         self.mask = _mapped(folder / MASK, np.bool_, (n,))
         self.time = _mapped(folder / TIME, np.float32, (n,))
-        self._statistics = index["statistics"]
+        found = index["statistics"]
+        self._statistics = None
+        if found is not None:
+            self._statistics = np.array(found, np.float64)
+            if self._statistics.shape != (2, width) or not np.isfinite(self._statistics).all():
+                raise ValueError(f"{folder}: statistics that do not fit")
 
-    def __reduce__(self) -> tuple[type[PackedFeatures], tuple[Path, int]]:
+    def __reduce__(self) -> tuple[type[PackedFeatures], tuple[Path, int, int]]:
         """Worker processes that are not forked map the same files; arrays would travel as copies of all data."""
-        return PackedFeatures, (self.folder, self.width)
+        return PackedFeatures, (self.folder, self.width, self.n_clips)
 
     def __getitem__(self, index: int) -> Feature | None:
         if not self.present[index]:
@@ -123,10 +139,7 @@ class PackedFeatures:
 
     def statistics(self) -> Statistics | None:
         """See `Features`; computed when the pack was written."""
-        if self._statistics is None:
-            return None
-        mean, deviation = (np.array(values) for values in self._statistics)
-        return mean, deviation
+        return None if self._statistics is None else (self._statistics[0], self._statistics[1])
 
 
 def moments(blocks: Iterable[np.ndarray]) -> Statistics | None:
@@ -174,12 +187,14 @@ def open_features(store: FeatureStore, clips: Sequence[str], states: Sequence[Fi
     ------
     ClipError
         For a file that is not a valid feature, naming it.
+    UserError
+        For a link in the store, or a file, where the packs' folder should be.
     """
     if found := find_pack(store, clips, states, split):
         return found
-    key, places = _key(store, clips, states), [place / split for place in _places(store)]
+    key = _key(store, clips, states)
     problem: Exception | None = None
-    for place in places:
+    for place in _places(store, split):
         try:
             return _pack_once(store, clips, states, place, key)
         except OSError as error:
@@ -193,7 +208,7 @@ def find_pack(
 ) -> PackedFeatures | None:
     """The pack of these clips that a training has left, as far as it is current; arguments as of `open_features`."""
     key = _key(store, clips, states)
-    packs = (_existing(place / split / key, store.width) for place in _places(store))
+    packs = (_existing(place, key, store, len(clips)) for place in _places(store, split))
     return next((pack for pack in packs if pack), None)
 
 
@@ -201,40 +216,82 @@ def _key(store: FeatureStore, clips: Sequence[str], states: Sequence[FileState])
     return digest_of([FORMAT, store.info.identity, list(zip(clips, states, strict=True))])
 
 
-def _places(store: FeatureStore) -> list[Path]:
+@dataclass(frozen=True)
+class _Place:
+    """A folder for packs, `names` one below the other in `root`.
+
+    In one that `is_private`, each of these folders must be this user's, and no one else may write to it: where the
+    cache lies in a folder that many share, others could have put packs or links there.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    is_private: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return self.root.joinpath(*self.names)
+
+    def make(self) -> None:
+        """Make the folder; UserError or OSError where that would be through a link, or it is not private."""
+        if self.is_private:
+            # Before anything is made in it: the own folder of another must not get folders of ours.
+            self.check()
+        own_folder(self.root, *self.names, mode=0o700 if self.is_private else 0o777)
+        self.check()
+
+    def check(self) -> None:
+        """Raise an OSError for a private folder that belongs to another, is a link, or that others may write to."""
+        folder = self.root
+        for name in self.names if self.is_private else ():
+            folder = folder / name
+            try:
+                status = folder.lstat()
+            except FileNotFoundError:
+                return
+            if not stat.S_ISDIR(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+                raise OSError(errno.EPERM, "is a link, or belongs to another user", str(folder))
+            if os.name != "nt" and status.st_mode & 0o022:
+                raise OSError(errno.EPERM, "others may write to it (chmod go-w)", str(folder))
+
+
+def _places(store: FeatureStore, split: str) -> list[_Place]:
     """Folders for packs, the best first."""
-    places = [store.folder / PACKED_FOLDER]
+    places = [_Place(store.folder, (PACKED_FOLDER, split))]
     if caches := cache_folder():
-        places.append(caches / "packed" / digest_of(str(store.folder.resolve())))
+        names = (caches.name, "packed", digest_of(str(store.folder.resolve())), split)
+        places.append(_Place(caches.parent, names, is_private=True))
     return places
 
 
-def _existing(folder: Path, width: int) -> PackedFeatures | None:
+def _existing(place: _Place, key: str, store: FeatureStore, n_clips: int) -> PackedFeatures | None:
     try:
-        return PackedFeatures(folder, width)
-    except (OSError, UserError, ValueError, LookupError, TypeError):
+        place.check()
+        return PackedFeatures(place.path / key, store.width, n_clips)
+    except (OSError, UserError, ValueError, LookupError, TypeError, MemoryError):
         return None
 
 
 def _pack_once(
-    store: FeatureStore, clips: Sequence[str], states: Sequence[FileState], place: Path, key: str
+    store: FeatureStore, clips: Sequence[str], states: Sequence[FileState], place: _Place, key: str
 ) -> PackedFeatures:
-    place.mkdir(parents=True, exist_ok=True)
+    place.make()
     # Not the library's stand-in for locks: a killed process of another machine would leave it for good.
-    lock = FileLock(place / LOCK_FILE, fallback_to_soft=False)
+    lock = FileLock(place.path / LOCK_FILE, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         log.info("%s: another process is packing the features", store.folder)
         lock.acquire()
     try:
-        if pack := _existing(place / key, store.width):
+        if pack := _existing(place, key, store, len(clips)):
             return pack
         _remove_unused(place)
-        log.info("%s: packing %d clips (once) into %s", store.folder, len(clips), place)
-        with atomic_folder(place / key) as folder:
+        log.info("%s: packing %d clips (once) into %s", store.folder, len(clips), place.path)
+        with atomic_folder(place.path / key, own="|".join(map(re.escape, PACK_FILES))) as folder:
             _write(store, clips, states, folder)
-        return PackedFeatures(place / key, store.width)
+        return PackedFeatures(place.path / key, store.width, len(clips))
     finally:
         lock.release()
 
@@ -263,11 +320,21 @@ def _write(store: FeatureStore, clips: Sequence[str], states: Sequence[FileState
     write_json(folder / INDEX_FILE, {"statistics": None if found is None else [part.tolist() for part in found]})
 
 
+def _loaded(path: Path, dtype: type, length: int) -> np.ndarray:
+    """An array (length,) of this type that a file holds."""
+    with open(path, "rb", opener=files_only) as file:
+        array = np.load(file, allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (length,):
+        raise ValueError(f"{path}: not {length} values")
+    return array
+
+
 def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     """A read-only view of a file that holds exactly this array."""
-    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if path.stat().st_size != n_bytes:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes, not {n_bytes}")
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size != n_bytes:
+        raise ValueError(f"{path}: {status.st_size} bytes, not {n_bytes}")
     # A plain array, since every slice of a memmap costs as much as copying a clip; and an empty file cannot be mapped.
     return np.asarray(np.memmap(path, dtype, "r", shape=shape)) if n_bytes else np.zeros(shape, dtype)
 
@@ -278,27 +345,58 @@ def _hold(folder: Path) -> IO[bytes]:
     On a local disk a mapped file outlives its deletion; on a network file system it does not when another machine
     deletes it, and the reader is killed by SIGBUS.
     """
-    file = (folder / INDEX_FILE).open("rb")
+    file = open(folder / INDEX_FILE, "rb", opener=files_only)  # noqa: SIM115  closed with the pack
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_SH)
     return file
 
 
-def _remove_unused(place: Path) -> None:
-    """Remove outdated packs, and what killed processes left. The caller holds the place's lock."""
-    for folder in place.iterdir():
-        if folder.name != LOCK_FILE and not _in_use(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+def _remove_unused(place: _Place) -> None:
+    """Remove outdated packs, and what killed processes left. The caller holds the place's lock.
+
+    Whoever made the store may have put anything there, and may even change it at this moment. So folders are opened one
+    in the other, no link among them, and deleted from within: no name is looked up again.
+    """
+    sweep(place.path)
+    if os.open not in os.supports_dir_fd:  # Windows
+        return
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        descriptor = os.open(place.root, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, descriptor)
+        for name in place.names:
+            descriptor = os.open(name, _A_FOLDER, dir_fd=descriptor)
+            stack.callback(os.close, descriptor)
+        for name in os.listdir(descriptor):
+            if _PACK_NAME.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    _remove_pack(name, descriptor)
 
 
-def _in_use(folder: Path) -> bool:
+def _remove_pack(name: str, place: int) -> None:
+    """Remove a pack that nobody uses, and nothing but a pack: a link, or a folder with other files, stays."""
+    folder = os.open(name, _A_FOLDER, dir_fd=place)
+    try:
+        names = os.listdir(folder)
+        if set(names) <= set(PACK_FILES) and not _in_use(folder):
+            for each in names:
+                os.unlink(each, dir_fd=folder)
+            os.rmdir(name, dir_fd=place)
+    finally:
+        os.close(folder)
+
+
+def _in_use(folder: int) -> bool:
     if fcntl is None:
         return False
     try:
-        with (folder / INDEX_FILE).open("rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
+        file = os.open(INDEX_FILE, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError as error:
+        # A link is nobody's pack.
+        return error.errno not in (errno.ENOENT, errno.ELOOP)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return True
+    finally:
+        os.close(file)
     return False

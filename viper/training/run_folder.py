@@ -11,13 +11,23 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 import viper
 from viper.errors import UserError, one_line
-from viper.files import locked, read_json, read_yaml, remove, write_json, write_text
+from viper.files import (
+    atomic_path,
+    files_only,
+    locked,
+    read_bytes,
+    read_json,
+    read_yaml,
+    remove,
+    write_json,
+    write_text,
+)
 from viper.logs import log
 from viper.store import EncoderInfo, FeatureStore
 
@@ -189,22 +199,31 @@ def _git_revision() -> str | None:
     return answer.stdout.strip() or None
 
 
-class _LogFile(logging.FileHandler):
+class _LogFile(logging.StreamHandler[TextIO]):
     """A log in a file. One that can be written no more, as on a full disk, costs a line and not the training."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         log.removeHandler(self)
         reason = sys.exc_info()[1]
         with suppress(OSError):
-            self.close()
-        log.warning("%s: the log ends here, the training goes on (%s)", self.baseFilename, reason)
+            self.stream.close()
+        log.warning("%s: the log ends here, the training goes on (%s)", self.stream.name, reason)
 
 
 @contextmanager
-def log_file(path: Path, append: bool) -> Iterator[None]:
-    """While inside, the log goes into a file too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = _LogFile(path, mode="a" if append else "w", encoding="utf-8")
+def log_file(path: Path | None, append: bool) -> Iterator[None]:
+    """While inside, the log goes into a file too, where one is named. With `append` it keeps what it held.
+
+    The file is always a new one, under its own name only: a log is written bit by bit, and that would go through a
+    link, or into a file of which this is another name.
+    """
+    if path is None:
+        yield
+        return
+    kept = read_bytes(path) if append and path.is_file() and not path.is_symlink() else b""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(kept)
+    handler = _LogFile(open(path, "a", encoding="utf-8", opener=_no_link))  # noqa: SIM115  closed below
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     try:
@@ -212,4 +231,8 @@ def log_file(path: Path, append: bool) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         with suppress(OSError):
-            handler.close()
+            handler.stream.close()
+
+
+def _no_link(path: str, flags: int) -> int:
+    return files_only(path, flags | getattr(os, "O_NOFOLLOW", 0))

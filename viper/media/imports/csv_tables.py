@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.errors import ParserWarning
 
 from viper.errors import ClipError, UserError, first_line, one_line
+from viper.files import files_only
 from viper.manifest import clip_id
 from viper.media.imports.table import Table, float32
 
@@ -32,7 +33,7 @@ def read_csv_table(path: Path, columns: tuple[str, ...] = ()) -> Table:
     Raises ClipError naming the line where it holds another clip's row, a time that is no number or does not follow the
     one before, or a cell that is no number.
     """
-    with path.open(encoding="utf-8-sig") as file:
+    with open(path, encoding="utf-8-sig", opener=files_only) as file:
         header = file.readline(_LONGEST_HEADER)
     if not header:
         raise ClipError("cannot be read as CSV (it is empty)")

@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 import numpy as np
 
 from viper.errors import ClipError, first_line, one_line
+from viper.files import read_bytes
 from viper.media.imports.csv_tables import read_csv_table
 from viper.media.imports.mmsa import MMSA_SUFFIXES
 from viper.media.imports.safe_pickle import load_plain
@@ -101,8 +102,7 @@ def _read_tensor(path: Path) -> np.ndarray:
     import torch
 
     size = path.stat().st_size
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"  # as torch tells its formats apart
+    zipped = read_bytes(path, 4) == b"PK\x03\x04"  # as torch tells its formats apart
     if zipped:
         with zipfile.ZipFile(path) as archive:
             # torch compresses nothing; a few kilobytes of zeros could be told to become gigabytes.

@@ -18,6 +18,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 
 from viper.errors import ClipError, one_line
+from viper.files import files_only
 
 # What an array may hold: truth values, integers, floats, complex numbers, text, bytes, dates, and plain objects.
 _CODE = re.compile(r"([?bB]|b1|[iu][1248]|f[248]|c8|c16|[SU]\d{0,9}|O8?)")
@@ -32,7 +33,7 @@ def load_plain(path: Path) -> Any:
     anything else in it, naming what that is. Nothing in it is run.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=files_only) as file:
             return _PlainUnpickler(file, path.stat().st_size).load()
     except OSError:
         raise
