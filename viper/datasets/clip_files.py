@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from viper.datasets.labels import MEDIA_SUFFIXES, Clip, Labels, media_below
 from viper.errors import UserError
 from viper.files import remove, temporary_path, visible_entries
+from viper.fingerprints import fingerprint
 from viper.manifest import clip_id
 from viper.media.pictures import IMAGE_SUFFIXES
 
@@ -70,12 +71,11 @@ def link_clips(files: dict[str, Path], folder: Path, overwrite: bool) -> int:
 
 
 def _is_same(link: Path, path: Path) -> bool:
-    """Return whether they are one file, or `link` is a copy.
-
-    A copy has the same size and time, as shutil.copy2 leaves it.
-    """
+    """Return whether they are one file, or `link` is a copy."""
     one, other = link.stat(), path.stat()
-    return os.path.samestat(one, other) or (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+    if os.path.samestat(one, other):
+        return True
+    return one.st_size == other.st_size and fingerprint(link) == fingerprint(path)
 
 
 def _link(path: Path, link: Path) -> None:
