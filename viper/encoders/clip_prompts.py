@@ -17,7 +17,7 @@ from viper.encoders.pictures import PictureEncoder, PictureSample
 from viper.encoders.pretrained import explained, is_model, load_state_dict
 from viper.encoders.words import ROBERTA, SentenceModel
 from viper.errors import UserError
-from viper.files import digest_of, read_yaml
+from viper.files import digest_of, read_json, read_yaml
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
 from viper.task import load_task
@@ -180,7 +180,7 @@ class PromptEncoder(PictureEncoder):
         self._clip_fingerprint = weights_fingerprint(clip)
         self._preprocessing = dict(clip.visual.preprocess_cfg)
         sentences = SentenceModel(self.text_model, dataclasses.replace(runtime, compiled=False))
-        self._text_fingerprint, self._width = sentences.fingerprint, sentences.width
+        self._text_options, self._width = sentences.options, sentences.width
         self._prompt_tokens = sentences.embed(self.prompts.sentences, 64)
         self._batches = DeviceBatches(runtime)
         mean, std = (torch.tensor(self._preprocessing[name], device=runtime.device) for name in ("mean", "std"))
@@ -222,6 +222,7 @@ class PromptEncoder(PictureEncoder):
             except RuntimeError as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(f"{self.clip_checkpoint_path}: does not fit {self.clip_model} ({reason})") from error
+        self._clip_config = read_json(Path(self.clip_model) / "open_clip_config.json") if is_folder else name
         self._has_quick_gelu = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
         return clip, tokenizer
 
@@ -230,7 +231,8 @@ class PromptEncoder(PictureEncoder):
         options = {
             "clip_weights": self._clip_fingerprint,
             "clip_quick_gelu": self._has_quick_gelu,
-            "text_weights": self._text_fingerprint,
+            "clip_config": digest_of([self._clip_config, self._preprocessing]),
+            **{f"text_{name}": value for name, value in self._text_options.items()},
             "prompts": digest_of(self.prompts.sentences),
         }
         checkpoint = self.clip_checkpoint_path

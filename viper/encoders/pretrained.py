@@ -15,10 +15,15 @@ from safetensors import SafetensorError
 from viper.encoders.base import is_read
 from viper.encoders.checkpoint_heads import is_head, is_table
 from viper.errors import UserError
+from viper.files import digest_of
 from viper.logs import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
+
+# Entries of a config.json that change no feature.
+BOOKKEEPING = ("architectures", "transformers_version", "_name_or_path", "_commit_hash", "dtype", "torch_dtype",
+               "id2label", "label2id", "problem_type", "use_cache")  # fmt: skip
 
 
 def go_offline() -> None:
@@ -78,6 +83,18 @@ def load_config(model: str) -> Any:
 
     with quiet_transformers(), explained(model):
         return AutoConfig.from_pretrained(local_or_hub(model), local_files_only=is_offline())
+
+
+def config_digest(model: str) -> str:
+    """Return a digest of what a transformers checkpoint's config.json says of the network's arithmetic.
+
+    Of the file, not of the library's reading of it, which has more in it with each version.
+    """
+    from transformers import PreTrainedConfig
+
+    with quiet_transformers(), explained(model):
+        written, _ = PreTrainedConfig.get_config_dict(local_or_hub(model), local_files_only=is_offline())
+    return digest_of({name: value for name, value in written.items() if name not in BOOKKEEPING})
 
 
 def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:

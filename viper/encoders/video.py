@@ -11,7 +11,7 @@ import numpy as np
 
 from viper.encoders.base import Encoder, ShortName, split_like, weights_fingerprint
 from viper.encoders.pixels import Pixels
-from viper.encoders.pretrained import choose_hidden, is_model, load_config, load_transformers_model
+from viper.encoders.pretrained import choose_hidden, config_digest, is_model, load_config, load_transformers_model
 from viper.errors import UserError
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
@@ -181,7 +181,8 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
     def info(self) -> EncoderInfo:
         """Return what decides the values: weights, the processor's settings, layer, pooling and windows."""
         options = {
-            "weights": self._fingerprint, "processor": self.pixels.digest, "layer": self.layer, "pool": self.pool,
+            "weights": self._fingerprint, "config": config_digest(self.model), "processor": self.pixels.digest,
+            "layer": self.layer, "pool": self.pool,
             "n_windows": self.n_windows, "n_frames": self.length,
         }  # fmt: skip
         return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)
