@@ -18,7 +18,6 @@ from viper.files import (
     atomic_path,
     create_json,
     digest_of,
-    fingerprint,
     natural_key,
     prepare_outputs,
     read_json,
@@ -129,21 +128,6 @@ def test_hidden_and_temporary_entries_are_not_seen(tmp_path: Path) -> None:
     for wrong in (tmp_path / "none", tmp_path / "9.mp4"):
         with pytest.raises(UserError, match="no such folder"):
             visible_entries(wrong)
-
-
-def test_a_fingerprint_is_of_the_content(tmp_path: Path) -> None:
-    def made_of(data: bytes) -> str:
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.bin"
-        path.write_bytes(data)
-        return fingerprint(path, edge_bytes=4)
-
-    contents = [b"", b"a", b"ab", b"abcdefgh", b"abcdXfgh", b"Xbcdefgh", b"abcdefgX", b"abcde", b"abcdX"]
-    contents += [b"abcd____efgh", b"abcd___efgh"]
-    prints = [made_of(data) for data in contents]
-    assert len(set(prints)) == len(contents)
-    assert [made_of(data) for data in contents] == prints
-    # The middle of a large file is not read: that is what makes it cheap.
-    assert made_of(b"abcd1234efgh") == made_of(b"abcd5678efgh")
 
 
 def test_a_digest_is_of_the_value_not_of_the_order_of_its_keys() -> None:

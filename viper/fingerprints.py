@@ -69,6 +69,34 @@ def fingerprint_folder(folder: Path, names: Iterable[str]) -> str:
     return whole
 
 
+def passes(path: Path, what: str, check: Callable[[], bool]) -> bool:
+    """Return whether a check of all that is in a file succeeds. A success is remembered until the file changes.
+
+    `what` names the check.
+    """
+    began, place = time.time_ns(), f"{os.path.abspath(path)}\0{what}"
+    try:
+        states = [_state(str(path), os.stat(path))]
+    except OSError:
+        return False
+    if _MEMORY.recall(place, states) is not None:
+        return True
+    if not check():
+        return False
+    _MEMORY.remember(place, states, fingerprint_bytes(), began)
+    return True
+
+
+def fingerprint_tree(folder: Path) -> str:
+    """Return a digest of all files below a folder, by their places in it. Links to folders are not followed."""
+    parts = []
+    for here, folders, names in os.walk(folder):
+        folders.sort()
+        whole = fingerprint_folder(Path(here), (name for name in names if not name.startswith(".")))
+        parts += [os.fsencode(os.path.relpath(here, folder)), whole.encode()]
+    return fingerprint_bytes(*parts)
+
+
 def fingerprint_bytes(*parts: bytes | memoryview) -> str:
     """Return a digest of some bytes in memory, which depends on where each part ends."""
     digest = _digest()

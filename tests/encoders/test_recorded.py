@@ -24,6 +24,7 @@ from viper.engine.device import Runtime
 from viper.errors import UserError
 from viper.inference.reader import ClipReader, PictureSource, Source, source_of
 from viper.media.faces.crop import CropOptions
+from viper.media.pictures import write_record
 from viper.media.sampling import FrameRule
 from viper.store import ENCODER_FILE, EncoderInfo, FeatureStore
 
@@ -182,8 +183,8 @@ def test_records_of_before_are_read_and_kept(root: Path, tmp_path: Path) -> None
     """What an older version wrote says nothing of sampling, and is neither refused nor made again for it."""
     crops = Path(shutil.copytree(root / "faces_uniform", tmp_path / "faces"))
     record = json.loads((crops / CLIP / "faces.json").read_text())
-    del record["sampling"]
-    (crops / CLIP / "faces.json").write_text(json.dumps(record))
+    del record["sampling"], record["content"]
+    write_record(crops / CLIP, "faces.json", record)
     written = (crops / CLIP / "faces.json").stat().st_mtime_ns
     given = {"input_folder": root / "frames_uniform", "output_folder": crops, "n_workers": 0}
     assert faces.run(faces.CropImagesOptions(**given, device="cpu")) == 0

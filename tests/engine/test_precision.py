@@ -112,7 +112,9 @@ def test_a_folder_that_another_machine_begins_meanwhile_is_joined(
     # A copy elsewhere computes in what was settled here, not in what its own machine has.
     assert job.encode is not None
     copied = pickle.loads(pickle.dumps(job.encode))
-    expected, found = (encode([job.load(clips[0].read())])[0].tokens for encode in (job.encode, copied))
+    assert job.read is not None
+    sample = job.load(job.read(clips[0]))
+    expected, found = (encode([sample])[0].value.tokens for encode in (job.encode, copied))
     np.testing.assert_array_equal(found, expected)
     options.precision, options.output_folder = "bf16", tmp_path / "other"
     infos.clear()

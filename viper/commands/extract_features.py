@@ -17,6 +17,7 @@ from viper.encoders.registry import choose_encoder
 from viper.engine import run as engine
 from viper.engine.job import EngineOptions, Job
 from viper.errors import ClipError, UserError
+from viper.fingerprints import passes
 from viper.logs import command_line, log, package_versions
 from viper.media.clips import (
     Clip,
@@ -420,6 +421,8 @@ class IsDone:
         if clip.id not in self.store:
             return False
         try:
-            return self.store.is_current(clip.id, clip.source())
+            is_current = self.store.is_current(clip.id, clip.source())
         except ClipError:
             return False
+        path = self.store.path(clip.id)
+        return is_current and passes(path, "checksum", lambda: self.store.problem(clip.id, verify=True) is None)

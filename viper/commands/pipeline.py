@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ import tyro
 
 from viper.engine.job import EngineOptions
 from viper.errors import UserError
-from viper.files import check_own_folder, digest_of, read_json, write_json, write_text
-from viper.fingerprints import fingerprint
+from viper.files import check_own_folder, digest_of, read_json, remove, write_json, write_text
+from viper.fingerprints import fingerprint, fingerprint_tree
 from viper.logs import log, shell_line
 from viper.manifest import preferences_path
 from viper.offline import go_offline
-from viper.store import ENCODER_FILE, FeatureStore
+from viper.store import ENCODER_FILE, MODALITIES, FeatureStore
+from viper.task import load_task
+from viper.training.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
 
 if TYPE_CHECKING:
     from viper.commands.extract_features import ExtractOptions
@@ -25,8 +28,11 @@ if TYPE_CHECKING:
 STATE_FILE = "pipeline.json"
 BEGUN = "train begun"  # in the state: of which inputs
 DONE = (0, 3)  # exit codes after which the next stage has something to work on
-# Options that do not change what a command makes.
-NEUTRAL = ("n_workers", "device", "offline", "overwrite", "resume")
+TRAIN = "train"  # the step that makes a run
+# Options that do not change what a command makes, and those that the pipeline itself sets.
+NEUTRAL = ("n_workers", "device", "offline", "overwrite", "resume", "output_log_file")
+OWN = ("task", "csv_path", "model_path", "run", "output_path", "output_checkpoint_folder", "features",
+       *(f"{name}_features_input_folder" for name in MODALITIES))  # fmt: skip
 
 TEMPLATE = """\
 # One data set, from videos to a submission:  {command}
@@ -149,43 +155,100 @@ def _groups(plan: Plan) -> list[list[ExtractOptions]]:
 
 def _make_products(plan: Plan) -> int:
     """Run what is out of date of the steps after the extraction; return the first exit code that is not 0."""
-    state_path = plan.output / STATE_FILE
-    train = plan.steps[0].options
-    trained = digest_of([_input_digest(plan), _plain(train)])
+    inputs = _input_digest(plan)
     for step in plan.steps:
-        code = _run_step(step, digest_of([trained, _plain(step.options)]), state_path)
+        digest = digest_of([inputs, _option_digest(step.options)])
+        code = _run_step(step, digest, plan.output)
         if code:
             return code
+        if step.name == TRAIN:  # what follows is made from the model
+            inputs = digest_of([digest, _read_state(plan.output / STATE_FILE)[TRAIN]["files"]])
     return 0
 
 
-def _run_step(step: Step, digest: str, state_path: Path) -> int:
-    """Run a step unless its product is there and was made from the same inputs with the same options."""
-    state = read_json(state_path) if state_path.is_file() else {}
-    if state.get(step.name) == digest and step.product.exists():
+def _run_step(step: Step, digest: str, output: Path) -> int:
+    """Run a step unless it was run on the same inputs with the same options, and its files are as it left them."""
+    state_path = output / STATE_FILE
+    state = _read_state(state_path)
+    done = state.pop(step.name, {})
+    if done.get("made_of") == digest and _are_intact(done, step, output):
         log.info("%s: up to date", step.name)
         return 0
     options = step.options
-    if step.name == "train":
+    if step.name == TRAIN:
         # A training of the same inputs that was stopped is resumed; any other is replaced.
-        has_begun = state.get(BEGUN) == digest
+        has_begun = state.get(BEGUN) == digest and not done
         options = dataclasses.replace(options, resume=has_begun, overwrite=not has_begun)
-        state = {**state, BEGUN: digest}
+        if not has_begun:
+            remove(step.product)  # by which a run is known to be finished
+        state[BEGUN] = digest
         write_json(state_path, state)
+    before = _states(step)
     try:
         code = step.run(options)
     except KeyboardInterrupt:
         # Without the step's own words, which name options that this command does not have.
         raise KeyboardInterrupt from None
     if code == 0:
-        write_json(state_path, {**state, step.name: digest})
+        if step.name == TRAIN:
+            files = _files_of_run(step.folder)
+        else:
+            files = [path for path, status in _states(step).items() if before.get(path) != status]
+        write_json(state_path, {**state, step.name: {"made_of": digest, "files": _fingerprints(files, output)}})
     return code
 
 
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return what has been done; what an earlier version or another program wrote there says that nothing has."""
+    state = read_json(path) if path.is_file() else {}
+    if not isinstance(state, dict):
+        return {}
+    return {name: value for name, value in state.items() if isinstance(value, str if name == BEGUN else dict)}
+
+
+def _are_intact(done: dict[str, Any], step: Step, output: Path) -> bool:
+    """Return whether the files that a step has written are there, and hold what they held then."""
+    files = done.get("files")
+    if not isinstance(files, dict) or _name(step.product, output) not in files:
+        return False
+    try:
+        return files == _fingerprints([output / name for name in files], output)
+    except OSError:
+        return False
+
+
+def _states(step: Step) -> dict[Path, tuple[int, ...]]:
+    """Return a step's files that are there, each with what changes when it is written."""
+    paths = step.folder.iterdir() if step.folder.is_dir() else [step.product]
+    states: dict[Path, tuple[int, ...]] = {}
+    for path in paths:
+        if path.is_file():
+            status = path.stat()
+            states[path] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return states
+
+
+def _files_of_run(run: Path) -> list[Path]:
+    """Return what others read of a run: its record, and its best checkpoint. Other epochs may be deleted."""
+    from viper.fusion.checkpoint import BEST
+
+    return [*(run / name for name in (CONFIG_FILE, METRICS_FILE, SUMMARY_FILE)), *sorted((run / BEST).iterdir())]
+
+
+def _fingerprints(files: Iterable[Path], output: Path) -> dict[str, str]:
+    """Return each file's fingerprint by its place in the output folder."""
+    return {_name(path, output): fingerprint(path) for path in files}
+
+
+def _name(path: Path, output: Path) -> str:
+    return path.relative_to(output).as_posix()
+
+
 def _input_digest(plan: Plan) -> str:
-    """Return the digest of the manifest and the preferences beside it, every encoder and every feature."""
+    """Return a digest of the task, the manifest and the preferences beside it, every encoder and every feature."""
     beside = preferences_path(plan.csv_path)
-    parts: list[Any] = [fingerprint(path) for path in (plan.csv_path, beside) if path.is_file()]
+    parts: list[Any] = [load_task(plan.task).to_dict()]
+    parts += [fingerprint(path) for path in (plan.csv_path, beside) if path.is_file()]
     for name, options in plan.features.items():
         store = FeatureStore.open(options.output_folder)
         parts.append([name, fingerprint(store.folder / ENCODER_FILE)])
@@ -193,7 +256,22 @@ def _input_digest(plan: Plan) -> str:
     return digest_of(parts)
 
 
-def _plain(options: Any) -> dict[str, Any]:
-    """Return options as JSON for a digest, without those that do not change a result."""
-    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in NEUTRAL}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+def _option_digest(options: Any) -> str:
+    """Return a digest of the options that change a result, and of what is in the files and folders that they name.
+
+    The pipeline's own folders and the task are left out: what is in them is looked at elsewhere. A data set that is
+    moved, with the YAML, stays as it is.
+    """
+    parts: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(options).items():
+        if name not in (*NEUTRAL, *OWN):
+            paths = value if isinstance(value, list) else [value]
+            found = [_content(path) for path in paths if isinstance(path, Path)]
+            parts[name] = found or value
+    return digest_of(parts)
+
+
+def _content(path: Path) -> str:
+    if not path.exists():  # the command will say so
+        return str(path)
+    return fingerprint_tree(path) if path.is_dir() else fingerprint(path)

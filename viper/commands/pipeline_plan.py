@@ -30,19 +30,30 @@ REQUIRED_KEYS = ("csv_path", "videos", "output", "features")
 
 @dataclass(frozen=True)
 class Step:
-    """A command after the extraction, with the file that is there once it is done."""
+    """A command after the extraction.
+
+    Attributes
+    ----------
+    product : the file that is there once it is done.
+    folder : where all of its files are, or `product` itself if there are no others.
+    """
 
     name: str
     run: Callable[[Any], int]
     options: Any
     product: Path
+    folder: Path
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a YAML file asks for, in the order in which it is done; `faces` is None where whole frames are used."""
+    """All that a YAML file asks for, in the order in which it is done.
+
+    `faces` is None where whole frames are used.
+    """
 
     output: Path
+    task: str
     csv_path: Path
     videos: Path
     frames: GetFrameOptions
@@ -93,7 +104,9 @@ class _Planner:
         features = {name: self._extract(name, pictures) for name in self._section("features")}
         if not features:
             raise UserError(f"{self._path}: features names no modality")
-        return Plan(self._output, self._csv_path, self._videos, frames, faces, features, self._steps(features))
+        return Plan(
+            self._output, self._task, self._csv_path, self._videos, frames, faces, features, self._steps(features)
+        )
 
     def _extract(self, name: str, pictures: Path) -> ExtractOptions:
         options = dict(self._section("features")[name] or {})
@@ -122,23 +135,23 @@ class _Planner:
             "train", train_perceiver.TrainOptions, output_checkpoint_folder=run, task=self._task, overwrite=True,
             resume=False, n_seeds=1, **inputs,
         )  # fmt: skip
-        steps = [Step("train", train_perceiver.run, train, run / SUMMARY_FILE)]
+        steps = [Step("train", train_perceiver.run, train, run / SUMMARY_FILE, run)]
         if self._wants("submission"):
             path = output / SUBMISSION_FILE
             options: Any = self._stage(
                 "submission", submission_creation.SubmissionOptions, model_path=run, output_path=path, **inputs
             )
-            steps.append(Step("submission", submission_creation.run, options, path))
+            steps.append(Step("submission", submission_creation.run, options, path, path))
         if self._wants("confusion"):
             folder = output / "confusion"
             options = self._stage(
                 "confusion", confusion_matrix.ConfusionOptions, model_path=run, output_path=folder, **inputs
             )
-            steps.append(Step("confusion", confusion_matrix.run, options, folder / "confusion.json"))
+            steps.append(Step("confusion", confusion_matrix.run, options, folder / "confusion.json", folder))
         if self._wants("report"):
             folder = output / "report"
             options = self._stage("report", report.ReportOptions, run=run, output_path=folder, **inputs)
-            steps.append(Step("report", report.run, options, folder / "report.html"))
+            steps.append(Step("report", report.run, options, folder / "report.html", folder))
         return steps
 
     def _wants(self, key: str) -> bool:

@@ -87,10 +87,7 @@ def _is_same(link: Path, path: Path) -> bool:
     one, other = link.stat(), path.stat()
     if os.path.samestat(one, other):
         return True
-    # A copy has the time too, where the file system lets one set it.
-    return one.st_size == other.st_size and (
-        one.st_mtime_ns == other.st_mtime_ns or fingerprint(link) == fingerprint(path)
-    )
+    return one.st_size == other.st_size and fingerprint(link) == fingerprint(path)
 
 
 def _link(path: Path, link: Path) -> None:

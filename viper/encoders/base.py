@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+import numpy as np
+
 from viper.errors import UserError
+from viper.fingerprints import fingerprint_bytes
 from viper.store import EncoderInfo, Feature
 
 if TYPE_CHECKING:
@@ -174,18 +176,20 @@ def is_read(weight: str) -> bool:
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:
-    """Return a short digest of a module's weights: name, shape and first values of every tensor that is read.
+    """Return a short digest of a module's weights: name, shape and values of every tensor that is read.
 
     Two folders with the same weights give the same digest, whatever they are called; what a checkpoint may lack, and is
     then random, is left out.
     """
-    digest = hashlib.blake2b(digest_size=12)
+    parts: list[bytes | memoryview] = []
     for name, tensor in sorted(module.state_dict().items()):
-        if not is_read(name):
-            continue
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten()[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+        if is_read(name):
+            # float32 holds every half; of integers it would not hold all.
+            values = tensor.detach().cpu()
+            values = values.float() if values.is_floating_point() else values
+            content = np.ascontiguousarray(values.numpy()).reshape(-1).view(np.uint8)
+            parts += [f"{name}{tuple(tensor.shape)}".encode(), fingerprint_bytes(content.data).encode()]
+    return fingerprint_bytes(*parts)
 
 
 def split_like(values: Any, samples: Sequence[Any]) -> Iterator[Any]:

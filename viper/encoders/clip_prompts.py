@@ -171,10 +171,11 @@ class PromptEncoder(PictureEncoder):
         runtime = dataclasses.replace(runtime, precision=torch.float32)
         loaded = load_image_text(self.clip_model, self.clip_pretrained, self.clip_checkpoint_path)
         clip, tokenizer, self._has_quick_gelu = loaded.network, loaded.tokenizer, loaded.has_quick_gelu
+        self._architecture = loaded.architecture
         self._clip_fingerprint = weights_fingerprint(clip)
         self._preprocessing = dict(clip.visual.preprocess_cfg)
         sentences = SentenceModel(self.text_model, dataclasses.replace(runtime, compiled=False))
-        self._text_fingerprint, self._width = sentences.fingerprint, sentences.width
+        self._text_options, self._width = sentences.options, sentences.width
         self._prompt_tokens = sentences.embed(self.prompts.sentences, 64)
         self._batches = DeviceBatches(runtime)
         mean, std = (torch.tensor(self._preprocessing[name], device=runtime.device) for name in ("mean", "std"))
@@ -193,7 +194,8 @@ class PromptEncoder(PictureEncoder):
         options = {
             "clip_weights": self._clip_fingerprint,
             "clip_quick_gelu": self._has_quick_gelu,
-            "text_weights": self._text_fingerprint,
+            "clip_config": digest_of([self._architecture, self._preprocessing]),
+            **{f"text_{name}": value for name, value in self._text_options.items()},
             "prompts": digest_of(self.prompts.sentences),
         }
         checkpoint = self.clip_checkpoint_path

@@ -9,7 +9,14 @@ import numpy as np
 from viper.encoders.base import ShortName, weights_fingerprint
 from viper.encoders.pictures import PictureEncoder, PictureSample, blank_frames
 from viper.encoders.pixels import Pixels
-from viper.encoders.pretrained import choose_hidden, explained, is_model, load_transformers_model, width_of
+from viper.encoders.pretrained import (
+    choose_hidden,
+    config_digest,
+    explained,
+    is_model,
+    load_transformers_model,
+    width_of,
+)
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
 
@@ -74,7 +81,8 @@ class ImageEncoder(PictureEncoder):
     def info(self) -> EncoderInfo:
         """Return what decides the values: weights, the processor's settings, layer and pooling."""
         options = {
-            "weights": self._fingerprint, "processor": self.pixels.digest, "layer": self.layer, "pool": self.pool,
+            "weights": self._fingerprint, "config": config_digest(self.model), "processor": self.pixels.digest,
+            "layer": self.layer, "pool": self.pool,
         }  # fmt: skip
         return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)
 

@@ -35,11 +35,15 @@ _POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.posit
 
 @dataclass(frozen=True)
 class ImageText:
-    """A network in float32 on the processor, its tokenizer, and whether its activation is OpenAI's."""
+    """A network in float32 on the processor, its tokenizer, whether its activation is OpenAI's, and its architecture.
+
+    `architecture` is a name of open_clip's list, or what a folder's own config says.
+    """
 
     network: Any
     tokenizer: Any
     has_quick_gelu: bool
+    architecture: Any
 
 
 def load_image_text(model: str, pretrained: str, checkpoint: Path | None) -> ImageText:
@@ -88,7 +92,7 @@ def load_image_text(model: str, pretrained: str, checkpoint: Path | None) -> Ima
             network = _filled(name, options, weights, is_own=checkpoint is not None)
     check_finite(network, weights or model)
     is_quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in network.modules())
-    return ImageText(network, tokenizer, is_quick)
+    return ImageText(network, tokenizer, is_quick, config if is_folder else model)
 
 
 def _filled(name: str, options: Mapping[str, Any], weights: Path, is_own: bool) -> Any:

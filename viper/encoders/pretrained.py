@@ -18,6 +18,7 @@ from viper.encoders.base import is_read
 from viper.encoders.checkpoint_heads import is_head, is_table
 from viper.encoders.claims import CONFIG, PROCESSORS, TOKENIZER_SETTINGS, VOCABULARIES, config_of, plain_folder
 from viper.errors import UserError
+from viper.files import digest_of
 from viper.logs import quiet_transformers, shell_line
 from viper.offline import is_offline
 from viper.weights import PICKLED, SAFETENSORS, bounded_by, check_finite, load_folder, not_numbers, reason
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 _SMALL_FILES = (CONFIG, *PROCESSORS, *TOKENIZER_SETTINGS, *VOCABULARIES)
+# Entries of a config.json that change no feature.
+BOOKKEEPING = ("architectures", "transformers_version", "_name_or_path", "_commit_hash", "dtype", "torch_dtype",
+               "id2label", "label2id", "problem_type", "use_cache")  # fmt: skip
 
 
 def is_model(name: str) -> bool:
@@ -100,6 +104,15 @@ def load_processor(auto_class: Any, model: str) -> Any:
     """Return a checkpoint's tokenizer, feature extractor or processor; OSError where it has none of the kind."""
     with plain_folder(local_folder(model)) as folder, quiet_transformers():
         return auto_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def config_digest(model: str) -> str:
+    """Return a digest of what a transformers checkpoint's config.json says of the network's arithmetic.
+
+    Of the file, not of the library's reading of it, which has more in it with each version.
+    """
+    written = config_of(local_folder(model))
+    return digest_of({name: value for name, value in written.items() if name not in BOOKKEEPING})
 
 
 def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:

@@ -10,6 +10,7 @@ import numpy as np
 from viper.encoders.base import ShortName, weights_fingerprint
 from viper.encoders.pretrained import (
     choose_hidden,
+    config_digest,
     explained,
     is_model,
     load_config,
@@ -19,6 +20,7 @@ from viper.encoders.pretrained import (
 )
 from viper.encoders.windows import SoundSample, WindowEncoder
 from viper.errors import UserError
+from viper.files import digest_of
 from viper.media.sound import Sound
 from viper.store import EncoderInfo, Feature
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 # The receptive field of a WavLM x-vector is about 0.3 s: a shorter window would leave its statistics nothing to pool.
 MIN_WINDOW_SECONDS = 0.4
 MAX_RATE = 192_000
+# What of an extractor's settings changes a window of sound.
+_EXTRACTOR_SETTINGS = ("do_normalize", "sampling_rate", "feature_extractor_type", "return_attention_mask")
 
 
 class SpeechEncoder(WindowEncoder):
@@ -102,7 +106,9 @@ class SpeechEncoder(WindowEncoder):
 
     def info(self) -> EncoderInfo:
         """Return what decides the values: weights, layer, pooling and windows."""
-        options = {"weights": self._fingerprint, "layer": self.layer, "pool": self.pool, **self.options}
+        extractor = {name: value for name, value in self.extractor.to_dict().items() if name in _EXTRACTOR_SETTINGS}
+        config = {"config": config_digest(self.model), "extractor": digest_of(extractor)}
+        options = {"weights": self._fingerprint, **config, "layer": self.layer, "pool": self.pool, **self.options}
         return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)
 
     def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:

@@ -39,7 +39,7 @@ class SubtitleEncoder(CueEncoder):
     def info(self) -> EncoderInfo:
         """Return the weights, which decide the values."""
         assert self._sentences is not None
-        options = {"weights": self._sentences.fingerprint}
+        options = self._sentences.options
         return EncoderInfo(
             self.kind, self.modality, self._sentences.width, options, self.model, precision=self._sentences.precision
         )

@@ -13,6 +13,7 @@ from viper.encoders.base import MAX_TOKENS, Encoder, ShortName, check_whole, spl
 from viper.encoders.pixels import Pixels
 from viper.encoders.pretrained import (
     choose_hidden,
+    config_digest,
     explained,
     is_model,
     load_config,
@@ -190,7 +191,8 @@ class VideoEncoder(Encoder[Frames, WindowSample]):
     def info(self) -> EncoderInfo:
         """Return what decides the values: weights, the processor's settings, layer, pooling and windows."""
         options = {
-            "weights": self._fingerprint, "processor": self.pixels.digest, "layer": self.layer, "pool": self.pool,
+            "weights": self._fingerprint, "config": config_digest(self.model), "processor": self.pixels.digest,
+            "layer": self.layer, "pool": self.pool,
             "n_windows": self.n_windows, "n_frames": self.length,
         }  # fmt: skip
         return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)

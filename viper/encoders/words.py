@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from viper.encoders.base import Encoder, split_like, weights_fingerprint
-from viper.encoders.pretrained import explained, load_processor, load_transformers_model, width_of
+from viper.encoders.pretrained import config_digest, explained, load_processor, load_transformers_model, width_of
 from viper.errors import UserError
+from viper.files import digest_of
 from viper.media.subtitles import Cue
 from viper.store import Feature
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from viper.engine.device import Runtime
 
 ROBERTA = "FacebookAI/roberta-base"
+# Sentences by whose tokens, and by its vocabulary, a tokenizer is known.
+PROBES = (
+    'A person who is amused, laughs out loud & says "Oh, that\'s 100% great!"',
+    "Überraschung: 表情 😀 naïve café",
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,10 @@ class SentenceModel:
         with explained(model):
             self._tokenizer = load_processor(AutoTokenizer, model)
         network: Any = load_transformers_model(AutoModel, model)
-        self.fingerprint = weights_fingerprint(network)
+        words = digest_of([sorted(self._tokenizer.get_vocab().items()), self._tokenizer(list(PROBES))["input_ids"]])
+        self.options = {
+            "weights": weights_fingerprint(network), "config": config_digest(model), "tokenizer": words,
+        }  # fmt: skip
         self._model, self._n_words = model, network.get_input_embeddings().num_embeddings
         self.width, self.precision = int(network.config.hidden_size), runtime.precision_name
         # A tokenizer may not say its model's limit; position embeddings do, two of them taken by padding offsets.

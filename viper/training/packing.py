@@ -5,8 +5,10 @@ every epoch. So the first training copies a split's clips, in the manifest's ord
 
     <store>/.packed/<split>/<key>/{index.json, offsets.npy, present.npy, tokens.bin, mask.bin, time.bin}
 
-and later ones map these files. The key is a digest of the clips' names, sizes and modification times and of the store's
-encoder: features that changed, or another list of clips, have another key, and the pack of the old one is removed.
+and later ones map these files. The key is a digest of the clips' names, of the states of their files (size, times,
+inode) and of the store's encoder: features that changed, or another list of clips, have another key, and the pack of
+the old one is removed. A time of change cannot be set, so a file that got its old modification time back has changed
+too. The index has a digest of the other files: a pack that is not as it was written is made again.
 In a store that cannot be written the pack goes to ~/.cache/viper/packed (XDG_CACHE_HOME where it is set), which must be
 the user's alone. A pack may be deleted at any time; the next training makes it again.
 
@@ -25,13 +27,14 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from viper.errors import UserError
 from viper.files import atomic_folder, cache_folder, digest_of, files_only, own_folder, read_json, sweep, write_json
+from viper.fingerprints import fingerprint_folder
 from viper.logs import log, progress_bar
 from viper.store import SUFFIX, Feature, FeatureStore
 
@@ -41,7 +44,7 @@ except ImportError:  # Windows, which does not let a mapped file be deleted, so 
     fcntl = None  # type: ignore[assignment]
 
 PACKED_FOLDER = ".packed"
-FORMAT = 1  # part of the key: raised when the layout changes
+FORMAT = 2  # part of the key: raised when the layout changes
 INDEX_FILE = "index.json"
 OFFSETS, PRESENT = "offsets.npy", "present.npy"
 TOKENS, MASK, TIME = "tokens.bin", "mask.bin", "time.bin"
@@ -52,7 +55,7 @@ _A_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 BLOCK_VALUES = 1 << 20  # numbers looked at together: 8 MiB in float64
 
 Statistics = tuple[np.ndarray, np.ndarray]
-FileState = tuple[int, int] | None
+FileState = tuple[int, int, int, int] | None
 
 
 class Features(Protocol):
@@ -96,6 +99,11 @@ class PackedFeatures:
     Raises, when opened, OSError, UserError, ValueError, LookupError or TypeError for a folder that holds no complete
     pack of `n_clips` clips.
 
+    Parameters
+    ----------
+    width : channels of a token.
+    is_known : this process, or the one it was sent from, has written or opened the pack before: it is not read through.
+
     Attributes
     ----------
     tokens : (N, D) float32, those of all clips one after the other.
@@ -104,10 +112,12 @@ class PackedFeatures:
     present : (C,) bool, whether the clip has a feature, which may be one of no tokens.
     """
 
-    def __init__(self, folder: Path, width: int, n_clips: int) -> None:
+    def __init__(self, folder: Path, width: int, n_clips: int, is_known: bool = False) -> None:
         self.folder, self.width, self.n_clips = folder, width, n_clips
         self._held = _hold(folder)
         index = read_json(folder / INDEX_FILE)
+        if not is_known and index != _index(folder, index["statistics"]):
+            raise ValueError(f"{folder}: is not as it was written")
         self.offsets = _loaded(folder / OFFSETS, np.int64, n_clips + 1)
         self.present = _loaded(folder / PRESENT, np.bool_, n_clips)
         n = int(self.offsets[-1])
@@ -123,9 +133,9 @@ class PackedFeatures:
             if self._statistics.shape != (2, width) or not np.isfinite(self._statistics).all():
                 raise ValueError(f"{folder}: statistics that do not fit")
 
-    def __reduce__(self) -> tuple[type[PackedFeatures], tuple[Path, int, int]]:
+    def __reduce__(self) -> tuple[type[PackedFeatures], tuple[Path, int, int, bool]]:
         """Worker processes that are not forked map the same files; arrays would travel as copies of all data."""
-        return PackedFeatures, (self.folder, self.width, self.n_clips)
+        return PackedFeatures, (self.folder, self.width, self.n_clips, True)
 
     def __getitem__(self, index: int) -> Feature | None:
         if not self.present[index]:
@@ -160,7 +170,10 @@ def moments(blocks: Iterable[np.ndarray]) -> Statistics | None:
 
 
 def scan(store: FeatureStore, clips: Sequence[str]) -> list[FileState]:
-    """Size and modification time (ns) of each clip's file, None where there is none, without opening any."""
+    """Size, modification and change time (ns) and inode of each clip's file, None where there is none.
+
+    None is opened.
+    """
     rows = {f"{clip}{SUFFIX}": row for row, clip in enumerate(clips)}
     states: list[FileState] = [None] * len(clips)
     with os.scandir(store.folder) as entries:
@@ -168,7 +181,7 @@ def scan(store: FeatureStore, clips: Sequence[str]) -> list[FileState]:
             row = rows.get(entry.name)
             if row is not None and entry.is_file():
                 status = entry.stat()
-                states[row] = status.st_size, status.st_mtime_ns
+                states[row] = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
     return states
 
 
@@ -291,7 +304,7 @@ def _pack_once(
         log.info("%s: packing %d clips (once) into %s", store.folder, len(clips), place.path)
         with atomic_folder(place.path / key, own="|".join(map(re.escape, PACK_FILES))) as folder:
             _write(store, clips, states, folder)
-        return PackedFeatures(place.path / key, store.width, len(clips))
+        return PackedFeatures(place.path / key, store.width, len(clips), is_known=True)
     finally:
         lock.release()
 
@@ -317,7 +330,13 @@ def _write(store: FeatureStore, clips: Sequence[str], states: Sequence[FileState
     all_masks = _mapped(folder / MASK, np.bool_, (n,))
     rows = max(1, BLOCK_VALUES // store.width)
     found = moments(all_tokens[i : i + rows][all_masks[i : i + rows]] for i in range(0, n, rows))
-    write_json(folder / INDEX_FILE, {"statistics": None if found is None else [part.tolist() for part in found]})
+    write_json(folder / INDEX_FILE, _index(folder, None if found is None else [part.tolist() for part in found]))
+
+
+def _index(folder: Path, statistics: list[list[float]] | None) -> dict[str, Any]:
+    """Return the statistics with a digest of them and of the pack's other files."""
+    files = fingerprint_folder(folder, (OFFSETS, PRESENT, TOKENS, MASK, TIME))
+    return {"statistics": statistics, "content": digest_of([statistics, files])}
 
 
 def _loaded(path: Path, dtype: type, length: int) -> np.ndarray:
