@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from media import write_coded
+from starlette.datastructures import Headers
 
 from viper.cli import run_command
 from viper.errors import ClipError, UserError
@@ -21,6 +22,7 @@ from viper.web import charts
 from viper.web.guard import host_check, is_local
 from viper.web.server import bind
 from viper.web.session import check_length
+from viper.web.uploads import Uploads
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><script>alert(1)</script>'
@@ -32,6 +34,30 @@ def test_the_length_is_measured(tmp_path: Path) -> None:
     check_length(path, 5.0)
     with pytest.raises(ClipError, match="longer than the 3 seconds"):
         check_length(path, 3.0)
+
+
+def test_what_nobody_read_is_deleted_in_time(tmp_path: Path) -> None:
+    """Whether anybody visits or not; but not what is being read."""
+    uploads = Uploads(tmp_path, max_mb=1, max_seconds=1, max_age=0.4)
+    names = [asyncio.run(receive(uploads, visitor)) for visitor in ("a", "b")]
+    read, unread = (tmp_path / name for name in names)
+    with uploads.taken("a", str(read)), uploads.swept():
+        deadline = time.monotonic() + 30
+        while unread.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert uploads.path_of(names[1], "b") is None
+        assert read.read_bytes() == b"content"
+        with pytest.raises(ClipError, match="send it again"), uploads.taken("b", str(read)):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+async def receive(uploads: Uploads, visitor: str) -> str:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\ncontent\r\n--x--\r\n'
+
+    return await uploads.receive(visitor, Headers({"content-type": "multipart/form-data; boundary=x"}), body())
 
 
 # --- what is drawn ----------------------------------------------------------------------------------------------------

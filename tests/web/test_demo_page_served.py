@@ -277,13 +277,16 @@ def test_calls_that_are_none(served: Served, visitor: Visitor) -> None:
              {**good, "session_hash": None}, {**good, "session_hash": 5}, {**good, "session_hash": "a" * 99},
              {**good, "data": None}, {**good, "data": {}}, {**good, "data": [{}]}, {**good, "data": [1]},
              {**good, "data": [[[]]]}, {**good, "data": [None] * 999}, {**good, "data": ["text"]},
-             {**good, "trigger_id": "x"}]  # fmt: skip
+             {**good, "trigger_id": "x"}, {**good, "fn_index": UPLOAD, "data": [None]},
+             {**good, "fn_index": SWITCH, "data": [None, ["none of these"]]},
+             {**good, "fn_index": SWITCH, "data": [{}, []]}]  # fmt: skip
     for body in wrong:
         assert visitor.client.post(address, json=body).status_code in (400, 403), body
     for content in (b"", b"{", b"[" * 60_000, b'{"a":' * 10_000, b"\xff\xfe", b"NaN", b"1" * 5000):
         assert visitor.client.post(address, content=content).status_code == 400, content[:20]
     assert visitor.client.post(address, content=b" " * 70_000).status_code == 413
     assert visitor.client.post(address, content=iter([b" " * 9_000] * 99)).status_code == 413
+    assert "alert" not in visitor.ask(UPLOAD, None, None)
     # What a call says besides is not passed on.
     call = {**good, "event_data": {"x": "/etc/passwd"}, "fn_name": "x", "simple_format": True, "batched": True}
     assert visitor.client.post(address, json=call).status_code == 200
@@ -460,8 +463,10 @@ def test_who_sends_nothing_is_hung_up_on(served: Served, silent: socket.socket) 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_its_end_is_the_end_of_all_of_it(checkpoint: Path, tmp_path: Path, sound: bytes, signum: int) -> None:
     """A clip that hangs is ended in time; then the page in the middle of another."""
-    with Served(checkpoint, tmp_path / "t", "--max_read_seconds", 15) as served:
+    with Served(checkpoint, tmp_path / "t", "--max_read_seconds", 15, "--max_wait_seconds", 5) as served:
         visitor = Visitor(served)
+        visitor.sent(sound)
+        until(lambda: not served.files, 30)
         assert "seconds" in visitor.ask(SAMPLE)
         second = subprocess.run(
             [*served.command, "--port", served.address.rpartition(":")[2]], capture_output=True, text=True
