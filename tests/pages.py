@@ -16,36 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import torch
 from many import ROOT
-
-from viper.fusion.checkpoint import point_best, save_checkpoint
-from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
-from viper.task import load_task
 
 API = "/gradio_api"
 UPLOAD, SAMPLE, FORGET, SWITCH = range(4)  # the page's functions
 PATIENCE = 120.0
-_ENCODERS = {
-    "audio": ("logmel", "sound", 192, {"bands": 64, "fragment_seconds": None, "n_fragments": 2}),
-    "textual": ("hashed", "subtitles", 256, {}),
-}
-
-
-def write_listener(run: Path) -> Path:
-    """A run that listens and reads subtitles, with random weights: nobody had to train it."""
-    modalities = {
-        name: {"width": width, "encoder": {"encoder": encoder, "modality": name, "source": source, "model": "",
-                                           "width": width, "options": options, "inputs": {}}}
-        for name, (encoder, source, width, options) in _ENCODERS.items()
-    }  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        task = load_task("hume_reaction").to_dict()
-        model = PerceiverFusion(PerceiverFusionConfig(preset="tiny", modalities=modalities, task=task))
-    save_checkpoint(run, 1, model)
-    point_best(run, 1)
-    return run
+MAX_SECONDS, MAX_MB = 4.0, 0.5
 
 
 class Served:
@@ -60,12 +36,12 @@ class Served:
     def __init__(self, model: Path, place: Path, *options: object) -> None:
         place.mkdir(exist_ok=True)
         self.place, self._log = place, place / "log"
-        command = [sys.executable, "-m", "viper.cli", "demo_page", "--model_path", model, "--device", "cpu"]
-        command += ["--port", 0, *options]
+        given = ("demo_page", "--model_path", model, "--device", "cpu", "--port", 0, *options)
+        self.command = [sys.executable, "-m", "viper.cli", *map(str, given)]
         environment = {**os.environ, "TMPDIR": str(place), "PYTHONPATH": str(ROOT)}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(part) for part in command], env=environment, stderr=log, stdout=log, start_new_session=True
+                self.command, env=environment, stderr=log, stdout=log, start_new_session=True
             )
         try:
             self.address = self._address()

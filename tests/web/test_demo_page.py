@@ -1,88 +1,34 @@
-"""demo_page without a browser: uploads, what is drawn, wrong options, the end."""
+"""demo_page's parts: how long a clip is, what is drawn, wrong options, names of the server."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
-import os
 import re
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from media import write_coded
+from starlette.datastructures import Headers
 
 from viper.cli import run_command
 from viper.errors import ClipError, UserError
 from viper.inference.reader import FaceTrack
 from viper.task import Task
 from viper.web import charts
-from viper.web.server import bind, is_local
-from viper.web.session import Uploads, check_length
+from viper.web.guard import host_check, is_local
+from viper.web.server import bind
+from viper.web.session import check_length
+from viper.web.uploads import Uploads
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><script>alert(1)</script>'
-
-
-@pytest.fixture
-def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Uploads:
-    monkeypatch.setattr("viper.web.session.PREVIEW_SECONDS", 0.0)
-    folder = tmp_path / "uploads"
-    folder.mkdir()
-    return Uploads(folder, max_mb=1.0, max_seconds=4.0)
-
-
-def sent(uploads: Uploads, source: Path, name: str | None = None) -> str:
-    """A file as Gradio leaves it: in a folder of its own."""
-    folder = uploads.folder / "digest-of-it"
-    folder.mkdir(exist_ok=True)
-    target = folder / (name or source.name)
-    target.write_bytes(source.read_bytes())
-    return str(target)
-
-
-@pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_coded(tmp_path_factory.mktemp("short") / "short.mp4", 50, 25)
-
-
-# --- uploads ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_clip_and_its_subtitles_are_there_while_they_are_read_and_not_after(uploads: Uploads, short: Path) -> None:
-    words = short.with_suffix(".srt")
-    words.write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
-    with uploads.taken(sent(uploads, short), sent(uploads, words)) as (path, subtitles, shown):
-        assert path.read_bytes() == short.read_bytes()
-        assert subtitles is not None
-        assert subtitles.read_text().endswith("hello\n")
-        assert shown == {}
-    assert list(uploads.folder.iterdir()) == []
-
-
-def test_nothing_is_left_after_an_error_either(uploads: Uploads, short: Path) -> None:
-    with pytest.raises(ValueError, match="in the middle"), uploads.taken(sent(uploads, short)):
-        raise ValueError("in the middle")
-    assert list(uploads.folder.iterdir()) == []
-    with pytest.raises(ZeroDivisionError), uploads.made(lambda folder: 1 // 0):  # type: ignore[return-value, arg-type]
-        pass
-    assert list(uploads.folder.iterdir()) == []
-
-
-def test_a_clip_that_is_too_long_or_too_large_is_refused_and_deleted(
-    uploads: Uploads, tmp_path: Path, short: Path
-) -> None:
-    long = write_coded(tmp_path / "long.mp4", 110, 25)
-    with pytest.raises(ClipError, match=r"long\.mp4: is longer than the 4 seconds"), uploads.taken(sent(uploads, long)):
-        pass
-    large = tmp_path / "large.mp4"
-    large.write_bytes(short.read_bytes() + bytes(2**20))
-    with pytest.raises(ClipError, match=r"large\.mp4: is larger than the 1 MB"), uploads.taken(sent(uploads, large)):
-        pass
-    assert list(uploads.folder.iterdir()) == []
 
 
 def test_the_length_is_measured(tmp_path: Path) -> None:
@@ -93,20 +39,28 @@ def test_the_length_is_measured(tmp_path: Path) -> None:
         check_length(path, 3.0)
 
 
-def test_files_elsewhere_are_not_taken(uploads: Uploads, short: Path) -> None:
-    (uploads.folder / "link.mp4").symlink_to(short)
-    for path in (str(short), str(uploads.folder / ".." / short.name), str(uploads.folder / "link.mp4"), "/etc/passwd"):
-        with pytest.raises(ClipError, match="send it again"), uploads.taken(path):
+def test_what_nobody_read_is_deleted_in_time(tmp_path: Path) -> None:
+    """Whether anybody visits or not; but not what is being read."""
+    uploads = Uploads(tmp_path, max_mb=1, max_seconds=1, max_age=0.4)
+    names = [asyncio.run(receive(uploads, visitor)) for visitor in ("a", "b")]
+    read, unread = (tmp_path / name for name in names)
+    with uploads.taken("a", str(read)), uploads.swept():
+        deadline = time.monotonic() + 30
+        while unread.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert uploads.path_of(names[1], "b") is None
+        assert read.read_bytes() == b"content"
+        with pytest.raises(ClipError, match="send it again"), uploads.taken("b", str(read)):
             pass
-    assert short.is_file()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_what_nobody_read_is_swept(uploads: Uploads, short: Path) -> None:
-    old = Path(sent(uploads, short)).parent
-    os.utime(old, (time.time() - 3600,) * 2)
-    (uploads.folder / "new").mkdir()
-    uploads.sweep()
-    assert [path.name for path in uploads.folder.iterdir()] == ["new"]
+async def receive(uploads: Uploads, visitor: str) -> str:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\ncontent\r\n--x--\r\n'
+
+    return await uploads.receive(visitor, Headers({"content-type": "multipart/form-data; boundary=x"}), body())
 
 
 # --- what is drawn ----------------------------------------------------------------------------------------------------
@@ -183,6 +137,10 @@ def test_every_picture_says_what_it_is() -> None:
 def test_wrong_options_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--max_seconds 0: must be more than 0"):
         run_command("demo_page", ["--model_path", str(tmp_path), "--max_seconds", "0"])
+    with pytest.raises(UserError, match="--max_read_seconds inf: must be more than 0"):
+        run_command("demo_page", ["--model_path", str(tmp_path), "--max_read_seconds", "inf"])
+    with pytest.raises(UserError, match="--n_workers 0: must be at least 1"):
+        run_command("demo_page", ["--model_path", str(tmp_path), "--n_workers", "0"])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -200,6 +158,15 @@ def test_wrong_options_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_which_addresses_only_this_machine_reaches() -> None:
     assert all(is_local(host) for host in ("127.0.0.1", "localhost", "::1"))
     assert not any(is_local(host) for host in ("0.0.0.0", "192.168.1.7", "::", "somewhere.example"))
+
+
+def test_which_names_mean_the_server() -> None:
+    """No name that somebody elsewhere could make mean this machine, wherever it is served."""
+    here, everywhere = host_check("127.0.0.1"), host_check("0.0.0.0")
+    assert all(here(name) for name in ("localhost", "127.0.0.1", "::1"))
+    assert not any(here(name) for name in ("", "evil.example", "192.168.1.7", socket.gethostname()))
+    assert all(everywhere(name) for name in ("localhost", "192.168.1.7", "fe80::1", socket.gethostname().lower()))
+    assert not any(everywhere(name) for name in ("", "evil.example", "127.0.0.1.evil.example", "1.2.3"))
 
 
 def test_help_is_quick_and_imports_neither_torch_nor_gradio() -> None:

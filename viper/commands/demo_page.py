@@ -43,7 +43,7 @@ def run(options: DemoPageOptions) -> int:
     """Serve until Ctrl-C, SIGTERM or SIGHUP and return the exit code."""
     for name in ("max_upload_mb", "max_seconds", "max_read_seconds", "max_wait_seconds"):
         if not 0 < getattr(options, name) < math.inf:
-            raise UserError(f"--{name} {getattr(options, name):g}: must be more than 0")
+            raise UserError(f"--{name} {getattr(options, name):g}: must be more than 0, and not infinite")
     if options.n_workers < 1:
         raise UserError(f"--n_workers {options.n_workers}: must be at least 1")
     if importlib.util.find_spec("gradio") is None:

@@ -255,6 +255,11 @@ class LoneWorker:
         except OSError as error:
             raise EOFError(str(error)) from error
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.is_alive()
+
     def kill(self) -> None:
         """End the process at once, whatever it is at: an `ask` that waits raises EOFError."""
         self._process.kill()

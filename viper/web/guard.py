@@ -14,11 +14,11 @@ import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -319,11 +319,8 @@ def _name_of(host: str) -> str:
 
 def _visitor(headers: Headers) -> str | None:
     """Return who asks; None for one who has not opened the page."""
-    with contextlib.suppress(CookieError):
-        morsel = SimpleCookie(headers.get("cookie", "")[:4096]).get(_COOKIE)
-        if morsel is not None and _VISITOR.fullmatch(morsel.value):
-            return str(morsel.value)
-    return None
+    value = cookie_parser(headers.get("cookie", "")).get(_COOKIE, "")
+    return value if _VISITOR.fullmatch(value) else None
 
 
 def _with_cookie(send: Send, headers: Headers) -> Send:

@@ -232,6 +232,10 @@ class Readers:
         while not self._closed.is_set():
             with contextlib.suppress(queue.Empty):
                 worker = self._idle.get(timeout=TICK)
+                if not worker.is_alive:  # ended by something outside, such as a system without memory
+                    worker.close()
+                    self._start_one()
+                    continue
                 reading = _Reading(worker, visitor, page, time.monotonic() + self._max_seconds)
                 with self._lock:
                     self._readings.add(reading)

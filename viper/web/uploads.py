@@ -24,6 +24,7 @@ MAX_AGE = 600.0
 PREVIEW_SECONDS = 1.0
 # Of all visitors together: how many times the largest upload, how many files, how many of them on their way at once.
 MAX_TOTAL, MAX_FILES, MAX_COMING = 8, 64, 16
+READ_SOON = 30.0  # seconds for which a file keeps its place when there is no room for others
 MAX_OF_VISITOR = 4  # files that wait to be read; another one takes the place of the oldest
 MAX_STEM, MAX_SUFFIX = 50, 10  # characters of a file's name that are kept; a character may have four bytes
 FORM_BYTES = 16 * 1024  # what a form may have besides its file
@@ -118,9 +119,9 @@ class Uploads:
 
         def count(n_bytes: int) -> None:
             nonlocal mine
+            while not self._has_room(n_bytes):
+                self._make_room()
             with self._lock:
-                if self._n_bytes + n_bytes > MAX_TOTAL * self.max_bytes + FORM_BYTES:
-                    raise RefusedError(507, "the page has no room for more files now; try again in a minute")
                 self._n_bytes += n_bytes
                 mine += n_bytes
 
@@ -157,9 +158,9 @@ class Uploads:
             with (own / name).open("xb") as kept:
                 shutil.copyfileobj(file, kept)
                 n_bytes = kept.tell()
+            while len(self._kept) >= MAX_FILES:
+                self._make_room()
             with self._lock:
-                if len(self._kept) >= MAX_FILES:
-                    raise RefusedError(507, "the page has no room for more files now; try again in a minute")
                 self._kept[f"{key}/{name}"] = _Upload(own / name, visitor, n_bytes, time.monotonic())
                 self._n_bytes += n_bytes
                 waiting = [
@@ -171,6 +172,19 @@ class Uploads:
         for oldest in waiting[:-MAX_OF_VISITOR]:
             self._drop(oldest)
         return f"{key}/{name}"
+
+    def _has_room(self, n_bytes: int) -> bool:
+        with self._lock:
+            return self._n_bytes + n_bytes <= MAX_TOTAL * self.max_bytes + FORM_BYTES
+
+    def _make_room(self) -> None:
+        """Delete the oldest file that has not been read soon after it came: nobody can fill the page and go away."""
+        soon = time.monotonic() - READ_SOON
+        with self._lock:
+            waiting = [each for each in self._kept.items() if not each[1].n_uses and each[1].came < soon]
+        if not waiting:
+            raise RefusedError(507, "the page has no room for more files now; try again in a minute")
+        self._drop(min(waiting, key=lambda each: each[1].came)[0])
 
     # --- what was sent ------------------------------------------------------------------------------------------------
 
@@ -295,7 +309,7 @@ def upload_folder() -> Iterator[Path]:
     folder.mkdir(mode=0o700)
     settings = {
         "GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
-        "GRADIO_ALLOWED_PATHS": "", "GRADIO_RUN_HISTORY": "False",
+        "GRADIO_ALLOWED_PATHS": "", "GRADIO_RUN_HISTORY": "False", "GRADIO_ANALYTICS_MAX_EVENTS": "16",
     }  # fmt: skip
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

@@ -1,53 +1,37 @@
-"""demo_page asked over HTTP, by visitors and by those who want something else of it."""
+"""demo_page as a process: visited in a browser, and asked over HTTP by those who want something else of it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from browser import PHONE, Visit
 from many import IS_LONG, is_running, session_members
-from media import tone
-from pages import API, FORGET, SAMPLE, SWITCH, UPLOAD, Served, Visitor, file_data, until, write_listener
+from media import tone, write_coded
+from pages import API, FORGET, MAX_MB, SAMPLE, SWITCH, UPLOAD, Served, Visitor, file_data, until
 from scipy.io import wavfile
 
+from viper.demo import Identity, write_clip
+from viper.inference.predictor import ClipPredictor
+
 pytest.importorskip("gradio", reason="needs Gradio: pip install 'viper[page]'")
+with contextlib.suppress(ImportError):  # then the tests in a browser are skipped by its fixture
+    from playwright.sync_api import expect
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
 
-MAX_MB = 0.5
 MAX_BYTES = int(MAX_MB * 2**20)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_listener(tmp_path_factory.mktemp("model") / "run")
-
-
-@pytest.fixture(scope="module")
-def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    options = ("--max_upload_mb", MAX_MB, "--max_seconds", 4, "--max_wait_seconds", 15)
-    place = tmp_path_factory.mktemp("served")
-    # What a page that was killed has left, and what is none of this one's business.
-    for name in (dead := _left_behind(place), f"{dead[:-11]}.other", "viper-page"):
-        (place / name / "somebody").mkdir(parents=True)
-        (place / name / "somebody" / "clip.mp4").write_bytes(b"private")
-    with Served(model, place, *options) as served:
-        assert not (place / dead).exists()
-        yield served
-        # Everybody has gone, or been told no: nothing is left, and no trace of Python's was written.
-        until(lambda: not served.files, 30)
-        assert served.end(signal.SIGHUP) == 0
-        assert "Traceback" not in served.said
-        assert served.said.endswith("demo_page: ended; what was uploaded is deleted\n")
-        assert until(lambda: not session_members(served.process.pid), 20)
-        left = {path.parents[1].name for path in place.rglob("clip.mp4")}
-        assert left == {f"{dead[:-11]}.other", "viper-page"}
+PATIENCE = 60_000  # ms
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,28 +41,6 @@ def silent(served: Served) -> Iterator[socket.socket]:
     with socket.create_connection((name, int(port)), timeout=30) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: ")
         yield connection
-
-
-def _left_behind(place: Path) -> str:
-    """The name of a folder as a page of a process that is no more would have made it."""
-    from viper.files import temporary_path
-
-    child = os.fork()
-    if child == 0:
-        (place / "name").write_text(temporary_path(place, ".viper-page").name)
-        os._exit(0)
-    os.waitpid(child, 0)
-    return (place / "name").read_text()
-
-
-@pytest.fixture
-def visitor(served: Served) -> Visitor:
-    return Visitor(served)
-
-
-@pytest.fixture
-def other(served: Served) -> Visitor:
-    return Visitor(served)
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +72,108 @@ def test_a_clip_is_read_shown_and_deleted(served: Served, visitor: Visitor, soun
     assert "switched off" not in visitor.ask(SWITCH, None, [])
 
 
-def test_the_page_names_no_path_of_the_server(served: Served, visitor: Visitor, model: Path) -> None:
+def test_the_page_names_no_path_of_the_server(served: Served, visitor: Visitor, checkpoint: Path) -> None:
     page = visitor.client.get("/").text
-    for secret in (str(served.place), str(model), "site-packages", str(Path.home()), os.uname().nodename):
+    for secret in (str(served.place), str(checkpoint), "site-packages", str(Path.home()), os.uname().nodename):
         assert len(secret) < 6 or secret not in page
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+def send(visit: Visit, path: Path) -> None:
+    """Gives a file to the place for clips."""
+    visit.page.set_input_files("#clip input[type=file]", str(path))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "somebody.mp4"
+    write_clip(path, {"Amusement": 0.9, "Fear": 0.8}, Identity.from_seed(5), 5, 1.5, subtitles=path.with_suffix(".srt"))
+    return path
+
+
+def expect_nothing_left(served: Served) -> None:
+    """Within seconds, no file in the folder of uploads."""
+    until(lambda: not served.files, 30)
+
+
+def expect_values(visit: Visit, expected: np.ndarray) -> None:
+    for k, value in enumerate(expected):
+        expect(visit.page.locator(".bars .value").nth(k)).to_have_text(f"{value:.3f}", timeout=PATIENCE)
+
+
+def test_a_clip_is_read_and_modalities_are_switched(
+    visit: Visit, served: Served, predictor: ClipPredictor, clip: Path, tmp_path: Path
+) -> None:
+    page, words = visit.page, clip.with_suffix(".srt")
+    page.set_input_files("#subtitles input[type=file]", str(words))
+    expect(page.locator("#subtitles")).to_contain_text("somebody")
+    send(visit, clip)
+    expect(page.locator("#timeline svg")).to_have_count(7, timeout=PATIENCE)
+    reading = predictor.read(clip, words)
+    expect_values(visit, predictor.predict([reading])[0])
+    expect(page.locator("#message .there")).to_have_count(3)
+    expect(page.locator("#timeline")).to_contain_text("3 windows", timeout=PATIENCE)
+    expect_nothing_left(served)
+
+    pictures = page.locator("#faces img")
+    assert pictures.count() == 3
+    assert all(re.fullmatch(r"Frame at \d\.\d seconds, face found", each.get_attribute("alt") or "")
+               for each in pictures.all())  # fmt: skip
+
+    before = page.locator(".bars .value").all_inner_texts()
+    page.get_by_label("audio", exact=True).uncheck()
+    expect(page.locator("#message")).to_contain_text("switched off")
+    expect_values(visit, predictor.predict([reading], hidden=["audio"])[0])
+    assert page.locator(".bars .value").all_inner_texts() != before
+    assert page.locator(".bars i.full").count() == 7
+    page.screenshot(path=tmp_path / "desktop.png", full_page=True)
+    assert visit.axe() == []
+    for name in ("visual", "textual"):
+        page.get_by_label(name, exact=True).uncheck()
+    expect(page.locator("#bars")).to_contain_text("Nothing of the clip is left")
+    expect_values(visit, predictor.predict([reading], hidden=predictor.modalities)[0])
+    page.get_by_role("button", name="Forget the clip").click()
+    expect(page.locator("#message")).to_contain_text("Drop or record a clip")
+    expect(page.locator(".bars")).to_have_count(0)
+    expect(page.get_by_label("audio", exact=True)).to_be_checked()
+
+
+@pytest.mark.parametrize("visit", [{"size": PHONE, "dark": True, "has_touch": True, "is_mobile": True}], indirect=True)
+def test_a_made_up_clip_on_a_phone_in_the_dark(visit: Visit, served: Served, tmp_path: Path) -> None:
+    page = visit.page
+    page.get_by_role("button", name="Try a made-up clip").tap()
+    expect(page.locator("#timeline svg")).to_have_count(7, timeout=PATIENCE)
+    expect(page.locator("#message .there")).to_have_count(3)
+    expect(page.locator(".bars i.made")).to_have_count(7)
+    page.screenshot(path=tmp_path / "phone.png", full_page=True)
+    assert visit.overflow() <= 0
+    assert visit.axe() == []
+
+
+def test_files_that_will_not_do(visit: Visit, served: Served, tmp_path: Path) -> None:
+    page = visit.page
+    bad, long, large = tmp_path / "bad.mp4", tmp_path / "long.mp4", tmp_path / "large.mp4"
+    bad.write_bytes(b"this is no video")
+    write_coded(long, 110, 25)
+    large.write_bytes(bytes(600_000))
+    message = page.locator("#message [role=alert]")
+    send(visit, bad)
+    expect(message).to_have_text(re.compile(r"^bad\.mp4: cannot be opened as audio or video"), timeout=PATIENCE)
+    expect_nothing_left(served)
+    send(visit, long)
+    expect(message).to_have_text("long.mp4: is longer than the 4 seconds that this page takes", timeout=PATIENCE)
+    expect_nothing_left(served)
+    # Gradio's own message, before anything is sent.
+    send(visit, large)
+    expect(page.get_by_text(re.compile("exceed the maximum allowed size of", re.IGNORECASE)).first).to_be_visible(
+        timeout=PATIENCE
+    )
+    expect_nothing_left(served)
+    page.screenshot(path=tmp_path / "refused.png")
+    assert "Traceback" not in page.content()
+    assert "Traceback" not in served.said
 
 
 # --- what nobody may have ---------------------------------------------------------------------------------------------
@@ -121,16 +181,16 @@ def test_the_page_names_no_path_of_the_server(served: Served, visitor: Visitor, 
 
 @pytest.mark.parametrize("function", [UPLOAD, SAMPLE, FORGET, SWITCH])
 def test_a_file_elsewhere_is_not_taken(
-    served: Served, visitor: Visitor, sound: bytes, tmp_path: Path, model: Path, function: int
+    served: Served, visitor: Visitor, sound: bytes, tmp_path: Path, checkpoint: Path, function: int
 ) -> None:
     secret = tmp_path / "secret.wav"
     secret.write_bytes(sound)
     own = visitor.sent(sound)["path"]
     key = own.partition("/")[0]
     (served.folder / key / "link.wav").symlink_to(secret)
-    paths = [secret, secret.as_uri(), "/etc/passwd", "/proc/self/environ", "/dev/zero", "/dev/stdin", served.folder,
-             served.folder / own, f"{key}/link.wav", f"{key}/../{own}", f"./{own}", key, "", "http://127.0.0.1:1/a.wav",
-             "https://localhost/a.wav", model / "best" / "config.json", f"../{served.folder.name}/{own}"]  # fmt: skip
+    paths = [secret, secret.as_uri(), "/etc/passwd", "/proc/self/environ", "/dev/zero", "/dev/stdin", served.folder, ""]
+    paths += [served.folder / own, f"{key}/link.wav", f"{key}/../{own}", f"./{own}", key, checkpoint / "config.json"]
+    paths += ["http://127.0.0.1:1/a", "https://localhost/a.wav", f"../{served.folder.name}/{own}"]
     for path in map(str, paths):
         spellings = [file_data(path), {"path": path}, file_data(path, is_stream=True), file_data(path, url=path)]
         spellings += [{"video": file_data(path), "subtitles": None}, [file_data(path)], path]
@@ -186,9 +246,9 @@ def test_other_routes_do_not_exist(served: Served, visitor: Visitor) -> None:
 def test_files_are_not_found_under_other_spellings(served: Served, visitor: Visitor) -> None:
     """Sent as they are, since a client would tidy them up."""
     cookie = f"viper_visitor={visitor.client.cookies['viper_visitor']}"
-    for target in ("%2Fetc%2Fpasswd", "/etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd",
-                   "%00",
-                   "/proc/self/environ", "file:///etc/passwd", "http%3A%2F%2F127.0.0.1%2F", "\\etc\\passwd"):  # fmt: skip
+    targets = ["%2Fetc%2Fpasswd", "/etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "%0", "%00",
+               "/proc/self/environ", "file:///etc/passwd", "http%3A%2F%2F127.0.0.1", "\\etc\\passwd"]  # fmt: skip
+    for target in targets:
         answer = raw(served, f"GET {API}/file={target} HTTP/1.1", f"Cookie: {cookie}")
         assert answer.split()[1] in ("204", "400", "404"), target
         assert "root:" not in answer
@@ -217,13 +277,16 @@ def test_calls_that_are_none(served: Served, visitor: Visitor) -> None:
              {**good, "session_hash": None}, {**good, "session_hash": 5}, {**good, "session_hash": "a" * 99},
              {**good, "data": None}, {**good, "data": {}}, {**good, "data": [{}]}, {**good, "data": [1]},
              {**good, "data": [[[]]]}, {**good, "data": [None] * 999}, {**good, "data": ["text"]},
-             {**good, "trigger_id": "x"}]  # fmt: skip
+             {**good, "trigger_id": "x"}, {**good, "fn_index": UPLOAD, "data": [None]},
+             {**good, "fn_index": SWITCH, "data": [None, ["none of these"]]},
+             {**good, "fn_index": SWITCH, "data": [{}, []]}]  # fmt: skip
     for body in wrong:
         assert visitor.client.post(address, json=body).status_code in (400, 403), body
     for content in (b"", b"{", b"[" * 60_000, b'{"a":' * 10_000, b"\xff\xfe", b"NaN", b"1" * 5000):
         assert visitor.client.post(address, content=content).status_code == 400, content[:20]
     assert visitor.client.post(address, content=b" " * 70_000).status_code == 413
     assert visitor.client.post(address, content=iter([b" " * 9_000] * 99)).status_code == 413
+    assert "alert" not in visitor.ask(UPLOAD, None, None)
     # What a call says besides is not passed on.
     call = {**good, "event_data": {"x": "/etc/passwd"}, "fn_name": "x", "simple_format": True, "batched": True}
     assert visitor.client.post(address, json=call).status_code == 200
@@ -262,7 +325,7 @@ def test_pages_elsewhere_cannot_ask(served: Served, visitor: Visitor, sound: byt
 
 
 def test_uploads_beyond_the_limits_are_refused_and_leave_nothing(served: Served, visitor: Visitor) -> None:
-    until(lambda: not served.files)
+    before = set(served.files)
     for answer, status in (
         (visitor.upload(bytes(MAX_BYTES + 1)), 413),
         (visitor.upload(bytes(4 * MAX_BYTES)), 413),
@@ -282,7 +345,7 @@ def test_uploads_beyond_the_limits_are_refused_and_leave_nothing(served: Served,
         f"{API}/upload", content=pieces, headers={"Content-Type": "multipart/form-data; boundary=x"}
     )
     assert answer.status_code == 413
-    assert served.files == []
+    assert set(served.files) <= before
 
 
 def test_a_name_is_only_a_name(served: Served, visitor: Visitor) -> None:
@@ -333,7 +396,6 @@ def test_a_clip_that_hangs_blocks_nobody_and_ends_with_its_visitor(
     hung.client.close()  # as when the page is closed
     until(lambda: not is_running(stopped), 20)
     until(lambda: len(served.readers()) == 2)
-    until(lambda: not served.files, 20)
     assert "seconds" in Visitor(served).ask(SAMPLE)
 
 
@@ -360,18 +422,35 @@ def test_a_process_that_dies_costs_one_clip(served: Served, visitor: Visitor, so
     assert "seconds" in visitor.ask(SAMPLE)
 
 
-def test_all_uploads_together_have_a_limit_and_an_end(served: Served, visitor: Visitor) -> None:
-    """Nobody has to visit for what was not read to be deleted; the rest of it is done meanwhile."""
-    until(lambda: not served.files)
-    statuses = [visitor.upload(bytes(MAX_BYTES)).status_code for _ in range(6)]
-    assert statuses == [200] * 6
-    assert len(served.files) == 4  # a visitor's oldest goes
-    everybody = [Visitor(served) for _ in range(2)]
-    statuses = [each.upload(bytes(MAX_BYTES)).status_code for each in everybody for _ in range(4)]
+def test_all_uploads_together_have_a_limit(served: Served, visitor: Visitor) -> None:
+    def large() -> list[int]:
+        return [size for path in served.files if (size := path.stat().st_size) > MAX_BYTES / 2]
+
+    assert [visitor.upload(bytes(MAX_BYTES)).status_code for _ in range(6)] == [200] * 6
+    assert len(large()) == 4  # a visitor's oldest goes
+    others = [Visitor(served), Visitor(served)]
+    statuses = [each.upload(bytes(MAX_BYTES)).status_code for each in others for _ in range(4)]
     assert 507 in statuses
-    assert sum(path.stat().st_size for path in served.files) <= 8 * MAX_BYTES
-    until(lambda: not served.files, 30)
-    assert visitor.upload(b"x").status_code == 200
+    assert 4 * MAX_BYTES < sum(large()) <= 8 * MAX_BYTES
+
+
+def test_an_error_nobody_expected_is_told_without_its_trace(served: Served, visitor: Visitor) -> None:
+    """The disk loses a clip in the moment it is made."""
+    readers = until(lambda: len(found := served.readers()) == 2 and found)
+    for process in readers:
+        os.kill(process, signal.SIGSTOP)
+    assert visitor.call(SAMPLE).status_code == 200
+    (lost,) = until(lambda: list(served.folder.glob("reading-*")))
+    lost.rmdir()
+    lost.write_bytes(b"")
+    for process in readers:
+        os.kill(process, signal.SIGCONT)
+    told = str(list(visitor.listen()))
+    assert "Something went wrong" in told
+    assert lost.name not in told
+    assert lost.name in served.said
+    lost.unlink()
+    assert "seconds" in visitor.ask(SAMPLE)
 
 
 def test_who_sends_nothing_is_hung_up_on(served: Served, silent: socket.socket) -> None:
@@ -382,11 +461,19 @@ def test_who_sends_nothing_is_hung_up_on(served: Served, silent: socket.socket) 
 
 @pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
-def test_its_end_is_the_end_of_all_of_it(model: Path, tmp_path: Path, sound: bytes, signum: int) -> None:
+def test_its_end_is_the_end_of_all_of_it(checkpoint: Path, tmp_path: Path, sound: bytes, signum: int) -> None:
     """A clip that hangs is ended in time; then the page in the middle of another."""
-    with Served(model, tmp_path / "t", "--max_read_seconds", 15) as served:
+    with Served(checkpoint, tmp_path / "t", "--max_read_seconds", 15, "--max_wait_seconds", 5) as served:
         visitor = Visitor(served)
+        visitor.sent(sound)
+        until(lambda: not served.files, 30)
         assert "seconds" in visitor.ask(SAMPLE)
+        second = subprocess.run(
+            [*served.command, "--port", served.address.rpartition(":")[2]], capture_output=True, text=True
+        )
+        assert second.returncode == 2
+        assert "another --port" in second.stderr
+        assert second.stderr.count("\n") == 1
         until(lambda: len(served.readers()) == 2)
         for process in served.readers():
             os.kill(process, signal.SIGSTOP)
@@ -407,5 +494,5 @@ def test_its_end_is_the_end_of_all_of_it(model: Path, tmp_path: Path, sound: byt
             assert not list((tmp_path / "t").glob(".tmp*"))
     if signum == signal.SIGKILL:
         (left,) = (tmp_path / "t").glob(".tmp*")
-        with Served(model, tmp_path / "t") as served:
+        with Served(checkpoint, tmp_path / "t") as served:
             assert not left.exists()
