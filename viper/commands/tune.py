@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -108,11 +109,25 @@ def run(options: TuneOptions) -> int:
     space = default_space(task, fixed) if options.space is None else read_space(options.space, own | fixed.keys())
     options.folders()
     options.output_path.mkdir(parents=True, exist_ok=True)
+    journal = options.output_path / JOURNAL_FILE
     # Two searches in one folder would take each other's unfinished trials for those of a killed one.
     with locked(options.output_path / LOCK_FILE, f"{options.output_path}: another search is running in this folder"):
-        search = Search(options, task, space, fixed, _open_study(options, task, space, fixed))
-        _go_on(search)
+        _cut_half_line(journal)
+        try:
+            search = Search(options, task, space, fixed, _open_study(options, task, space, fixed))
+            _go_on(search)
+        except OSError as error:
+            error.filename = error.filename or str(journal)  # Optuna's writing names none
+            raise
     return _report(search)
+
+
+def _cut_half_line(journal: Path) -> None:
+    """Remove what was written of a line when the disk was full, which Optuna would never get over."""
+    if journal.is_file():
+        with journal.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def _require_optuna() -> None:
@@ -138,8 +153,10 @@ def _open_study(options: TuneOptions, task: Task, space: Mapping[str, Range], fi
         "features": {name: str(folder) for name, folder in options.folders().items()},
         **{name: str(getattr(options, name)) for name in ("csv_path", "preset", "n_epochs", "n_seeds", "seed")},
     }
+    # No lock of Optuna's: the folder is locked already, and its locks are links, which not every file system has.
+    unlocked: Any = SimpleNamespace(acquire=lambda: True, release=lambda: None)
     # A journal is lines of JSON: nothing is pickled.
-    storage = JournalStorage(JournalFileBackend(str(options.output_path / JOURNAL_FILE)))
+    storage = JournalStorage(JournalFileBackend(str(options.output_path / JOURNAL_FILE), unlocked))
     maximise = METRICS[task.metrics[0]].direction == "maximise"
 
     def open_or_create() -> Study:
