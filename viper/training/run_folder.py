@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -62,7 +63,8 @@ def describe(
 def holds_run(folder: Path) -> bool:
     """Return whether there is anything in a folder that a training made: what only began leaves nothing to keep."""
     names = (STATE_FILE, METRICS_FILE, SUMMARY_FILE, SEEDS_FILE)
-    return any(os.path.lexists(folder / name) for name in names) or any(folder.glob("perceiver_*"))
+    epochs = (path for path in folder.glob("perceiver_*") if re.fullmatch(r"perceiver_\d+", path.name))
+    return any(os.path.lexists(folder / name) for name in names) or any(epochs)
 
 
 def _is_free(folder: Path) -> bool:
