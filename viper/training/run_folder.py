@@ -206,7 +206,7 @@ class _LogFile(logging.FileHandler):
 def log_file(path: Path, append: bool) -> Iterator[None]:
     """While inside, the log goes into a file too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = _LogFile(path, mode="a" if append else "w", encoding="utf-8")
+    handler = _LogFile(path, mode="a" if append else "w", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     try:
