@@ -193,3 +193,33 @@ def test_what_a_killed_start_left_is_no_run_but_a_file_of_ones_own_stays(
     (run / LOCK_FILE).touch()
     # It had other options than the next try, which changes nothing: no epoch was made with them.
     assert run_command("train_perceiver", _arguments(planted, run, "--resume", "--n_epochs", "1", "--seed", "3")) == 0
+
+
+def _enders(planted: Planted, usual: Path, out: Path) -> dict[str, list[object]]:
+    """Commands that write at the end, and their arguments."""
+    manifest, task, inputs = ["--csv_path", planted.manifest], ["--task", planted.card], planted.inputs()
+    scored = [*manifest, "--model_path", usual, *inputs, "--output_path"]
+    small = [*task, "--preset", "tiny", "--n_epochs", "1", "--device", "cpu", *inputs, "--output_path"]
+    return {
+        "submission_creation": [*scored, out / "submission.csv"],
+        "confusion_matrix": [*scored, out],
+        "ablate": [*scored, out],
+        "report": ["--run", usual, "--n_resamples", "10", "--output_path", out],
+        "export": ["--features_input_folder", planted.root / "visual", "--output_folder", out],
+        "compare": [*manifest, "--models", "linear", *small, out],
+        "tune": [*manifest, "--n_trials", "1", *small, out],
+    }
+
+
+@pytest.mark.parametrize("command", _enders(Planted(Path()), Path(), Path()) if IS_LONG else ["submission_creation"])
+def test_what_is_written_at_the_end(
+    planted: Planted, usual: Path, trainings: Launcher, tmp_path: Path, command: str
+) -> None:
+    out = tmp_path / "out"
+    arguments = [str(each) for each in _enders(planted, usual, out)[command]]
+    line = _error(*trainings.run(command, arguments, largest_file=600))
+    assert str(out) in line
+    assert "File too large" in line
+    code, said = trainings.run("poor_machine:without_metadata", [command, *arguments])
+    assert code == 0, said
+    assert not list(out.rglob(".tmp-*"))

@@ -341,7 +341,7 @@ def test_overwriting_a_run_removes_the_run_and_nothing_else(planted: Path, tmp_p
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "notes.txt", "perceiver_old", "perceiver_1", "best",
-        "config.yaml", "metrics.csv", "summary.json", "train.log",
+        "config.yaml", "metrics.csv", "summary.json", "train.log", "training_data.json",
     }  # fmt: skip
     assert len(rows_of(tmp_path / "metrics.csv")) == 1
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -109,11 +110,25 @@ def run(options: TuneOptions) -> int:
     space = default_space(task, fixed) if options.space is None else read_space(options.space, own | fixed.keys())
     options.folders()
     options.output_path.mkdir(parents=True, exist_ok=True)
+    journal = options.output_path / JOURNAL_FILE
     # Two searches in one folder would take each other's unfinished trials for those of a killed one.
     with locked(options.output_path / LOCK_FILE, f"{options.output_path}: another search is running in this folder"):
-        search = Search(options, task, space, fixed, _open_study(options, task, space, fixed))
-        _go_on(search)
+        _cut_half_line(journal)
+        try:
+            search = Search(options, task, space, fixed, _open_study(options, task, space, fixed))
+            _go_on(search)
+        except OSError as error:
+            error.filename = error.filename or str(journal)  # Optuna's writing names none
+            raise
     return _report(search)
+
+
+def _cut_half_line(journal: Path) -> None:
+    """Remove what was written of a line when the disk was full, which Optuna would never get over."""
+    if journal.is_file():
+        with journal.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def _require_optuna() -> None:
@@ -143,8 +158,10 @@ def _open_study(options: TuneOptions, task: Task, space: Mapping[str, Range], fi
     if os.path.lexists(journal) and (journal.is_symlink() or not journal.is_file() or journal.stat().st_nlink > 1):
         # Optuna appends to it.
         raise UserError(f"{journal}: is a link or not a file; remove it, or give another folder")
+    # No lock of Optuna's: the folder is locked already, and its locks are links, which not every file system has.
+    unlocked: Any = SimpleNamespace(acquire=lambda: True, release=lambda: None)
     # A journal is lines of JSON: nothing is pickled.
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    storage = JournalStorage(JournalFileBackend(str(journal), unlocked))
     maximise = METRICS[task.metrics[0]].direction == "maximise"
 
     def open_or_create() -> Study:

@@ -51,12 +51,14 @@ def write_submission(path: str | Path, task: Task, file_ids: Sequence[str], pred
     Raises
     ------
     UserError naming the clip: one without a prediction, one given twice (`[7]` and `7` are one clip), a prediction
-    that is NaN or infinite. Also when there is no clip at all, or the file cannot be written.
+    that is NaN or infinite. Also when there is no clip at all.
+    OSError naming the file, if it cannot be written.
     """
     path = submission_path(path)
     predicted = _checked(task, file_ids, np.asarray(predicted))
     rows = [submission_cells(task, file_id, row) for file_id, row in zip(file_ids, predicted, strict=True)]
-    return _write(path, [list(task.submission_columns), *rows])
+    write_csv(path, [list(task.submission_columns), *rows])
+    return path
 
 
 def write_timelines(path: str | Path, task: Task, timelines: Iterable[tuple[str, Spans, np.ndarray]]) -> Path:
@@ -82,14 +84,8 @@ def write_timelines(path: str | Path, task: Task, timelines: Iterable[tuple[str,
     for file_id, spans, predicted in timelines:
         for span, row in zip(spans, predicted, strict=True):
             rows.append(with_span(submission_cells(task, file_id, row), [f"{second:.3f}" for second in span]))
-    return _write(submission_path(path), rows)
-
-
-def _write(path: Path, rows: list[list[str]]) -> Path:
-    try:
-        write_csv(path, rows)
-    except OSError as error:
-        raise UserError(f"{path}: the submission cannot be written ({error.strerror or error})") from error
+    path = submission_path(path)
+    write_csv(path, rows)
     return path
 
 

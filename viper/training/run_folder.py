@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -72,7 +73,8 @@ def describe(
 def holds_run(folder: Path) -> bool:
     """Return whether there is anything in a folder that a training made: what only began leaves nothing to keep."""
     names = (STATE_FILE, METRICS_FILE, SUMMARY_FILE, SEEDS_FILE)
-    return any(os.path.lexists(folder / name) for name in names) or any(folder.glob("perceiver_*"))
+    epochs = (path for path in folder.glob("perceiver_*") if re.fullmatch(r"perceiver_\d+", path.name))
+    return any(os.path.lexists(folder / name) for name in names) or any(epochs)
 
 
 def _is_free(folder: Path) -> bool:
@@ -223,7 +225,7 @@ def log_file(path: Path | None, append: bool) -> Iterator[None]:
     kept = read_bytes(path) if append and path.is_file() and not path.is_symlink() else b""
     with atomic_path(path) as temporary:
         temporary.write_bytes(kept)
-    handler = _LogFile(open(path, "a", encoding="utf-8", opener=_no_link))  # noqa: SIM115  closed below
+    handler = _LogFile(open(path, "a", encoding="utf-8", errors="backslashreplace", opener=_no_link))  # noqa: SIM115
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     try:
