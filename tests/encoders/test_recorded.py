@@ -257,6 +257,17 @@ def test_weights_of_the_hub_that_are_not_here(vit: Path) -> None:
     assert said.endswith("copy the folder here and give `--models visual=FOLDER`")
 
 
+def test_an_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What predict says of it names no option that predict lacks, and asks for no other model."""
+    info = EncoderInfo("multitask", "FAU", 27, {}, "py-feat/face_multitask_v2", source="faces")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError) as error:
+        recorded_encoder(info, CPU)
+    assert in_words_of(error.value, "FAU") == (
+        "multitask: needs py-feat (which needs a package under the GPL): pip install 'viper[fau]'"
+    )
+
+
 def test_prompts_have_two_models(root: Path, roberta: Path, clip: Path, tmp_path: Path) -> None:
     options = {"model_name": str(roberta), "clip_model": str(clip)}
     info = extracted(root, tmp_path / "out", "Textual", "frames_uniform", **options).info

@@ -211,8 +211,8 @@ class FAUOptions(ExtractOptions):
     input_folder: Path | None = None
     """Folder of face crops, as crop_images writes it."""
     model_name: str = "multitask"
-    """multitask (py-feat: 20 action units and 7 emotions), or landmarks (needs no weights). Or an encoder of your own:
-    FILE.py:Class."""
+    """multitask (py-feat: 20 action units and 7 emotions; pip install 'viper[fau]'), or landmarks (needs no weights).
+    Or an encoder of your own: FILE.py:Class."""
     weights: Path | None = None
     """A local .safetensors of py-feat's multitask network, instead of the published one."""
     batch_size: int = 32

@@ -124,8 +124,13 @@ def run(options: TuneOptions) -> int:
 
 
 def _cut_half_line(journal: Path) -> None:
-    """Remove what was written of a line when the disk was full, which Optuna would never get over."""
-    if journal.is_file():
+    """Remove what was written of a line when the disk was full, which Optuna would never get over.
+
+    A link, or a file with another name too, is a UserError: Optuna appends to the journal.
+    """
+    if os.path.lexists(journal):
+        if journal.is_symlink() or not journal.is_file() or journal.stat().st_nlink > 1:
+            raise UserError(f"{journal}: is a link or not a file; remove it, or give another folder")
         with journal.open("rb+") as file:
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
@@ -155,9 +160,6 @@ def _open_study(options: TuneOptions, task: Task, space: Mapping[str, Range], fi
         **{name: str(getattr(options, name)) for name in ("csv_path", "preset", "n_epochs", "n_seeds", "seed")},
     }
     journal = options.output_path / JOURNAL_FILE
-    if os.path.lexists(journal) and (journal.is_symlink() or not journal.is_file() or journal.stat().st_nlink > 1):
-        # Optuna appends to it.
-        raise UserError(f"{journal}: is a link or not a file; remove it, or give another folder")
     # No lock of Optuna's: the folder is locked already, and its locks are links, which not every file system has.
     unlocked: Any = SimpleNamespace(acquire=lambda: True, release=lambda: None)
     # A journal is lines of JSON: nothing is pickled.

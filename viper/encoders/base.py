@@ -54,7 +54,7 @@ class Encoder(ABC, Generic[ContentT, SampleT]):
 
     `prepare` loads the weights. `load` is host work and runs in worker processes, to which the encoder is sent without
     its weights (see the `__getstate__` of those that have some). `encode` is device work on several clips at once. A
-    feature never depends on which other clips are in the batch.
+    feature never depends on which other clips are in the batch, but for the last bits of a network's sums.
 
     A module in viper/encoders is imported to learn the names in it, so it imports torch and other slow packages only
     inside functions.

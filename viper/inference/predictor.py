@@ -299,7 +299,8 @@ def predict_clip(
     Returns
     -------
     Target -> what is predicted: the intensity of a regression, within the task's range; the probability of a class or
-    a label; the utility of a preference task. The same numbers that submission_creation writes for the clip.
+    a label; the utility of a preference task. The numbers that submission_creation writes for the clip, but for their
+    last digits where networks run in other batches or with another number of threads.
 
     Raises
     ------

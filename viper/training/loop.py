@@ -64,7 +64,8 @@ def train(
     options : with a learning rate.
     validate : what it returns for the network is handed to the recorder. It is called in every process.
     folder : gets the state, and what trackers write.
-    resumed : the state after the last epoch that was finished; training goes on from there, exact to the bit.
+    resumed : the state after the last epoch that was finished; training goes on from there, exact to the bit on the
+        processor if torch has as many threads as before (viper.training.state.threads_of).
     alone : see `viper.training.accumulation`.
     """
     accelerator = make_accelerator(options, folder)
