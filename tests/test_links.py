@@ -343,9 +343,9 @@ def test_names_that_viper_needs_are_no_clips(run: Any, tmp_path: Path, videos: P
     assert len(FeatureStore.open(features)) == 2
 
 
-# What deletes, replaces, links or opens by a name; `os.replace` alone of its name, which text has too.
-DIRECT = {"rmtree", "rmdir", "unlink", "removedirs", "rename", "symlink", "symlink_to", "link", "hardlink_to", "copytree",
-          "copyfile", "copy2", "move", "FileHandler", "truncate", "os.replace"}  # fmt: skip
+# What deletes, replaces, links or opens by a name. Texts and tables have a `replace` and a `rename` of their own.
+DIRECT = {"rmtree", "rmdir", "unlink", "removedirs", "symlink", "symlink_to", "link", "hardlink_to", "copytree",
+          "copyfile", "copy2", "move", "FileHandler", "truncate", "os.replace", "os.rename"}  # fmt: skip
 # Who may, each having said in a comment or test why it goes through no link. The page's room has a folder of its own.
 MAY = {
     "viper/files.py": {"rmtree", "unlink", "link", "os.replace"},
@@ -364,7 +364,7 @@ def test_only_a_few_files_delete_or_replace_by_a_name() -> None:
         name = path.relative_to(root).as_posix()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                called = node.func.attr if node.func.attr != "replace" else ast.unparse(node.func)
+                called = ast.unparse(node.func) if node.func.attr in ("replace", "rename") else node.func.attr
                 if called in DIRECT - MAY.get(name, set()) and not name.startswith("viper/web/"):
                     wrong.append(f"{name}:{node.lineno}: {called}")
     assert not wrong, "use remove, own_folder, atomic_path or atomic_folder of viper/files.py:\n" + "\n".join(wrong)
