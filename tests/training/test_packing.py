@@ -19,7 +19,15 @@ from viper.manifest import Manifest
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import load_task
 from viper.training.data import FusionData
-from viper.training.packing import Features, PackedFeatures, StoredFeatures, moments, open_features, scan
+from viper.training.packing import (
+    Features,
+    PackedFeatures,
+    StoredFeatures,
+    find_pack,
+    moments,
+    open_features,
+    scan,
+)
 
 WIDTH = 5
 CLIPS = ["10", "9", "absent", "empty", "masked", "7"]
@@ -339,3 +347,23 @@ def test_a_single_pass_takes_the_pack_that_a_training_has_left(
     data = FusionData({"visual": store}, manifest, pack=False)
     assert len(data[1].features["visual"].mask) == 6
     assert len(packs(store, "Val")) == 1
+
+
+def test_a_pack_with_any_bytes_changed_is_one_or_is_none(store: FeatureStore) -> None:
+    """Nothing but that, whatever a pack's files say; most changes of values cannot be seen."""
+    folder = opened(store).folder  # type: ignore[attr-defined]
+    rng = np.random.default_rng(0)
+    for name in ("index.json", "offsets.npy", "present.npy", "tokens.bin", "mask.bin"):
+        whole = (folder / name).read_bytes()
+        for _ in range(30):
+            damaged = bytearray(whole)
+            for place in rng.integers(len(whole), size=3):
+                damaged[place] = rng.integers(256)
+            (folder / name).write_bytes(damaged)
+            pack = find_pack(store, CLIPS, scan(store, CLIPS), "Train")
+            if pack is not None:
+                pack.statistics(), pack.longest(), [pack[row] for row in range(len(CLIPS))]
+        (folder / name).write_bytes(whole)
+    for text in ("null", "[]", '{"statistics": [[1], [2]]}', '{"statistics": "x"}', '{"statistics": [[NaN], [1]]}'):
+        (folder / "index.json").write_text(text)
+        assert find_pack(store, CLIPS, scan(store, CLIPS), "Train") is None

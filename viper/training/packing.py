@@ -126,6 +126,8 @@ class PackedFeatures:
         self.tokens = _mapped(folder / TOKENS, np.float32, (n, width))
         self.mask = _mapped(folder / MASK, np.bool_, (n,))
         self.time = _mapped(folder / TIME, np.float32, (n,))
+        if max(each.view(np.uint8).max(initial=0) for each in (self.present, self.mask)) > 1:
+            raise ValueError(f"{folder}: a mask that is neither true nor false")
         found = index["statistics"]
         self._statistics = None
         if found is not None:
@@ -282,7 +284,7 @@ def _existing(place: _Place, key: str, store: FeatureStore, n_clips: int) -> Pac
     try:
         place.check()
         return PackedFeatures(place.path / key, store.width, n_clips)
-    except (OSError, UserError, ValueError, LookupError, TypeError, MemoryError):
+    except (OSError, UserError, ValueError, LookupError, TypeError):
         return None
 
 
@@ -342,7 +344,10 @@ def _index(folder: Path, statistics: list[list[float]] | None) -> dict[str, Any]
 def _loaded(path: Path, dtype: type, length: int) -> np.ndarray:
     """An array (length,) of this type that a file holds."""
     with open(path, "rb", opener=files_only) as file:
-        array = np.load(file, allow_pickle=False)
+        try:
+            array = np.load(file, allow_pickle=False)
+        except Exception as error:  # of a damaged header numpy raises nearly anything
+            raise ValueError(f"{path}: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (length,):
         raise ValueError(f"{path}: not {length} values")
     return array
