@@ -35,6 +35,7 @@ TEMPORARY_PREFIX = ".tmp-"
 FOREIGN_SECONDS = 24 * 3600.0
 
 _OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]{12}(\..*)?")
+MAX_COLUMNS = 20_000
 MAX_EMPTY_CELLS = 10**6  # of a table, which a file of a few bytes a row may claim to have
 # What a folder of files cannot replace in one step: a folder with files in it, a file, a link.
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
@@ -492,6 +493,8 @@ def read_csv_cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """
     rows = read_csv_rows(path)
     header = [name.strip() for name in rows[0][1]]
+    if len(header) > MAX_COLUMNS:
+        raise UserError(f"{path}: the header has {len(header)} columns; at most {MAX_COLUMNS} are read")
     n_cells = len(header) * len(rows)
     if n_cells > MAX_EMPTY_CELLS + 10 * sum(len(row) for _, row in rows):
         raise UserError(f"{path}: the header has {len(header)} columns, and most of the {len(rows) - 1} rows lack most")
