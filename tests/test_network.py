@@ -65,7 +65,10 @@ HUB = {
 
 def test_offline_a_checkpoint_that_names_models_of_a_hub_asks_nobody(trainings: Launcher, tmp_path: Path) -> None:
     records = {**HUB, "FAU": record("multitask", "multitask")} if IS_LONG else HUB
-    model = checkpoint(tmp_path / "run", records)
+    models = {
+        "--offline": checkpoint(tmp_path / "run", records),
+        "--no-offline": checkpoint(tmp_path / "one", {"visual": HUB["visual"]}),
+    }
     (tmp_path / "a.mp4").touch()
     with listener() as (address, asked):
         processes = {
@@ -73,7 +76,7 @@ def test_offline_a_checkpoint_that_names_models_of_a_hub_asks_nobody(trainings: 
                 "terminal:run", ["predict", address, str(tmp_path / option), str(tmp_path / "a.mp4"), "--model_path",
                                  str(model), "--device", "cpu", option], HF_HOME=str(tmp_path / "cache"),
             )
-            for option in ("--offline", "--no-offline")
+            for option, model in models.items()
         }  # fmt: skip
         codes = {option: trainings.wait(process) for option, process in processes.items()}
     said = {option: trainings.said(process) for option, process in processes.items()}

@@ -145,17 +145,17 @@ class PerceiverFusion(PreTrainedModel):
             config = options.pop("config", None) or cls.config_class(**_settings_of(folder / "config.json"))
             state = load_state_dict(folder / SAFETENSORS)
             with bounded_by(state, exactly=True):
-                model, report = super().from_pretrained(
+                loaded: Any = super().from_pretrained(
                     None, *args, config=config, state_dict=state, output_loading_info=True,
                     ignore_mismatched_sizes=True, **options,
                 )  # fmt: skip
-            _check_loaded(model, state, report, folder)
+            model: PerceiverFusion = loaded[0]
+            _check_loaded(model, state, loaded[1], folder)
         except UserError:
             raise
         except Exception as error:  # a config may say anything, and transformers passes on what its readers raise
             raise UserError(f"{os.fspath(name)}: cannot be loaded as a checkpoint ({one_line(str(error))})") from error
-        loaded: PerceiverFusion = model
-        return loaded
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
