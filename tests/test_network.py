@@ -136,7 +136,7 @@ def test_a_model_s_code_is_never_run_although_the_user_says_y(
         "tower": prompts(str(tower), str(roberta)),
         "other": prompts(str(changed(clip, tmp_path / "other", "open_clip_config.json", other)), str(roberta)),
     }
-    model = checkpoint(tmp_path / "run", records, **AUTO, **kernel)
+    model = checkpoint(tmp_path / "run", records, attn_implementation="nobody/kernel")
     shutil.copy(tmp_path / "known" / "own.py", model)
     for folder in (tmp_path / "known", tmp_path / "grammar", model):
         (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "nobody/base"}))
