@@ -89,7 +89,7 @@ def test_weights_that_are_not_those_of_the_config_are_an_error(checkpoint: Path,
 
 def test_what_transformers_would_run_is_not_read(checkpoint: Path, tmp_path: Path) -> None:
     claims = {
-        "attn_implementation": "nobody/kernel", "_attn_implementation": "nobody/kernel", "torch_dtype": "load",
+        "attn_implementation": "nobody/kernel", "torch_dtype": "load",
         "experts_implementation": "nobody/kernel", "_name_or_path": "/nowhere", "dtype": "bfloat16",
     }  # fmt: skip
     folder = changed(checkpoint, tmp_path / "own", "config.json", claims)
@@ -97,5 +97,6 @@ def test_what_transformers_would_run_is_not_read(checkpoint: Path, tmp_path: Pat
     models = [load_checkpoint(path) for path in (checkpoint, folder)]
     assert all(torch.equal(x, y) for x, y in zip(*(model.state_dict().values() for model in models), strict=True))
     assert models[1].dtype == torch.float32
-    with refused("own"):
-        load_checkpoint(changed(checkpoint, tmp_path / "own2", "config.json", {"quantization_config": {}, "auto": 1}))
+    for number, key in enumerate(("auto_map", "quantization_config", "_attn_implementation")):
+        with refused(key):
+            load_checkpoint(changed(checkpoint, tmp_path / str(number), "config.json", {key: {"AutoModel": "a.B"}}))

@@ -68,7 +68,8 @@ def local_folder(model: str, weights: bool = False) -> Path:
 def _fetched(model: str, *patterns: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model, allow_patterns=list(patterns), local_files_only=is_offline()))
+    with quiet_transformers():
+        return Path(snapshot_download(model, allow_patterns=list(patterns), local_files_only=is_offline()))
 
 
 @contextlib.contextmanager

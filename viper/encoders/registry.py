@@ -19,6 +19,7 @@ from viper import encoders
 from viper.encoders.base import Encoder, ShortName, parameters_of
 from viper.errors import UserError
 from viper.store import MODALITIES, EncoderInfo
+from viper.weights import reason
 
 if TYPE_CHECKING:
     from viper.engine.device import Runtime
@@ -189,7 +190,9 @@ def recorded_encoder(info: EncoderInfo, runtime: Runtime, model: str | None = No
     except UserError:
         raise
     except Exception as error:  # a record may hold anything, and a network raise anything
-        raise UserError(f"the record of its encoder is not complete ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"the record of its encoder is not complete ({type(error).__name__}: {reason(error)})"
+        ) from error
     difference = info.difference(dataclasses.replace(encoder.info(), source=info.source))
     if difference:
         raise UserError(f"the encoder here does not match the one that made its features ({difference})")

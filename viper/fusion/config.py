@@ -234,7 +234,7 @@ def _check_modalities(modalities: Mapping[str, Mapping[str, Any]], order: list[s
 
 
 def _check_task(task: Mapping[str, Any]) -> None:
-    targets = task.get("targets")
+    targets: Any = task.get("targets")
     are_names = isinstance(targets, list | tuple) and all(isinstance(target, str) for target in targets)
     if not are_names or len(set(targets)) != len(targets):
         raise ValueError(f"the task's targets are a list of different names, not {targets!r}")

@@ -145,17 +145,17 @@ class PerceiverFusion(PreTrainedModel):
             config = options.pop("config", None) or cls.config_class(**_settings_of(folder / "config.json"))
             state = load_state_dict(folder / SAFETENSORS)
             with bounded_by(state, exactly=True):
-                model, report = super().from_pretrained(
+                loaded: Any = super().from_pretrained(
                     None, *args, config=config, state_dict=state, output_loading_info=True,
                     ignore_mismatched_sizes=True, **options,
                 )  # fmt: skip
-            _check_loaded(model, state, report, folder)
+            model: PerceiverFusion = loaded[0]
+            _check_loaded(model, state, loaded[1], folder)
         except UserError:
             raise
         except Exception as error:  # a config may say anything, and transformers passes on what its readers raise
             raise UserError(f"{os.fspath(name)}: cannot be loaded as a checkpoint ({one_line(str(error))})") from error
-        loaded: PerceiverFusion = model
-        return loaded
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -352,8 +352,9 @@ class PerceiverFusion(PreTrainedModel):
 
 
 _HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download"}
-# What transformers writes into a config.json of how it runs a network, or reads from it to fetch or import something.
-_RUNNING = ("attn_implementation", "experts_implementation", "auto_map", "quantization_config", "dtype", "torch_dtype")
+# What transformers writes into a config.json of how it runs a network; some of it would be fetched. Any other key that
+# is no setting of the model is an error.
+_RUNNING = ("attn_implementation", "experts_implementation", "dtype", "torch_dtype", "_name_or_path", "name_or_path")
 
 
 def _folder_of(name: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:
@@ -372,7 +373,7 @@ def _settings_of(path: Path) -> dict[str, Any]:
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise UserError(f"{path}: must be a mapping")
-    return {key: value for key, value in settings.items() if key not in _RUNNING and not key.startswith("_")}
+    return {key: value for key, value in settings.items() if key not in _RUNNING}
 
 
 def _check_loaded(model: PerceiverFusion, state: Mapping[str, Tensor], report: Mapping[str, Any], folder: Path) -> None:

@@ -46,6 +46,8 @@ def source_of(info: EncoderInfo) -> tuple[Source, bool]:
     if info.source not in ("frames", "faces"):
         raise UserError(f"its features were made of {info.source or 'something unknown'}, not of a video")
     sampling, faces = info.inputs.get("sampling"), info.inputs.get("faces")
+    if not all(isinstance(each, Mapping | None) for each in (sampling, faces)):
+        raise UserError("the record of how its pictures were made cannot be read")
     rule = FrameRule() if sampling is None else FrameRule.from_record(sampling)
     if info.source == "frames":
         return PictureSource(rule, None), sampling is not None

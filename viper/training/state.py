@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from viper.errors import UserError
+from viper.errors import UserError, first_line
 from viper.files import atomic_path
 from viper.logs import log
 from viper.training.run_folder import STATE_FILE
@@ -113,13 +113,28 @@ def restore_state(
     average: nn.Module | None,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Put back what `gather_state` collected; another number of processes is a UserError."""
-    n_processes = state.record["n_processes"]
+    """Put back what `gather_state` collected; another number of processes, or another network's state: UserError."""
+    n_processes = state.record.get("n_processes")
     if n_processes != accelerator.num_processes:
         raise UserError(
             f"{folder}: was trained by {n_processes} processes, and can only be resumed by as many, not by "
             f"{accelerator.num_processes}"
         )
+    try:
+        _put_back(state, accelerator, network, average, optimizer)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder}: its {STATE_FILE} is not one of this training ({first_line(error)}); --overwrite starts over"
+        ) from error
+
+
+def _put_back(
+    state: TrainingState,
+    accelerator: Accelerator,
+    network: nn.Module,
+    average: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+) -> None:
     network.load_state_dict(state.part("model"))
     if average is not None:
         average.load_state_dict(state.part("average"))
@@ -131,6 +146,10 @@ def restore_state(
         {name: tuple(v) if name == "betas" else v for name, v in group.items()} for group in state.record["optimizer"]
     ]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"a moment {name} is {tuple(value.shape)}, its weight {tuple(parameter.shape)}")
     generators = state.part("rng")
     torch.set_rng_state(generators["cpu"][accelerator.process_index].cpu())
     if torch.cuda.is_available() and "cuda" in generators:
