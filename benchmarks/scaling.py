@@ -25,7 +25,7 @@ import tyro
 from viper.engine.failures import Failure, FailureLog
 from viper.engine.run import LOOKING_THREADS
 from viper.errors import ClipError
-from viper.files import read_json, write_json
+from viper.files import read_json
 from viper.media import pictures as frames
 from viper.media.listing import list_videos
 from viper.media.sampling import uniform_indices
@@ -138,12 +138,12 @@ def looking_at_frames(n: int, folder: Path) -> None:
         clip.mkdir(parents=True)
         for i in range(N_FRAMES):
             (clip / frames.frame_name(i)).write_bytes(b"x")
-        write_json(clip / frames.FRAMES_FILE, record)
+        frames.write_record(clip, frames.FRAMES_FILE, record)
     clips = frames.list_frame_clips(folder)
     _timed("list_frame_clips", n, lambda: frames.list_frame_clips(folder))
 
     def is_done(clip: frames.FrameClip) -> bool:
-        return frames.is_complete(clip.folder, frames.FRAMES_FILE, {}) and bool(clip.source())
+        return frames.read_complete(clip.folder, frames.FRAMES_FILE, {}) is not None and bool(clip.source())
 
     _timed(f"is a clip's folder of {N_FRAMES} frames complete", n, lambda: _look(is_done, clips))
 
