@@ -157,6 +157,17 @@ def test_a_folder_of_a_seed_that_is_a_link(
     assert f"{run / 'seed_1'}: is a link" in said
 
 
+def test_a_tracker_s_folder_that_is_a_link(
+    trainings: Launcher, planted: Planted, tmp_path: Path, untouched: Path
+) -> None:
+    run = tmp_path / "theirs"
+    run.mkdir()
+    (run / "tensorboard").symlink_to(untouched)
+    code, said = _train(trainings, planted, run, "--report_to", "tensorboard")
+    assert code == 2, said
+    assert f"{run / 'tensorboard'}: is a link" in said
+
+
 def test_a_search_with_links_in_it(run: Any, planted: Planted, tmp_path: Path, untouched: Path) -> None:
     pytest.importorskip("optuna")
     for name in ("journal.log", ".lock", "trial_0"):
