@@ -127,6 +127,25 @@ def test_a_run_with_links_in_it(trainings: Launcher, planted: Planted, tmp_path:
     assert (run / "train.log").read_text().startswith("precious\n")  # of a file of the run, what it held is kept
 
 
+def test_a_training_in_a_folder_of_the_users(trainings: Launcher, planted: Planted, tmp_path: Path) -> None:
+    """Folders that are called as a run's are, with other things in them."""
+    run = tmp_path / "mine"
+    (run / "best").mkdir(parents=True)
+    (run / "best" / "letter.txt").write_text("mine")
+    code, said = _train(trainings, planted, run)
+    assert code == 1, said
+    assert f"{run / 'best'}: holds 'letter.txt'" in said.splitlines()[-1]
+    (run / "best" / "letter.txt").rename(run / "letter.txt")
+    code, said = _train(trainings, planted, run, "--overwrite")
+    assert code == 0, said
+    (run / "perceiver_1" / "figures").mkdir()
+    code, said = _train(trainings, planted, run, "--overwrite")
+    assert code == 1, said
+    assert f"{run / 'perceiver_1'}: holds 'figures'" in said.splitlines()[-1]
+    assert (run / "summary.json").is_file()
+    assert (run / "letter.txt").is_file()
+
+
 def test_a_folder_of_a_seed_that_is_a_link(
     trainings: Launcher, planted: Planted, tmp_path: Path, untouched: Path
 ) -> None:
@@ -136,6 +155,17 @@ def test_a_folder_of_a_seed_that_is_a_link(
     code, said = _train(trainings, planted, run, "--n_seeds", "2")
     assert code == 2, said
     assert f"{run / 'seed_1'}: is a link" in said
+
+
+def test_a_tracker_s_folder_that_is_a_link(
+    trainings: Launcher, planted: Planted, tmp_path: Path, untouched: Path
+) -> None:
+    run = tmp_path / "theirs"
+    run.mkdir()
+    (run / "tensorboard").symlink_to(untouched)
+    code, said = _train(trainings, planted, run, "--report_to", "tensorboard")
+    assert code == 2, said
+    assert f"{run / 'tensorboard'}: is a link" in said
 
 
 def test_a_search_with_links_in_it(run: Any, planted: Planted, tmp_path: Path, untouched: Path) -> None:
@@ -353,7 +383,7 @@ MAY = {
     "viper/engine/failures.py": {"unlink"},
     "viper/fusion/checkpoint.py": {"symlink_to", "copytree", "os.replace"},
     "viper/training/packing.py": {"unlink", "rmdir"},
-    "viper/training/run_folder.py": {"rmdir"},
+    "viper/training/run_folder.py": {"rmdir", "unlink"},
 }
 
 

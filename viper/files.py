@@ -87,7 +87,7 @@ def atomic_folder(path: Path, make_parent: bool = True, own: str = ".*") -> Iter
     """
     with _named(path):
         _refuse_special(path)
-        _refuse_foreign(path, own)
+        refuse_foreign(path, own)
         if make_parent:
             path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(path.parent)
@@ -96,7 +96,7 @@ def atomic_folder(path: Path, make_parent: bool = True, own: str = ".*") -> Iter
             yield temporary
             for file in temporary.iterdir():
                 _share_as_usual(file, path.parent)
-            _refuse_foreign(path, own)
+            refuse_foreign(path, own)
             _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -110,8 +110,11 @@ def _refuse_special(path: Path) -> None:
             raise OSError(errno.EINVAL, NOT_A_FILE, str(path))
 
 
-def _refuse_foreign(path: Path, own: str) -> None:
-    """Refuse to replace a file by a folder, or a folder that has something in it that is not viper's."""
+def refuse_foreign(path: Path, own: str) -> None:
+    """Raise an OSError where a folder of viper's own is to be replaced or deleted and there is more in it, or a file.
+
+    `own` is a regular expression of the names of files that viper writes there. A link has nothing in it.
+    """
     with contextlib.suppress(FileNotFoundError):
         kind = path.lstat().st_mode
         if stat.S_ISREG(kind):

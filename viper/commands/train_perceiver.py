@@ -55,7 +55,7 @@ class TrainOptions(LoopOptions, ModelOptions, FeatureOptions):
     task: str = "hume_reaction"
     """The task: a card's name or path."""
     output_log_file: Path | None = None
-    """Where the log goes. By default train.log in the run."""
+    """Where the log goes: a file, which is replaced unless the run is resumed. By default train.log in the run."""
     loss: str | None = None
     """Loss: mse, l1, pearson, ccc, bce or kl (regression), ce (single_label), weighted_bce or bce (multi_label),
     plackett_luce or bradley_terry (preference), or a sum such as mse+0.5*ccc. By default the task's."""

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from viper.errors import UserError, one_line
-from viper.files import atomic_folder, copy_file, remove, temporary_path
+from viper.files import atomic_folder, copy_file, refuse_foreign, remove, temporary_path
 from viper.fusion.perceiver import BEST, PerceiverFusion
-from viper.logs import quiet_transformers
+from viper.logs import log, quiet_transformers
 from viper.store import EncoderInfo, FeatureStore
 from viper.task import Task
 
@@ -22,6 +22,12 @@ def checkpoint_folder(run: Path, epoch: int) -> Path:
     return run / f"perceiver_{epoch}"
 
 
+def checkpoint_folders(run: Path) -> dict[int, Path]:
+    """Return what has the name of an epoch's checkpoint in a run, by the epoch."""
+    found = ((re.fullmatch(r"perceiver_(\d+)", path.name), path) for path in run.glob("perceiver_*"))
+    return {int(match[1]): path for match, path in found if match}
+
+
 def save_checkpoint(run: Path, epoch: int, model: PerceiverFusion) -> None:
     """Write an epoch's checkpoint (config.json, model.safetensors, README.md) atomically."""
     with atomic_folder(checkpoint_folder(run, epoch), own=CHECKPOINT_FILES) as folder, quiet_transformers():
@@ -29,7 +35,11 @@ def save_checkpoint(run: Path, epoch: int, model: PerceiverFusion) -> None:
 
 
 def point_best(run: Path, epoch: int) -> None:
-    """Make `best` name an epoch's checkpoint: a link, or a copy where the file system has none."""
+    """Make `best` name an epoch's checkpoint: a link, or a copy where the file system has none.
+
+    A folder of that name that is no checkpoint is the user's: an OSError.
+    """
+    refuse_foreign(run / BEST, CHECKPOINT_FILES)
     target = checkpoint_folder(run, epoch)
     temporary = temporary_path(run)
     try:
@@ -48,11 +58,18 @@ def point_best(run: Path, epoch: int) -> None:
 
 
 def remove_other_checkpoints(run: Path, keep: set[int]) -> None:
-    """Delete the checkpoints of all other epochs; a link of such a name, not what it points to."""
-    for folder in run.glob("perceiver_*"):
-        match = re.fullmatch(r"perceiver_(\d+)", folder.name)
-        if match and int(match[1]) not in keep:
-            remove(folder)
+    """Delete the checkpoints of all other epochs; a link of such a name, not what it points to.
+
+    A folder that has something else in it stays: somebody put it there.
+    """
+    for epoch, folder in checkpoint_folders(run).items():
+        if epoch not in keep:
+            try:
+                refuse_foreign(folder, CHECKPOINT_FILES)
+            except OSError as error:
+                log.warning("%s: %s", folder, error.strerror)
+            else:
+                remove(folder)
 
 
 def resolve_checkpoint(path: Path, option: str = "--model_path") -> Path:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from viper.engine.device import choose_device, has_bf16
 from viper.errors import UserError
+from viper.files import check_own_folder
 from viper.logs import log, progress_bar
 from viper.training.accumulation import Accumulation, Alone, Collate
 from viper.training.optimizer import averaged_weights, learning_rate_factor, make_average, make_optimizer
@@ -170,8 +171,10 @@ def make_accelerator(options: LoopOptions, folder: Path) -> Accelerator:
     n_processes = int(os.environ.get("WORLD_SIZE", 1))
     if options.batch_size % n_processes:
         raise UserError(f"--batch_size {options.batch_size}: must be a multiple of the {n_processes} processes")
-    project = ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard"))
     names = list(options.report_to)
+    if names:
+        check_own_folder(folder, "tensorboard", "viper")
+    project = ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard"))
     try:
         # In one process accelerate keeps its first device for good, so the loop places the model itself. Precision is
         # the loop's, too: accelerate keeps the first one as well.

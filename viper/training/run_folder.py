@@ -25,6 +25,7 @@ from viper.files import (
     read_bytes,
     read_json,
     read_yaml,
+    refuse_foreign,
     remove,
     write_json,
     write_text,
@@ -127,12 +128,19 @@ def start(folder: Path, description: Mapping[str, Any], data: Mapping[str, Any])
 
 
 def clear(folder: Path) -> None:
-    """Remove a run from its folder, and the folder if that was all; other files in there stay."""
-    from viper.fusion.checkpoint import BEST, remove_other_checkpoints
+    """Remove a run from its folder, and the folder if that was all; other files in there stay.
 
-    remove_other_checkpoints(folder, keep=set())
-    for name in (CONFIG_FILE, DATA_FILE, METRICS_FILE, SUMMARY_FILE, SEEDS_FILE, LOG_FILE, STATE_FILE, BEST):
-        remove(folder / name)
+    Nothing is removed, and it is an OSError, where a checkpoint's folder has something else in it.
+    """
+    from viper.fusion.checkpoint import BEST, CHECKPOINT_FILES, checkpoint_folders
+
+    folders = [*checkpoint_folders(folder).values(), folder / BEST]
+    for each in folders:
+        refuse_foreign(each, CHECKPOINT_FILES)
+    for each in folders:
+        remove(each)
+    for name in (CONFIG_FILE, DATA_FILE, METRICS_FILE, SUMMARY_FILE, SEEDS_FILE, LOG_FILE, STATE_FILE):
+        (folder / name).unlink(missing_ok=True)
     with suppress(OSError):  # not empty, or not there
         folder.rmdir()
 
