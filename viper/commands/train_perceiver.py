@@ -149,10 +149,10 @@ def _run_one(options: TrainOptions, task: Task, data: TrainingData) -> dict[str,
         going_on = options.resume and run_folder.holds_run(folder)
         if going_on:
             run_folder.check_same(folder, description, data.record, TrainOptions)
-            if _is_first_process():
-                sweep(folder)
         elif _is_first_process():
             run_folder.make_room(folder, options.overwrite)
+        if _is_first_process():
+            sweep(folder)
         try:
             if not going_on and _is_first_process():
                 run_folder.start(folder, description, data.record)
