@@ -132,7 +132,7 @@ def test_a_damaged_run_is_said(run: viper.Run, tmp_path: Path) -> None:
         viper.load_run(broken).history  # noqa: B018
     (broken / "best" / "model.safetensors").write_bytes(b"xx")
     for load in (viper.load_run, viper.PerceiverFusion.from_pretrained):
-        with pytest.raises(viper.UserError, match="cannot be loaded as a checkpoint"):
+        with pytest.raises(viper.UserError, match="cannot be read as plain tensors"):
             load(broken)
 
 

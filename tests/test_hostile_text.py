@@ -406,6 +406,9 @@ def test_nothing_that_is_read_is_run() -> None:
             if name == "torch.load":
                 loads += 1
                 found += [] if "weights_only" in options else [f"{where} without weights_only"]
+            if name.endswith(".from_pretrained") and not name.startswith(("PerceiverFusion", "super()")):
+                loads += 1
+                found += [] if "trust_remote_code" in options else [f"{where} without trust_remote_code"]
             if name == "np.load":
                 loads += 1
                 found += [] if "allow_pickle" in options else [f"{where} without allow_pickle"]

@@ -7,6 +7,7 @@ for is counted (`bounded_by`), so that a file of a megabyte cannot ask for gigab
 from __future__ import annotations
 
 import contextlib
+import mmap
 import re
 import threading
 import zipfile
@@ -16,7 +17,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from viper.errors import UserError
-from viper.files import read_json
+from viper.files import files_only, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +146,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
         state: Any = load_file(path)
     else:
-        _refuse_bombs(path)
+        refuse_bombs(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("model_state_dict", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -165,13 +166,20 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _refuse_bombs(path: Path) -> None:
-    with path.open("rb") as file:
+def refuse_bombs(path: Path) -> None:
+    """Refuse a file of torch.save that would take much more memory than it has bytes: a ValueError says how."""
+    with open(path, "rb", opener=files_only) as file:
         is_zip = file.read(4) == b"PK\x03\x04"  # as torch tells its formats apart
+        # Even with weights_only=True a pickle may call bytearray(10**12). A name stands in it as it is.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(b"bytearray") >= 0:
+                raise ValueError("would make something else than tensors")
     if is_zip:
         with zipfile.ZipFile(path) as archive:
             # torch compresses nothing; a few kilobytes of zeros could be told to become gigabytes.
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            entries = archive.infolist()
+            is_squeezed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            if is_squeezed or sum(entry.file_size for entry in entries) > path.stat().st_size:
                 raise ValueError("would unpack to more than it is")
 
 

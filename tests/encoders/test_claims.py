@@ -37,7 +37,8 @@ def prepared(encoder: Callable[..., Any], *arguments: Any) -> None:
 @pytest.mark.parametrize(
     "claim",
     tried([
-        {"num_hidden_layers": 10**6}, {"num_hidden_layers": 900}, {"hidden_size": 10**6}, {"hidden_size": 4096},
+        {"num_hidden_layers": 10**6}, {"num_hidden_layers": 900}, {"num_labels": 1 << 20},
+        {"hidden_size": 10**6}, {"hidden_size": 4096},
         {"intermediate_size": 10**8}, {"image_size": 10**6}, {"image_size": 2048}, {"image_size": 1e9},
         {"patch_size": 0}, {"patch_size": [1, 1]}, {"num_attention_heads": 0}, {"num_attention_heads": -2},
         {"hidden_act": "os.system"}, {"hidden_size": None}, {"hidden_size": "32"}, {"hidden_size": True},
@@ -62,6 +63,8 @@ def test_an_impossible_config_is_one_line(vit: Path, tmp_path: Path, claim: Any)
         {"image_mean": None}, {"rescale_factor": float("inf")}, {"rescale_factor": "0.1"}, {"resample": 99},
         {"image_processor_type": "TimmWrapperImageProcessor"}, {"image_processor_type": "os.system"},
         {"crop_size": HUGE, "do_center_crop": True}, "null",
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}, "crop_pct": 1e-9},
+        {"image_processor_type": "GLPNImageProcessor", "size_divisor": 10**6, "do_resize": True},
     ]),
     ids=lambda claim: str(claim)[:50],
 )  # fmt: skip
@@ -85,6 +88,9 @@ def test_an_impossible_processor_is_one_line(vit: Path, tmp_path: Path, claim: A
         ("preprocessor_config.json",
          {"feature_extractor_type": "WhisperFeatureExtractor", "n_fft": HUGE, "chunk_length": HUGE}),
         ("preprocessor_config.json", {"feature_extractor_type": "os.system"}),
+        ("preprocessor_config.json",
+         {"feature_extractor_type": "SpeechT5FeatureExtractor", "win_length": 1 << 20, "num_mel_bins": 80}),
+        ("preprocessor_config.json", {"feature_extractor_type": "ASTFeatureExtractor", "max_length": 1 << 20}),
     ]),
     ids=str,
 )  # fmt: skip
@@ -223,6 +229,8 @@ def test_a_file_may_not_be_more_than_it_is(vit: Path, tmp_path: Path) -> None:
     for name, write in {
         "shared": lambda path: torch.save({key: torch.zeros(1).expand(1 << 30) for key in state}, path),
         "bomb": lambda path: squeezed(state, path),
+        "bytes": lambda path: torch.save({**state, "more": Bytes()}, path),
+        "bytes of old": lambda path: torch.save({**state, "more": Bytes()}, path, _use_new_zipfile_serialization=False),
         "quantised": lambda path: torch.save(
             {"a": torch.quantize_per_tensor(torch.ones(4), 1.0, 0, torch.qint8)}, path
         ),
@@ -232,6 +240,13 @@ def test_a_file_may_not_be_more_than_it_is(vit: Path, tmp_path: Path) -> None:
         write(folder / "pytorch_model.bin")
         with refused(str(folder)):
             load_transformers_model(AutoModel, str(folder))
+
+
+class Bytes:
+    """Unpickled, it takes three gigabytes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (3 * 10**9,)
 
 
 def squeezed(state: Any, path: Path) -> None:

@@ -238,7 +238,7 @@ def test_multitask_by_the_command_and_a_file_of_something_else(multitask: Path, 
     outcome = run("extract_FAU_features", *options, vit / "model.safetensors")
     assert outcome.code == 2
     assert len(outcome.said.strip().splitlines()) == 1
-    assert "metadata missing 'config'" in outcome.said
+    assert "has no configuration of py-feat's multitask network in its metadata" in outcome.said
 
 
 def test_without_the_published_weights_one_line_says_how_to_get_them(multitask: Path) -> None:

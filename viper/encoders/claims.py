@@ -26,11 +26,12 @@ VOCABULARIES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "spiece.model", "spm.model",
     "sentencepiece.bpe.model", "tokenizer.model",
 )  # fmt: skip
-MAX_BYTES = 1 << 28  # of any one of these files; large vocabularies take 30 MB
+MAX_BYTES = 1 << 26  # of any one of these files; large vocabularies take 30 MB
 MAX_SETTINGS_BYTES = 1 << 24
 MAX_WHOLE = 1 << 20  # a vocabulary, a place in a text
 MAX_SIDE = 2048  # pixels
 MAX_LAYERS = 1000
+MAX_LABELS = 1 << 15  # each gets a name
 MAX_POSITIONS = 1 << 14  # patches of a picture, or of all frames of a window
 # How transformers runs a network, and what it asks for beside its results: not for a file to say.
 _RUNNING = re.compile(
@@ -41,9 +42,16 @@ _RUNNING = re.compile(
     r"|sub_configs|trust_remote_code|code_revision"
 )
 # What makes a network of another one, which transformers would fetch.
-_OTHER_NETWORKS = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "quantization_config")
+_OTHER_NETWORKS = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "quantization_config", "model_args")
+_ELSEWHERE = re.compile(r"(hf[-_]hub|local-dir|https?|ftp|file):.*", re.IGNORECASE | re.DOTALL)
 _LAYERS = re.compile(r".*(layers?|depths?|blocks)")
-_SIDES = re.compile(r".*(image_size|num_frames|patch_size|tubelet_size|num_channels|stride|kernel)|(crop_|pad_)?size")
+_SIDES = re.compile(
+    r".*(image_size|num_frames|patch_size|tubelet_size|num_channels|stride|kernel|divisor|multiple_of)|(crop_|pad_)?size"
+)
+# How a processor of sound cuts it, in samples or in channels.
+_SOUND = re.compile(r".*(feature_size|mel_bins|n_fft|_length)")
+MAX_SOUND = 1 << 14
+MIN_CROP = 0.05  # share of a picture
 # Bounds of this kind are those of texts: how many words may be asked for at all, which is often "any number".
 _FREE = ("model_max_length",)
 
@@ -99,6 +107,10 @@ def check_numbers(settings: Any, path: Path, key: str = "") -> None:
             check_numbers(value, path, key)
     elif isinstance(settings, int | float) and not isinstance(settings, bool) and key not in _FREE:
         most = MAX_SIDE if _SIDES.fullmatch(key) else MAX_LAYERS if _LAYERS.fullmatch(key) else MAX_WHOLE
+        most = MAX_SOUND if path.name in PROCESSORS and _SOUND.fullmatch(key) else most
+        most = MAX_LABELS if key == "num_labels" else most
+        if key == "crop_pct" and not MIN_CROP <= settings <= 1:
+            raise UserError(f"{path}: crop_pct must be between {MIN_CROP} and 1")
         if isinstance(settings, float) and not math.isfinite(settings):
             raise UserError(f"{path}: {key} is not a finite number")
         if abs(settings) > most and (isinstance(settings, int) or most != MAX_WHOLE):
@@ -132,6 +144,8 @@ def _allowed(value: Any, path: Path) -> Any:
     """Return settings without what transformers would look up, run or fetch; another network is a UserError."""
     if isinstance(value, list):
         return [_allowed(each, path) for each in value]
+    if isinstance(value, str) and _ELSEWHERE.fullmatch(value):
+        raise UserError(f"{path}: names {value[:80]!r}, which viper does not fetch because a file says so")
     if not isinstance(value, dict):
         return value
     for key in _OTHER_NETWORKS:

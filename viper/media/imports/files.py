@@ -9,11 +9,11 @@ from pickle import UnpicklingError
 import numpy as np
 
 from viper.errors import ClipError, first_line, one_line
-from viper.files import read_bytes
 from viper.media.imports.csv_tables import read_csv_table
 from viper.media.imports.mmsa import MMSA_SUFFIXES
 from viper.media.imports.safe_pickle import load_plain
 from viper.media.imports.table import Table, table_of_array
+from viper.weights import refuse_bombs
 
 FEATURE_SUFFIXES = (".pt", ".pth", ".npy", ".csv", *MMSA_SUFFIXES)
 # Folders beside features without times, with <clip>.npy: seconds (T,), and which tokens count (T,).
@@ -102,12 +102,10 @@ def _read_tensor(path: Path) -> np.ndarray:
     import torch
 
     size = path.stat().st_size
-    zipped = read_bytes(path, 4) == b"PK\x03\x04"  # as torch tells its formats apart
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            # torch compresses nothing; a few kilobytes of zeros could be told to become gigabytes.
-            if sum(entry.file_size for entry in archive.infolist()) > size:
-                raise ClipError("refused, it would unpack to more than it is")
+    try:
+        refuse_bombs(path)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ClipError(f"refused, it {error}" if size else "is empty") from error
     tensor = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
         raise ClipError("holds no single array of numbers")
