@@ -2,8 +2,8 @@
 
     python benchmarks/up_to_date.py --output_folder FOLDER
 
-Prints the tables of docs/benchmarks.md, in seconds of the processor. The reference, `edges`, is what viper did before: a
-digest of a file's size and its first and last 64 KiB, of a clip's pictures only their record, of a feature only its
+Prints the tables of docs/benchmarks.md, in seconds of the processor. The reference, `edges`, is what viper did before:
+a digest of a file's size and its first and last 64 KiB, of a clip's pictures only their record, of a feature only its
 header.
 """
 

@@ -21,7 +21,7 @@ LAYERS = (
     ("fusion", "evaluation", "encoders"),
     ("media", "engine"),
     ("store", "manifest", "task"),
-    ("files", "logs", "errors"),
+    ("fingerprints", "files", "logs", "errors"),
 )
 PLACES = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
 
