@@ -21,7 +21,7 @@ LAYERS = (
     ("fusion", "evaluation", "encoders"),
     ("media", "engine"),
     ("store", "weights", "manifest", "task"),
-    ("files", "bounded", "logs", "offline", "errors", "streams"),
+    ("fingerprints", "files", "bounded", "logs", "offline", "errors", "streams"),
 )
 PLACES = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
 

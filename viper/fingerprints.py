@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import stat
+import struct
 import threading
 import time
 import zlib
@@ -32,6 +33,7 @@ DIGEST_BYTES = 16
 
 # Characters of a line: of the place, of the state (both with a blank), of the fingerprint, of the line's check.
 _KEY, _CHECK = 17, 8
+_PACKED = struct.Struct("<qqqQ")  # a state
 _LINE = 2 * _KEY + 2 * DIGEST_BYTES + 1 + _CHECK
 
 State = tuple[int, int, int, int]
@@ -54,9 +56,9 @@ def fingerprint(path: Path) -> str:
 def fingerprint_folder(folder: Path, names: Iterable[str]) -> str:
     """Return a digest of these files of a folder, their names and all of their bytes. Raises as `fingerprint`."""
     began, here, names = time.time_ns(), os.path.abspath(folder), sorted(names)
-    paths = [os.path.join(here, name) for name in names]
+    paths = [f"{here}{os.sep}{name}" for name in names]
     place = "\0".join([here, *names])  # no path of a file has that character in it
-    known = _MEMORY.recall(place, [_state(path, os.stat(path)) for path in paths])
+    known = _MEMORY.recall(place, [_state_of(status) for status in map(os.stat, paths)])
     if known is not None:
         return known
     states, parts = [], []
@@ -134,6 +136,10 @@ def _opened(path: str, flags: int) -> int:
 def _state(path: str, status: os.stat_result) -> State:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "is not a file", path)
+    return _state_of(status)
+
+
+def _state_of(status: os.stat_result) -> State:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
@@ -147,7 +153,7 @@ class _Memory:
 
     def recall(self, place: str, states: list[State]) -> str | None:
         """Return the fingerprint of files that are as they were when it was taken."""
-        key, state = _hash(place), _hash(repr(states))
+        key, state = _hash(place), _hash_of(states)
         return self._found(key, state) or (self._found(key, state) if self._read_on() else None)
 
     def _found(self, key: bytes, state: bytes) -> str | None:
@@ -162,7 +168,7 @@ class _Memory:
             return
         if any(changed > began - RACY_NS or changed % COARSE_NS == 0 for _, _, changed, _ in states):
             return
-        line = _line(_hash(place), _hash(repr(states)) + digest.encode() + b" ")
+        line = _line(_hash(place), _hash_of(states) + digest.encode() + b" ")
         self._take(line)
         with contextlib.suppress(OSError), _memory_file(os.O_WRONLY | os.O_APPEND | os.O_CREAT) as file:
             # A line break first: what a full disk or a killed machine left of another line does not spoil this one.
@@ -194,8 +200,12 @@ class _Memory:
             self._known[line[:_KEY]] = line[_KEY:]
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(os.fsencode(text), digest_size=_KEY // 2).hexdigest().encode() + b" "
+def _hash(content: str | bytes) -> bytes:
+    return hashlib.blake2b(os.fsencode(content), digest_size=_KEY // 2).hexdigest().encode() + b" "
+
+
+def _hash_of(states: list[State]) -> bytes:
+    return _hash(b"".join([_PACKED.pack(*state) for state in states]))
 
 
 def _line(key: bytes, rest: bytes) -> bytes:

@@ -27,7 +27,7 @@ from viper.encoders.base import weights_fingerprint
 from viper.encoders.clip_prompts import PromptEncoder, Prompts
 from viper.encoders.image import ImageEncoder
 from viper.encoders.multitask import MultitaskEncoder
-from viper.encoders.pretrained import load_transformers_model, local_or_hub
+from viper.encoders.pretrained import config_digest, load_transformers_model, local_or_hub
 from viper.encoders.registry import registered
 from viper.encoders.speech import SpeechEncoder
 from viper.encoders.subtitles import SubtitleEncoder
@@ -103,6 +103,23 @@ def test_the_fingerprint_sees_any_weight_that_is_read_and_none_that_is_not() -> 
         changed = network()
         changed.state_dict()[name][0] += 1e-3
         assert (weights_fingerprint(changed) == original) is same, name
+    large = torch.nn.Linear(50, 50)
+    before = weights_fingerprint(large)
+    large.state_dict()["weight"][30, 30] += 1e-3
+    assert weights_fingerprint(large) != before
+
+
+def test_a_config_that_computes_otherwise_is_another_encoder(vit: Path, tmp_path: Path) -> None:
+    digests = []
+    for number, change in enumerate(
+        ({}, {"transformers_version": "9", "id2label": {"0": "x"}}, {"hidden_act": "relu"})
+    ):
+        folder = Path(shutil.copytree(vit, tmp_path / str(number)))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **change}))
+        digests.append(config_digest(str(folder)))
+    assert digests[0] == digests[1] == config_digest(str(vit))
+    assert digests[2] != digests[0]
 
 
 def test_a_state_dict_is_found_however_it_is_wrapped(tmp_path: Path) -> None:

@@ -421,8 +421,12 @@ class IsDone:
         if clip.id not in self.store:
             return False
         try:
-            is_current = self.store.is_current(clip.id, clip.source())
+            source = clip.source()
         except ClipError:
             return False
-        path = self.store.path(clip.id)
-        return is_current and passes(path, "checksum", lambda: self.store.problem(clip.id, verify=True) is None)
+        # A file that was found to be whole, and made from this by this encoder, need not be opened until it changes.
+        what = f"{source} {self.store.info.identity}"
+        return passes(self.store.path(clip.id), what, lambda: self._is_current(clip.id, source))
+
+    def _is_current(self, clip: str, source: str) -> bool:
+        return self.store.is_current(clip, source) and self.store.problem(clip, verify=True) is None

@@ -31,6 +31,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # By their content, whatever they are called.
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 JPEG_QUALITY = 95
+_WRITTEN = re.compile(r"frame_[0-9]+\.jpg")
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Pictures that came without a record of their times are taken to be numbered at the usual rate.
 ASSUMED_FPS = 25.0
@@ -271,7 +272,7 @@ def _content(folder: Path, record: dict[str, Any]) -> str:
 
 def _written(names: Iterable[str]) -> list[str]:
     """Return those names that pictures beside a record have."""
-    return [name for name in names if re.fullmatch(r"frame_[0-9]+\.jpg", name)]
+    return [name for name in names if _WRITTEN.fullmatch(name)]
 
 
 def _read_record(path: Path) -> dict[str, Any]:
