@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
-import cv2
 import numpy as np
 import pytest
-import torch
 from csv_files import rows_of
-from many import IS_LONG, STAGES, Launcher
+from many import IS_LONG
 from planted import WIDTHS, plant
 from safetensors.numpy import load_file
 
-from viper import cli
 from viper.demo import Identity, write_clip
 from viper.files import read_json
 from viper.store import ENCODER_FILE
@@ -49,35 +46,13 @@ NETWORKS: dict[str, tuple[str, list[str]]] = {
 }  # fmt: skip
 # Threads, workers, batch size (0: the default one), and whether a network's features must be the same, too.
 SETTINGS = [(1, 2, 0, True), (2, 0, 0, False), (3, 1, 0, False), (4, 0, 0, False), (1, 0, 1, False), (2, 2, 3, False)]
-
-
-def with_threads(n: str, command: str, *arguments: str) -> None:
-    """Runs a command whose libraries have n threads."""
-    torch.set_num_threads(int(n))
-    cv2.setNumThreads(int(n))
-    cli.main(command, list(arguments))
-
-
-def test_threads_and_batches_change_no_byte_of_features_without_weights(launcher: Launcher, tmp_path: Path) -> None:
-    stage = STAGES["visual"]
-    (inputs := tmp_path / "inputs").mkdir()
-    stage.make(inputs, 4)
-    made = []
-    for threads, batch in (("1", "64"), ("3", "3")):
-        output = tmp_path / threads
-        options = ["--n_workers", "0", "--batch_size", batch]
-        code, said = launcher.run(
-            "test_same_bytes:with_threads", [threads, stage.command, *stage.arguments(inputs, output), *options]
-        )
-        assert code == 3, said  # one of the clips is broken
-        made.append({path.name: path.read_bytes() for path in output.glob("*.safetensors")})
-    assert len(made[0]) == 4
-    assert made[0] == made[1]
-
-
-# Each setting in a process of its own, as users have them
-
-_COMMANDS = "import json, sys; from viper.cli import run_command\nfor each in json.loads(sys.argv[1]): print(run_command(*each))"  # noqa: E501
+# Run by a process for each setting, as users have them.
+_COMMANDS = """
+import json, sys
+from viper.cli import run_command
+for each in json.loads(sys.argv[1]):
+    print(run_command(*each))
+"""
 
 
 def _run(root: Path, threads: int, commands: list[tuple[str, list[str]]]) -> None:
