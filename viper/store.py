@@ -30,6 +30,7 @@ ENCODER_FILE = "encoder.json"
 # safetensors writes several in any order, and the same feature should be the same file.
 SOURCE = "source"
 FLOAT32, BF16 = PRECISIONS = ("float32", "bf16")
+MAX_HEADER_BYTES = 2**20  # a feature's own has some 300
 TENSORS = {"tokens": "F32", "mask": "BOOL", "time": "F32"}  # what a file holds, and as what
 
 
@@ -325,6 +326,7 @@ class FeatureStore:
         try:
             if not path.is_file():  # a pipe of that name would be waited for
                 raise ClipError("no such file")
+            _check_header_size(path)
             with safe_open(path, framework="numpy") as file:
                 self._check_header(file)
                 yield file
@@ -350,6 +352,14 @@ class FeatureStore:
         if encoder not in ("", self.info.identity):
             others = (dataclasses.replace(self.info, precision=name).identity for name in PRECISIONS)
             raise ClipError("made in another precision" if encoder in others else "made by another encoder")
+
+
+def _check_header_size(path: Path) -> None:
+    """Refuse a header that lists millions of arrays, before it is parsed: that takes a minute and gigabytes."""
+    with path.open("rb") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+    if n_bytes > MAX_HEADER_BYTES:
+        raise ClipError(f"a header of {n_bytes} bytes, which no feature has")
 
 
 def _made_of(file: Any) -> tuple[str, str]:
