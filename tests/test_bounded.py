@@ -16,8 +16,9 @@ from many import IS_LONG
 
 from viper.bounded import MAX_JSON_DEPTH, MAX_YAML_BYTES, parse_json, parse_yaml
 from viper.encoders.clip_prompts import load_prompts
-from viper.errors import UserError
+from viper.errors import ClipError, UserError
 from viper.files import read_csv_cells, read_json, read_yaml
+from viper.store import EncoderInfo, FeatureStore
 from viper.task import load_task
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -172,3 +173,12 @@ def test_a_header_that_makes_each_short_row_a_long_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"m\.csv: the header has 5000 columns, and most of the 5000 rows lack most"):
         read_csv_cells(tmp_path / "m.csv")
     assert time.process_time() - began < 5
+
+
+def test_a_feature_whose_header_lists_a_million_arrays(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store", EncoderInfo("planted", "visual", 2, source="faces"))
+    entry = ",".join(f'"t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(30_000))
+    header = f"{{{entry}}}".encode()
+    store.path("1").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ClipError, match="bytes, which no feature has"):
+        store.read("1")

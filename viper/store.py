@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from viper.errors import ClipError, UserError, one_line
-from viper.files import atomic_path, create_json, digest_of, natural_key, read_json, write_json
+from viper.files import atomic_path, create_json, digest_of, files_only, natural_key, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ SOURCE = "source"
 CHECKSUM = re.compile("(.*) crc32:([0-9a-f]{8})", re.DOTALL)
 MAX_WIDTH = 1 << 20  # channels of a token
 FLOAT32, BF16 = PRECISIONS = ("float32", "bf16")
+MAX_HEADER_BYTES = 2**20  # a feature's own has some 300
 TENSORS = {"tokens": "F32", "mask": "BOOL", "time": "F32"}  # what a file holds, and as what
 
 
@@ -343,6 +344,7 @@ class FeatureStore:
         try:
             if not path.is_file():  # a pipe of that name would be waited for
                 raise ClipError("no such file")
+            _check_header_size(path)
             with safe_open(path, framework="numpy") as file:
                 self._check_header(file)
                 yield file
@@ -380,6 +382,14 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     for name in TENSORS:
         value = zlib.crc32(np.ascontiguousarray(arrays[name]).data, value)
     return value
+
+
+def _check_header_size(path: Path) -> None:
+    """Refuse a header that lists millions of arrays, before it is parsed: that takes a minute and gigabytes."""
+    with open(path, "rb", opener=files_only) as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+    if n_bytes > MAX_HEADER_BYTES:
+        raise ClipError(f"a header of {n_bytes} bytes, which no feature has")
 
 
 def _made_of(file: Any) -> tuple[str, str]:

@@ -493,7 +493,9 @@ BROKEN_RECORDS = [
     "[]", "{}", '{"frames": 3}', '{"frames": [1, 2]}', '{"frames": [{}]}', '{"frames": [{"index": "0", "time": 0}]}',
     '{"frames": [{"index": 0, "time": null}]}', '{"frames": [{"index": 0, "time": NaN}]}',
     '{"frames": [{"index": 0, "time": 0, "file": "../../secret.jpg"}]}', '{"frames": [{"index": -1, "time": 0}]}',
-    '{"frames": [{"index": 0, "time": 1e999}]}', "[" * 100_000,
+    '{"frames": [{"index": 0, "time": 1e999}]}', "[" * 100_000, '{"frames": [], "frames": [{"index": 0, "time": 0}]}',
+    '{"frames": [{"index": 0, "time": 0}, {"index": 0, "time": 1}]}',
+    f'{{"frames": [{{"index": 0, "time": 1{"0" * 400}}}]}}',
 ]  # fmt: skip
 
 

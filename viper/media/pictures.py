@@ -283,6 +283,8 @@ def _read_record(path: Path) -> dict[str, Any]:
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not all(_is_frame(frame, path.name == FACES_FILE) for frame in frames):
         raise ClipError(f"{path}: is not a list of frames written by viper; make it again")
+    if len({frame["index"] for frame in frames}) < len(frames):  # a line a frame would have each picture read again
+        raise ClipError(f"{path}: a frame appears twice; make it again")
     return content
 
 
@@ -301,7 +303,7 @@ def _is_frame(entry: Any, of_face: bool) -> bool:
 def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:
     try:
         array = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return array.shape == shape and bool(np.isfinite(array).all())
 
