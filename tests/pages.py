@@ -39,7 +39,7 @@ class Served:
         given = ("demo_page", "--model_path", model, "--device", "cpu", "--port", 0, *options)
         self.command = [sys.executable, "-m", "viper.cli", *map(str, given)]
         environment = {**os.environ, "TMPDIR": str(place), "PYTHONPATH": str(ROOT)}
-        with self._log.open("ab") as log:
+        with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 self.command, env=environment, stderr=log, stdout=log, start_new_session=True
             )
