@@ -53,10 +53,13 @@ def run(command: str, address: str, seen: str, *arguments: str) -> None:
         constants.ENDPOINT = address  # type: ignore[attr-defined]
 
     def watch(event: str, details: tuple[object, ...]) -> None:
-        # Not what a process says to itself or to others of this machine without a network.
-        if event in NETWORK and not (event == "socket.connect" and isinstance(details[1], str | bytes)):
+        # Not what a process says to others of this machine without a network, nor where a page is about to be served:
+        # whoever would ask something of this machine's listener has to connect to it.
+        is_own = event == "socket.connect" and isinstance(details[1], str | bytes)
+        is_own |= event == "socket.getaddrinfo" and details[0] == "127.0.0.1"
+        if event in NETWORK and not is_own:
             with open(seen, "a") as file:
-                file.write(json.dumps([event, repr(details[1:])]) + "\n")
+                file.write(json.dumps([event, repr(details)]) + "\n")
 
     sys.addaudithook(watch)
     ours, theirs = pty.openpty()
