@@ -160,3 +160,8 @@ def _circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
 def test_circles_are_found() -> None:
     assert list(_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}})) == [["b", "c", "b"]]
     assert list(_circles({"a": {"b", "c"}, "b": {"c"}, "c": set()})) == []
+
+
+def test_there_is_one_conftest() -> None:
+    # Tests import from it by its name, which would mean whichever was loaded last.
+    assert [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("conftest.py")] == ["tests/conftest.py"]

@@ -27,6 +27,8 @@ from viper.web.server import bind
 from viper.web.session import check_length
 from viper.web.uploads import Uploads
 
+pytest_plugins = ["page_fixtures"]
+
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><script>alert(1)</script>'
 

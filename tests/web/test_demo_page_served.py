@@ -24,6 +24,8 @@ from scipy.io import wavfile
 from viper.demo import Identity, write_clip
 from viper.inference.predictor import ClipPredictor
 
+pytest_plugins = ["page_fixtures"]
+
 pytest.importorskip("gradio", reason="needs Gradio: pip install 'viper[page]'")
 with contextlib.suppress(ImportError):  # then the tests in a browser are skipped by its fixture
     from playwright.sync_api import expect

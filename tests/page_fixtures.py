@@ -1,4 +1,4 @@
-"""A checkpoint to serve, the page as a process, and the page in a browser."""
+"""Fixtures of the page's tests: a checkpoint to serve, the page as a process, and the page in a browser."""
 
 from __future__ import annotations
 
