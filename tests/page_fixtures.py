@@ -14,8 +14,8 @@ from pages import MAX_MB, MAX_SECONDS, Served, Visitor, until
 
 from viper.cli import run_command
 from viper.demo import make_dataset
-from viper.files import temporary_path
 from viper.inference.predictor import ClipPredictor
+from viper.temporaries import temporary_path
 
 PATIENCE = 60_000  # ms
 # What Gradio's own scripts remark in the console, whatever the page.

@@ -22,11 +22,11 @@ from viper.files import (
     prepare_outputs,
     read_json,
     sweep,
-    temporary_path,
     visible_entries,
     write_json,
     write_text,
 )
+from viper.temporaries import temporary_path
 
 
 def names(folder: Path) -> list[str]:
@@ -330,7 +330,7 @@ def test_what_a_dead_process_left_is_swept_away(tmp_path: Path) -> None:
 
 
 def test_without_proc_a_process_that_runs_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("viper.files._started", lambda process: None)
+    monkeypatch.setattr("viper.temporaries._started", lambda process: None)
     process = multiprocessing.get_context("fork").Process(target=_leave_temporaries, args=(tmp_path,))
     process.start()
     process.join()

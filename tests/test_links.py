@@ -21,8 +21,9 @@ from planted import Planted, plant
 
 from viper.engine.failures import FAILURES_FILE
 from viper.errors import UserError
-from viper.files import atomic_folder, atomic_path, own_folder, remove, sweep, temporary_path
+from viper.files import atomic_folder, atomic_path, own_folder, remove, sweep
 from viper.store import EncoderInfo, Feature, FeatureStore
+from viper.temporaries import temporary_path
 
 KEY = "0123456789abcdef01234567"  # as a pack is called
 

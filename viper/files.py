@@ -16,12 +16,9 @@ import hashlib
 import io
 import json
 import os
-import platform
 import re
 import shutil
 import stat
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +26,8 @@ from typing import Any
 from viper.bounded import MAX_JSON_BYTES, MAX_YAML_BYTES, parse_json, parse_yaml
 from viper.errors import UserError, one_line
 from viper.logs import log
+from viper.temporaries import TEMPORARY_PREFIX, is_left_over, temporary_path
 
-TEMPORARY_PREFIX = ".tmp-"
-# Temporaries of other machines (or of names older than this scheme) are kept for so long: their process may live.
-FOREIGN_SECONDS = 24 * 3600.0
-
-_OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]{12}(\..*)?")
 MAX_COLUMNS = 20_000
 MAX_EMPTY_CELLS = 10**6  # of a table, which a file of a few bytes a row may claim to have
 # What a folder of files cannot replace in one step: a folder with files in it, a file, a link.
@@ -51,12 +44,13 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.E
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
+def atomic_path(path: Path, make_parent: bool = True, is_private: bool = False) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`; on success it replaces `path`, otherwise nothing is left.
 
     An OSError names `path`, not the temporary file. Without `make_parent` a missing folder is one: a folder of outputs
     that vanishes during a run (a disk that is gone) must not be begun again as if nothing had been. So is a device,
-    pipe or socket of that name.
+    pipe or socket of that name. The file gets the permissions of any new one, unless it `is_private`: then it keeps
+    those it was written with.
     """
     with _named(path):
         _refuse_special(path)
@@ -66,7 +60,8 @@ def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
         temporary = temporary_path(path.parent, path.suffix)
         try:
             yield temporary
-            _share_as_usual(temporary, path.parent)
+            if not is_private:
+                _share_as_usual(temporary, path.parent)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):
@@ -194,17 +189,6 @@ def _usual_mode(folder: Path) -> int:
         probe.unlink(missing_ok=True)
 
 
-def temporary_path(folder: Path, suffix: str = "") -> Path:
-    """Return a name in `folder` that no one else uses, and that says whose it is.
-
-    It is `.tmp-<where>-<process>-<started>-<random>`; `where` is the machine since it was started (and its container):
-    process numbers mean something only there.
-    """
-    process = os.getpid()
-    owner = f"{_where()}-{process}-{_started(process) or 0}"
-    return folder / f"{TEMPORARY_PREFIX}{owner}-{uuid.uuid4().hex[:12]}{suffix}"
-
-
 def prepare_outputs(folder: Path) -> None:
     """Make the folder a run writes to, and remove what killed runs left in it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -246,67 +230,19 @@ def _refuse_link(path: Path) -> None:
 def sweep(folder: Path) -> int:
     """Remove the temporary files and folders that killed processes left directly in `folder`; return how many.
 
-    One goes when its process ran on this machine and is no more; one of another machine, or of no known process, when
-    it is older than a day. What cannot be removed stays. A link of such a name goes itself.
+    What cannot be removed stays. A link of such a name goes itself.
     """
     removed = 0
     for entry in folder.iterdir():
-        if (owner := _OWNED.fullmatch(entry.name)) and _is_left_over(entry, owner):
+        if is_left_over(entry):
             with contextlib.suppress(OSError):
                 remove(entry)
                 removed += 1
     return removed
 
 
-def is_left_over(path: Path) -> bool:
-    """Return whether a file or folder has a name by `temporary_path`, and its process is no more (see `sweep`)."""
-    owner = _OWNED.fullmatch(path.name)
-    return owner is not None and _is_left_over(path, owner)
-
-
-def _is_left_over(temporary: Path, owner: re.Match[str]) -> bool:
-    where, process, began = owner.group(1, 2, 3)
-    if where == _where():
-        started = _started(int(process))
-        # The number of a process is given again: one that began at another time is not the owner.
-        return not _runs(int(process)) if started is None else started != int(began)
-    try:
-        return time.time() - temporary.lstat().st_mtime > FOREIGN_SECONDS
-    except OSError:
-        return False
-
-
-@functools.cache
-def _where() -> str:
-    """Return a digest of the machine, its last start and the container this process runs in."""
-    marks = [platform.node()]
-    with contextlib.suppress(OSError):
-        marks += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
-    return hashlib.blake2b("\n".join(marks).encode(), digest_size=4).hexdigest()
-
-
-def _started(process: int) -> int | None:
-    """Return when a process began, in ticks since the machine's start; -1 if it is over, None if that is not known."""
-    try:
-        # The fields after the command's name, which may hold anything: the state, ... and, 20th, the start.
-        fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        return -1 if fields[0] in "ZX" else int(fields[19])
-    except (OSError, IndexError):
-        return None
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it is someone else's, whom this system may even hide
-        return True
-    return True
-
-
 @contextlib.contextmanager
-def locked(path: Path, refusal: str = "") -> Iterator[None]:
+def locked(path: Path, refusal: str = "", waiting: str = "") -> Iterator[None]:
     """Hold the lock that a file stands for; the system lets go of it when a process ends, however it ends.
 
     A file system without locks costs a line of the log, and the work goes on without.
@@ -315,16 +251,22 @@ def locked(path: Path, refusal: str = "") -> Iterator[None]:
     ----------
     path : the file, which stays.
     refusal : what the UserError says if another process holds the lock; by default its end is waited for.
+    waiting : what the log says before that.
     """
     # Not above: it takes a while to import, and --help should be quick.
     from filelock import FileLock, Timeout
 
     # The library's stand-in for locks is a file that a killed process of another machine leaves for good.
-    lock = FileLock(path, timeout=0 if refusal else -1, fallback_to_soft=False)
+    lock = FileLock(path, fallback_to_soft=False)
     try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(refusal) from None
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if refusal:
+                raise UserError(refusal) from None
+            if waiting:
+                log.info("%s", waiting)
+            lock.acquire()
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
@@ -400,9 +342,9 @@ def _json_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def files_only(path: str, flags: int) -> int:
+def files_only(path: str, flags: int, mode: int = 0o666) -> int:
     """Open a file, as the `opener` of `open`; a pipe, which would be waited for, or a device is an OSError."""
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), mode)
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISREG(kind):
         return descriptor
@@ -529,6 +471,17 @@ def cache_folder() -> Path | None:
     """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(caches) / "viper" if os.path.isabs(caches) else None
+
+
+def check_private(status: os.stat_result, path: Path) -> None:
+    """Refuse what others could have put into the cache: a link, a file or folder of another user or open to others.
+
+    Raises PermissionError, naming it.
+    """
+    if stat.S_ISLNK(status.st_mode) or (hasattr(os, "geteuid") and status.st_uid != os.geteuid()):
+        raise PermissionError(errno.EPERM, "is a link, or belongs to another user", str(path))
+    if os.name != "nt" and status.st_mode & 0o022:
+        raise PermissionError(errno.EPERM, "others may write to it (chmod go-w)", str(path))
 
 
 def digest_of(value: Any) -> str:

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from viper.files import atomic_path, cache_folder
+from viper.files import NOT_A_FILE, atomic_path, cache_folder, check_private, files_only
 
 MEMORY_FILE = "fingerprints-1"
 MEMORY_BYTES = 32 << 20  # at most; beyond, the older half is forgotten
@@ -116,7 +116,7 @@ def _digest_of_file(path: str) -> tuple[str, State]:
     """Return the digest of a file's content, and its state, which was the same before and after."""
     digest, buffer = _digest(), bytearray(CHUNK_BYTES)
     view = memoryview(buffer)
-    with open(path, "rb", buffering=0, opener=_opened) as file:
+    with open(path, "rb", buffering=0, opener=files_only) as file:
         before = _state(path, os.fstat(file.fileno()))
         left = before[0]
         # Not to its end, which a file that grows meanwhile may not have.
@@ -128,14 +128,9 @@ def _digest_of_file(path: str) -> tuple[str, State]:
     return digest.hexdigest(), before
 
 
-def _opened(path: str, flags: int) -> int:
-    # A pipe in the place of a file is not waited for.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def _state(path: str, status: os.stat_result) -> State:
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "is not a file", path)
+        raise OSError(errno.EINVAL, NOT_A_FILE, path)
     return _state_of(status)
 
 
@@ -221,7 +216,7 @@ def _write_memory(known: dict[bytes, bytes]) -> None:
     assert folder is not None
     kept = list(known.items())[-(MEMORY_BYTES // 2 // (_LINE + 2)) :]
     with (
-        atomic_path(folder / MEMORY_FILE, make_parent=False) as temporary,
+        atomic_path(folder / MEMORY_FILE, make_parent=False, is_private=True) as temporary,
         open(temporary, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file,
     ):
         file.writelines(b"\n" + key + rest + b"\n" for key, rest in kept)
@@ -237,20 +232,14 @@ def _memory_file(flags: int) -> Iterator[int]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-    _check_own(os.lstat(folder), stat.S_ISDIR)
-    more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    file = os.open(folder / MEMORY_FILE, flags | more, 0o600)
+    check_private(os.lstat(folder), folder)
+    path = folder / MEMORY_FILE
+    file = files_only(os.fspath(path), flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
-        _check_own(os.fstat(file), stat.S_ISREG)
+        check_private(os.fstat(file), path)
         yield file
     finally:
         os.close(file)
-
-
-def _check_own(status: os.stat_result, is_kind: Callable[[int], bool]) -> None:
-    is_own = not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
-    if not is_own or not is_kind(status.st_mode):
-        raise PermissionError(errno.EPERM, "not this user's own")
 
 
 _MEMORY = _Memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -194,6 +195,20 @@ def test_a_store_that_cannot_be_written_is_packed_in_the_users_cache(store: Feat
         assert isinstance(pack, PackedFeatures)
         assert_as_stored(pack, store)
         assert pack.folder.is_relative_to(cache)
+
+
+def test_a_disk_without_locks(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="Windows has none")
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert_as_stored(opened(store), store)
+    (pack,) = packs(store)
+    write_clip(store, "10", 4, 7)
+    assert_as_stored(opened(store), store)
+    assert pack in packs(store)  # somebody may be reading it
 
 
 def test_where_nothing_can_be_written_the_files_are_read(

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from viper.datasets.labels import MEDIA_SUFFIXES, Clip, Labels, media_below
 from viper.errors import UserError
-from viper.files import check_own_folder, copy_file, own_folder, remove, temporary_path, visible_entries
+from viper.files import check_own_folder, copy_file, own_folder, remove, visible_entries
 from viper.fingerprints import fingerprint
 from viper.manifest import clip_id
 from viper.media.pictures import IMAGE_SUFFIXES
+from viper.temporaries import temporary_path
 
 NO_FILE = "clips without a media file"
 

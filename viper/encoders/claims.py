@@ -78,7 +78,8 @@ def plain_folder(folder: Path) -> Iterator[Path]:
                 (plain / file).write_text(json.dumps(_read(folder / file)), encoding="utf-8")
         for file in VOCABULARIES:
             if (folder / file).is_file():
-                _check_size(folder / file, MAX_BYTES)
+                if (folder / file).stat().st_size > MAX_BYTES:
+                    raise UserError(f"{folder / file}: larger than {MAX_BYTES >> 20} MiB")
                 shutil.copyfile(folder / file, plain / file)
         yield plain
 
@@ -87,8 +88,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Return a JSON file's mapping as it is; one that is too large, or no mapping, is a UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    _check_size(path, MAX_SETTINGS_BYTES)
-    settings = read_json(path)
+    settings = read_json(path, MAX_SETTINGS_BYTES)
     if not isinstance(settings, dict):
         raise UserError(f"{path}: must be a mapping")
     return settings
@@ -155,8 +155,3 @@ def _allowed(value: Any, path: Path) -> Any:
         if str(value.get(key, "")).lower().startswith("timm"):
             raise UserError(f"{path}: {key} {value[key]!r} is a network of timm, which viper cannot read")
     return {key: _allowed(each, path) for key, each in value.items() if not _RUNNING.fullmatch(key)}
-
-
-def _check_size(path: Path, most: int) -> None:
-    if path.stat().st_size > most:
-        raise UserError(f"{path}: larger than {most >> 20} MiB")

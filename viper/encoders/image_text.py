@@ -16,7 +16,7 @@ from typing import Any
 from viper.encoders.claims import check_numbers, plain_folder, read_settings
 from viper.encoders.pretrained import explained, local_folder
 from viper.errors import UserError
-from viper.weights import bounded_by, check_finite, load_state_dict, not_numbers
+from viper.weights import bounded_by, check_finite, load_state_dict, not_numbers, reason
 
 CONFIG, _LOCAL = "open_clip_config.json", "local-dir:"
 # Where open_clip looks in a folder, in its order.
@@ -120,9 +120,7 @@ def _filled(name: str, options: Mapping[str, Any], weights: Path, is_own: bool) 
         else:
             open_clip.load_checkpoint(network, str(weights), strict=True, weights_only=True)
     except Exception as error:  # whatever is wrong with its names and shapes
-        raise UserError(
-            f"{weights}: does not fit {name.removeprefix(_LOCAL)} ({' '.join(str(error).split())[:200]})"
-        ) from error
+        raise UserError(f"{weights}: does not fit {name.removeprefix(_LOCAL)} ({reason(error)})") from error
     return network
 
 

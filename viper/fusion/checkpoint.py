@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 
 from viper.errors import UserError, one_line
-from viper.files import atomic_folder, copy_file, refuse_foreign, remove, temporary_path
+from viper.files import atomic_folder, copy_file, refuse_foreign, remove
 from viper.fusion.perceiver import BEST, PerceiverFusion
 from viper.logs import log, quiet_transformers
 from viper.store import EncoderInfo, FeatureStore
 from viper.task import Task
+from viper.temporaries import temporary_path
 
 # What a checkpoint's folder holds: transformers splits large weights.
 CHECKPOINT_FILES = r"config\.json|README\.md|(generation_config|model.*)\.json|model.*\.safetensors"

@@ -30,10 +30,20 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from viper.errors import UserError
-from viper.files import atomic_folder, cache_folder, digest_of, files_only, own_folder, read_json, sweep, write_json
+from viper.files import (
+    atomic_folder,
+    cache_folder,
+    check_private,
+    digest_of,
+    files_only,
+    locked,
+    own_folder,
+    read_json,
+    sweep,
+    write_json,
+)
 from viper.fingerprints import fingerprint_folder
 from viper.logs import log, progress_bar
 from viper.store import SUFFIX, Feature, FeatureStore
@@ -262,13 +272,9 @@ class _Place:
         for name in self.names if self.is_private else ():
             folder = folder / name
             try:
-                status = folder.lstat()
+                check_private(folder.lstat(), folder)
             except FileNotFoundError:
                 return
-            if not stat.S_ISDIR(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
-                raise OSError(errno.EPERM, "is a link, or belongs to another user", str(folder))
-            if os.name != "nt" and status.st_mode & 0o022:
-                raise OSError(errno.EPERM, "others may write to it (chmod go-w)", str(folder))
 
 
 def _places(store: FeatureStore, split: str) -> list[_Place]:
@@ -292,14 +298,7 @@ def _pack_once(
     store: FeatureStore, clips: Sequence[str], states: Sequence[FileState], place: _Place, key: str
 ) -> PackedFeatures:
     place.make()
-    # Not the library's stand-in for locks: a killed process of another machine would leave it for good.
-    lock = FileLock(place.path / LOCK_FILE, fallback_to_soft=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("%s: another process is packing the features", store.folder)
-        lock.acquire()
-    try:
+    with locked(place.path / LOCK_FILE, waiting=f"{store.folder}: another process is packing the features"):
         if pack := _existing(place, key, store, len(clips)):
             return pack
         _remove_unused(place)
@@ -307,8 +306,6 @@ def _pack_once(
         with atomic_folder(place.path / key, own="|".join(map(re.escape, PACK_FILES))) as folder:
             _write(store, clips, states, folder)
         return PackedFeatures(place.path / key, store.width, len(clips), is_known=True)
-    finally:
-        lock.release()
 
 
 def _write(store: FeatureStore, clips: Sequence[str], states: Sequence[FileState], folder: Path) -> None:
@@ -371,7 +368,8 @@ def _hold(folder: Path) -> IO[bytes]:
     """
     file = open(folder / INDEX_FILE, "rb", opener=files_only)  # noqa: SIM115  closed with the pack
     if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_SH)
+        with contextlib.suppress(OSError):  # a file system without locks: see `_in_use`, which removes nothing there
+            fcntl.flock(file, fcntl.LOCK_SH)
     return file
 
 

@@ -83,8 +83,8 @@ def _is_free(folder: Path) -> bool:
     if not any(os.path.lexists(folder / name) for name in (CONFIG_FILE, DATA_FILE)):
         return True
     try:
-        card = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        card = read_yaml(folder / CONFIG_FILE)
+    except UserError:
         return False
     return isinstance(card, dict) and {"options", "encoders", "versions"} <= card.keys()
 

@@ -59,7 +59,7 @@ class TrainingState:
                 if "epoch" not in record:
                     raise KeyError("epoch")
                 return cls({name: file.get_tensor(name) for name in file.keys()}, record)  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: not a training's state ({error}); --overwrite starts the run over") from error
 
     def part(self, prefix: str) -> dict[str, Tensor]:

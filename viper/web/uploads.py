@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from viper.errors import ClipError
-from viper.files import is_left_over, remove, temporary_path
+from viper.files import remove
+from viper.temporaries import is_left_over, temporary_path
 
 # Seconds after which a file that nobody read is deleted: of a browser that was closed in the middle of an upload.
 MAX_AGE = 600.0
