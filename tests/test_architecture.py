@@ -21,7 +21,8 @@ LAYERS = (
     ("fusion", "evaluation", "encoders"),
     ("media", "engine"),
     ("store", "weights", "manifest", "task"),
-    ("fingerprints", "files", "temporaries", "bounded", "logs", "offline", "errors", "streams"),
+    ("fingerprints", "files", "temporaries", "bounded"),
+    ("logs", "offline", "errors", "streams"),
 )
 PLACES = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
 

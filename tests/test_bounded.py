@@ -163,7 +163,7 @@ def test_names_that_only_look_odd_are_names(tmp_path: Path) -> None:
 def test_prompts_that_multiply(tmp_path: Path) -> None:
     prompts = {"patterns": ["{word} a"] * 1000, "emotions": {"joy": ["w"] * 1000}, "neutral": ["n"]}
     (tmp_path / "p.yaml").write_text(json.dumps(prompts))
-    with pytest.raises(UserError, match="1000 patterns of 1000 words make 1000001 prompts"):
+    with pytest.raises(UserError, match="1000 patterns times 1000 words: 1000001 prompts"):
         load_prompts(tmp_path / "p.yaml")
 
 

@@ -270,7 +270,7 @@ def locked(path: Path, refusal: str = "", waiting: str = "") -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        log.warning("%s: no locks on this file system; give the folder to one process at a time", path.parent)
+        log.warning("%s: the file system has no locks; use the folder from one process at a time", path.parent)
     try:
         yield
     finally:

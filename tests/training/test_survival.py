@@ -125,7 +125,7 @@ def test_a_disk_without_locks(planted: Planted, usual: Path, trainings: Launcher
     run = tmp_path / "run"
     code, said = trainings.run("poor_machine:without_locks", ["train_perceiver", *_arguments(planted, run)])
     assert code == 0, said
-    assert said.splitlines()[0] == (f"{run}: no locks on this file system; give the folder to one process at a time")
+    assert said.splitlines()[0] == (f"{run}: the file system has no locks; use the folder from one process at a time")
     _assert_same(run, usual)
 
 
@@ -171,7 +171,7 @@ def test_one_training_at_a_time_in_a_folder(planted: Planted, usual: Path, train
         assert time.monotonic() < deadline, trainings.said(first)
         time.sleep(0.01)
     for options in (["--resume"], ["--overwrite"], ["--overwrite", "--n_seeds", "2"]):
-        with pytest.raises(UserError, match=f"{run}: another training is at work in this folder"):
+        with pytest.raises(UserError, match=f"{run}: another training is running in this folder"):
             run_command("train_perceiver", _arguments(planted, run, *options))
     _kill_after_an_epoch(first, trainings, run)
     assert (run / LOCK_FILE).exists()  # and holds nothing up

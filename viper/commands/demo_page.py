@@ -32,7 +32,7 @@ class DemoPageOptions(PredictorOptions):
     max_seconds: float = 60.0
     """Longest clip in seconds."""
     max_read_seconds: float = 60.0
-    """Longest time that reading a clip may take; then its process is ended."""
+    """Seconds that reading a clip may take; after that its process is ended."""
     max_wait_seconds: float = 600.0
     """Seconds after which an uploaded file that was not read is deleted."""
     n_workers: int = 2

@@ -39,7 +39,7 @@ SMALLEST_WEIGHTS = 1_000_000  # bytes: a cache that holds only a model's config 
 class DoctorOptions:
     """Say what is installed, and which encoders can run here; exit code 1 when a default one is broken.
 
-    One whose extra was left out is not.
+    An encoder whose extra is not installed does not count as broken.
     """
 
     offline: bool = False

@@ -62,7 +62,9 @@ def load_prompts(path: Path) -> Prompts:
     neutral = _sentences(card["neutral"], path, "neutral")
     n = len(patterns) * len(words) + len(neutral)
     if n > MAX_SENTENCES:
-        raise UserError(f"{path}: {len(patterns)} patterns of {len(words)} words make {n} prompts, not {MAX_SENTENCES}")
+        raise UserError(
+            f"{path}: {len(patterns)} patterns times {len(words)} words: {n} prompts; at most {MAX_SENTENCES}"
+        )
     pairs = [(pattern.replace("{word}", word), emotion) for word, emotion in words for pattern in patterns]
     pairs += [(sentence, "neutral") for sentence in neutral]
     return Prompts(tuple(sentence for sentence, _ in pairs), tuple(emotion for _, emotion in pairs))
@@ -187,7 +189,7 @@ class PromptEncoder(PictureEncoder):
             self._prompt_directions = torch.cat(self._batches.map(self._embed_prompts, tokens, 64))
             self._batches.rows(self._best, [self.rows(blank_frames())], 1)
         if not self._prompt_directions.isfinite().all():
-            raise UserError(f"{self.clip_model}: answers values that are not finite")
+            raise UserError(f"{self.clip_model}: returns values that are not finite")
 
     def info(self) -> EncoderInfo:
         """Return what decides the values: both models and the prompts."""

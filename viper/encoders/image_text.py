@@ -112,7 +112,7 @@ def _filled(name: str, options: Mapping[str, Any], weights: Path, is_own: bool) 
             shapes = f"{tuple(state[key].shape)}, not {tuple(planned[key].shape)}"
             raise UserError(f"{weights}: does not fit its architecture ({key} is {shapes})")
     if wrong := not_numbers(state, network):
-        raise UserError(f"{weights}: {wrong[0]} holds no floating point numbers")
+        raise UserError(f"{weights}: {wrong[0]} must hold floating point numbers")
     network = open_clip.create_model(name, load_weights=False, **options)
     try:
         if is_own:

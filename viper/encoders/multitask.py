@@ -137,7 +137,7 @@ def _check(weights: Path) -> None:
     with torch.device("meta"), bounded_by(state):
         planned = MEGraphAUv2(ModelV2Config(**{**known, "pretrained": False}))
     if wrong := not_numbers(state, planned):
-        raise UserError(f"{weights}: {wrong[0]} holds no floating point numbers")
+        raise UserError(f"{weights}: {wrong[0]} must hold floating point numbers")
 
 
 def import_py_feat() -> Any:

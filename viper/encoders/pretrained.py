@@ -169,9 +169,9 @@ def _network_class(auto_class: Any, config: Any) -> Any:
 def width_of(tokens: np.ndarray, model: str) -> int:
     """Return the width of a network's tokens (n, width) for a blank clip; a UserError where they cannot be right."""
     if tokens.ndim != 2 or not tokens.shape[1]:
-        raise UserError(f"{model}: answers {tokens.shape} where tokens (n, width) are wanted")
+        raise UserError(f"{model}: returns {tokens.shape}; must be tokens (n, width)")
     if not np.isfinite(tokens).all():
-        raise UserError(f"{model}: answers values that are not finite")
+        raise UserError(f"{model}: returns values that are not finite")
     return int(tokens.shape[1])
 
 

@@ -99,7 +99,7 @@ class SpeechEncoder(WindowEncoder):
         with explained(self.model):
             rate = self.extractor.sampling_rate
             if type(rate) is not int or not 1000 <= rate <= MAX_RATE:
-                raise UserError(f"{self.model}: wants sound at {rate} Hz, which is no rate of sound")
+                raise UserError(f"{self.model}: wants sound at {rate} Hz; must be from 1000 to {MAX_RATE}")
             silence = np.zeros(int(MIN_WINDOW_SECONDS * rate), np.float32)
             windows = self._prepared([silence], rate)
             self._width = width_of(self._batches.map(self._forward, windows, 1)[0].float().cpu().numpy(), self.model)

@@ -12,8 +12,8 @@ too. The index has a digest of the other files: a pack that is not as it was wri
 In a store that cannot be written the pack goes to ~/.cache/viper/packed (XDG_CACHE_HOME where it is set), which must be
 the user's alone. A pack may be deleted at any time; the next training makes it again.
 
-A store may come from anywhere: no link in it is followed to write or delete, and nothing is deleted but folders that
-are called as a pack and hold a pack's files only.
+A store may come from anywhere: no link in it is followed to write or delete, and nothing is deleted but folders with
+a pack's name and a pack's files only.
 """
 
 from __future__ import annotations

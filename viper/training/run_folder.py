@@ -98,7 +98,7 @@ def held(folder: Path) -> Iterator[None]:
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK_FILE
-    refusal = f"{folder}: another training is at work in this folder; wait for its end, or give another folder"
+    refusal = f"{folder}: another training is running in this folder; wait for it to end, or give another folder"
     with locked(lock, refusal):
         try:
             yield
@@ -170,7 +170,7 @@ def check_same(folder: Path, description: Mapping[str, Any], data: Mapping[str, 
                 f"{folder}: was trained on {name} features of another encoder; --overwrite starts the run over"
             )
     if not (folder / DATA_FILE).is_file():
-        log.warning("%s: an older version of viper began it, and did not note its data: they are not compared", folder)
+        log.warning("%s: an older version of viper began it and did not record its data, which is not compared", folder)
     elif difference := _difference(read_json(folder / DATA_FILE), data):
         raise UserError(f"{folder}: was trained on {difference}; --overwrite starts the run over")
 
@@ -188,7 +188,7 @@ def _difference(before: Any, now: Mapping[str, Any]) -> str:
                 pairs = zip(before["parts"][part]["features"][name].split(), digests.split(), strict=True)
                 changed[name] = changed.get(name, 0) + sum(one != other for one, other in pairs)
     except (LookupError, TypeError, ValueError, AttributeError):
-        return f"data that its {DATA_FILE} does not tell"
+        return f"data that its {DATA_FILE} does not describe"
     counts = [f"{n} {'clip' if n == 1 else 'clips'} of {name}" for name, n in changed.items() if n]
     return f"other features ({', '.join(counts)})" if counts else ""
 

@@ -97,7 +97,7 @@ def threads_of(state: TrainingState | None) -> Iterator[None]:
     if before == here or not isinstance(before, int) or not 1 <= before <= MOST_THREADS:
         yield
         return
-    log.info("going on with %d threads, as before, so that the weights are the same", before)
+    log.info("resuming with %d threads, as before, so that the weights are the same", before)
     torch.set_num_threads(before)
     try:
         yield

@@ -279,7 +279,7 @@ class Readers:
             self._start_one()
 
     def _watch_on(self) -> None:
-        late = LateError(f"reading it took longer than the {self._max_seconds:g} seconds that this page grants")
+        late = LateError(f"reading it took longer than the {self._max_seconds:g} seconds that this page allows")
         while not self._closed.wait(TICK):
             now = time.monotonic()
             with self._lock:
