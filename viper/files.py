@@ -51,12 +51,14 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.E
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
+def atomic_path(path: Path, make_parent: bool = True, is_private: bool = False) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`; on success it replaces `path`, otherwise nothing is left.
 
     An OSError names `path`, not the temporary file. Without `make_parent` a missing folder is one: a folder of outputs
     that vanishes during a run (a disk that is gone) must not be begun again as if nothing had been. So is a device,
     pipe or socket of that name.
+
+    A file that its writer made for this user alone gets the permissions of other files, unless it `is_private`.
     """
     with _named(path):
         _refuse_special(path)
@@ -66,7 +68,8 @@ def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
         temporary = temporary_path(path.parent, path.suffix)
         try:
             yield temporary
-            _share_as_usual(temporary, path.parent)
+            if not is_private:
+                _share_as_usual(temporary, path.parent)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):

@@ -221,7 +221,7 @@ def _write_memory(known: dict[bytes, bytes]) -> None:
     assert folder is not None
     kept = list(known.items())[-(MEMORY_BYTES // 2 // (_LINE + 2)) :]
     with (
-        atomic_path(folder / MEMORY_FILE, make_parent=False) as temporary,
+        atomic_path(folder / MEMORY_FILE, make_parent=False, is_private=True) as temporary,
         open(temporary, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file,
     ):
         file.writelines(b"\n" + key + rest + b"\n" for key, rest in kept)
