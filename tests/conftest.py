@@ -7,8 +7,20 @@ import os
 # Before any import of a library that would ask a hub: nothing here may touch a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import atexit
 import importlib.util
+import shutil
 import sys
+import tempfile
+from pathlib import Path
+
+# What viper remembers of files goes into a cache folder of the tests' own; xdist's workers inherit it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # The fonts found on this machine may stay known, which takes seconds otherwise.
+    os.environ.setdefault("MPLCONFIGDIR", str(Path(caches) / "matplotlib"))
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="viper-tests-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # pytest puts tests/ on the path, where transformers would take the folder tests/datasets for the library datasets.
 if (_found := importlib.util.find_spec("datasets")) is not None and _found.origin is None:
@@ -18,7 +30,6 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import checkpoints

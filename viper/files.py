@@ -49,8 +49,9 @@ def atomic_path(path: Path, make_parent: bool = True, is_private: bool = False) 
 
     An OSError names `path`, not the temporary file. Without `make_parent` a missing folder is one: a folder of outputs
     that vanishes during a run (a disk that is gone) must not be begun again as if nothing had been. So is a device,
-    pipe or socket of that name. The file gets the permissions of any new one, unless it `is_private`: then it keeps
-    those it was written with.
+    pipe or socket of that name.
+
+    A file that its writer made for this user alone gets the permissions of other files, unless it `is_private`.
     """
     with _named(path):
         _refuse_special(path)
