@@ -129,7 +129,7 @@ def _commands(root: Path) -> list[list[str]]:
 def test_without_the_extras_all_else_works_and_each_is_named(launcher: Launcher, tmp_path: Path) -> None:
     commands = _commands(tmp_path)
     # Offline, doctor would miss the weights of the defaults.
-    process = launcher.start("unequipped:run", commands, HF_HUB_OFFLINE="0")  # type: ignore[arg-type]
+    process = launcher.start("unequipped:run", commands, HF_HUB_OFFLINE="0", TRANSFORMERS_OFFLINE="0")  # type: ignore[arg-type]
     code, said = launcher.wait(process), launcher.said(process)
     assert code == 0, said
     answers = re.split(r"exit code (\d+)\n", said)

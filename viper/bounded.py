@@ -176,7 +176,10 @@ def parse_json(text: str) -> Any:
     except RecursionError:
         raise ValueError(f"more than {MAX_JSON_DEPTH} levels, each in the other") from None
     if "\\ud" in text or "\\uD" in text:
-        json.dumps(value, ensure_ascii=False).encode()  # a UnicodeEncodeError, which is a ValueError
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("text with half a character in it") from None
     return value
 
 

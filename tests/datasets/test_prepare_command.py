@@ -323,7 +323,7 @@ def test_what_is_no_character_is_said(prepare: Callable[..., Any], tmp_path: Pat
     (tmp_path / "e.json").write_text(json.dumps({"a_1": scene}))
     said = prepare("moviegraphs_top10", tmp_path / "e.json", tmp_path / "m.csv", "--val_share", "0")
     assert said.code == 2
-    assert "which is not a character" in said.said
+    assert "half a character" in said.said
 
 
 def test_pairs_of_videos_that_are_not_there_go_too(prepare: Callable[..., Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -17,7 +18,8 @@ from planted import Planted, plant
 
 from viper.cli import run_command
 from viper.errors import UserError
-from viper.training.run_folder import LOCK_FILE, STATE_FILE
+from viper.logs import log
+from viper.training.run_folder import LOCK_FILE, STATE_FILE, log_file
 
 LONG = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 TRAINING = ["--preset", "tiny", "--n_epochs", "2", "--batch_size", "20"]
@@ -130,13 +132,18 @@ def test_a_disk_without_locks(planted: Planted, usual: Path, trainings: Launcher
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_log_that_cannot_be_written_costs_a_line(planted: Planted, trainings: Launcher, tmp_path: Path) -> None:
-    options = _arguments(planted, tmp_path / "run", "--output_log_file", "/dev/full", "--n_epochs", "1")
-    code, said = trainings.run("train_perceiver", options)
-    assert code == 0, said
-    (line,) = [line for line in said.splitlines() if "/dev/full" in line]
-    assert "the log ends here" in line
-    assert "Traceback" not in said
+def test_a_log_that_cannot_be_written_costs_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = list(log.handlers)
+    with log_file(tmp_path / "train.log", append=False), open("/dev/full", "w") as full:
+        (handler,) = (each for each in log.handlers if each not in before)
+        assert isinstance(handler, logging.StreamHandler)
+        handler.setStream(full).close()  # type: ignore[union-attr]
+        for line in ("lost", "not tried again"):
+            log.info("%s", line)
+        assert handler not in log.handlers
+    assert [record.getMessage() for record in caplog.records if "the log ends here" in record.getMessage()] == [
+        "/dev/full: the log ends here, the training goes on ([Errno 28] No space left on device)"
+    ]
 
 
 @pytest.mark.parametrize("umask", ["002", "022", "077"] if IS_LONG else ["002"])
