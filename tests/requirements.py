@@ -5,6 +5,7 @@ Run as a program, it prints constraints.txt: `make lock`.
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -22,6 +23,8 @@ HEADER = """\
 # pip install -c constraints.txt -e .        make setup does that; requirements.txt and pyproject.toml have the ranges.
 # Written by `make lock` from what is installed: viper, its dev extra, and all that these require.
 """
+# GNU's general licences, which bind what is distributed with them; not the Lesser one, which does not.
+_GENERAL = re.compile(r"\bA?GPL|GNU (Affero )?General Public", re.IGNORECASE)
 
 
 def required() -> list[Requirement]:
@@ -61,6 +64,11 @@ def main() -> None:
         # What follows a + names a build of one index; other indexes do not have it.
         lines.append(f"{name}=={package.version.partition('+')[0]}")
     print(HEADER + "\n".join(lines))
+
+
+def is_general_public(name: str) -> bool:
+    """Return whether a licence is the GPL or AGPL, and no other may be chosen in its place."""
+    return all(_GENERAL.search(each) for each in name.split(" OR "))
 
 
 if __name__ == "__main__":

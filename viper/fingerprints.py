@@ -168,10 +168,10 @@ class _Memory:
         with (
             contextlib.suppress(OSError),
             _memory_file(os.O_WRONLY | os.O_APPEND | os.O_CREAT) as file,
-            open(file, "ab", buffering=0, closefd=False) as end,
+            open(file, "ab", buffering=0, closefd=False) as lines,
         ):
             # A line break first: what a full disk or a killed machine left of another line does not spoil this one.
-            end.write(b"\n" + line + b"\n")
+            lines.write(b"\n" + line + b"\n")
 
     def _read_on(self) -> bool:
         """Read what has been written since the last time; return whether that was anything."""

@@ -116,7 +116,7 @@ def test_a_pickled_object_is_refused_and_not_run(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("zero.pt", b"", "cannot be read"),
+        ("zero.pt", b"", "is empty"),
         ("zero.npy", b"", "cannot be read"),
         ("zero.csv", b"", "cannot be read as CSV"),
         ("garbage.pt", b"garbage " * 20, "garbage.pt"),

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-# GNU's general licences, which bind what is distributed with them; not the Lesser one, which does not.
-_GENERAL = re.compile(r"\bA?GPL|GNU (Affero )?General Public", re.IGNORECASE)
 
 
 def required(package: str, extra: str = "") -> list[Requirement]:
@@ -64,11 +60,6 @@ def licence(package: Distribution) -> str:
             return " AND ".join(named)
     text = next(iter(_said(package, "License")), "").split("\n")[0].strip()
     return text if text not in ("", "UNKNOWN") else "not stated"
-
-
-def is_general_public(name: str) -> bool:
-    """Return whether a licence is the GPL or AGPL, and no other may be chosen in its place."""
-    return all(_GENERAL.search(each) for each in name.split(" OR "))
 
 
 def _said(package: Distribution, field: str) -> Iterator[str]:
