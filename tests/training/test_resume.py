@@ -15,6 +15,7 @@ import yaml
 from csv_files import rows_of
 from many import IS_LONG, Launcher, is_running
 from planted import Planted, plant
+from safetensors.torch import save_file
 
 from viper.cli import run_command
 from viper.errors import UserError
@@ -246,3 +247,10 @@ def test_training_stops_when_nothing_gets_better(planted: Planted, tmp_path: Pat
     rows = rows_of(tmp_path / "run" / "metrics.csv")
     best = read_json(tmp_path / "run" / "summary.json")["best_epoch"]["pearson"]
     assert len(rows) == best + 2 < 40
+
+
+@pytest.mark.parametrize("record", ["7", '["epoch"]', "{}", "[" * 10**5])
+def test_a_state_with_another_record_is_one_line(tmp_path: Path, record: str) -> None:
+    save_file({"model.x": torch.zeros(1)}, tmp_path / STATE_FILE, metadata={"record": record})
+    with pytest.raises(UserError, match="not a training's state"):
+        TrainingState.load(tmp_path)

@@ -56,10 +56,10 @@ class TrainingState:
         try:
             with safe_open(path, framework="pt") as file:
                 record = json.loads((file.metadata() or {})[_RECORD])
-                if "epoch" not in record:
-                    raise KeyError("epoch")
+                if not isinstance(record, dict) or "epoch" not in record:
+                    raise ValueError("its record names no epoch")
                 return cls({name: file.get_tensor(name) for name in file.keys()}, record)  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: not a training's state ({error}); --overwrite starts the run over") from error
 
     def part(self, prefix: str) -> dict[str, Tensor]:
