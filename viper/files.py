@@ -51,12 +51,12 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.E
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
+def atomic_path(path: Path, make_parent: bool = True, private: bool = False) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`; on success it replaces `path`, otherwise nothing is left.
 
     An OSError names `path`, not the temporary file. Without `make_parent` a missing folder is one: a folder of outputs
     that vanishes during a run (a disk that is gone) must not be begun again as if nothing had been. So is a device,
-    pipe or socket of that name.
+    pipe or socket of that name. The file gets the permissions that the umask gives; a `private` one keeps its own.
     """
     with _named(path):
         _refuse_special(path)
@@ -66,7 +66,8 @@ def atomic_path(path: Path, make_parent: bool = True) -> Iterator[Path]:
         temporary = temporary_path(path.parent, path.suffix)
         try:
             yield temporary
-            _share_as_usual(temporary, path.parent)
+            if not private:
+                _share_as_usual(temporary, path.parent)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):

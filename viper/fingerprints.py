@@ -184,6 +184,7 @@ class _Memory:
                     return False
                 inode, start = self._read_up_to or (0, 0)
                 start = start if inode == now[0] and start <= now[1] else 0
+                start = max(start, now[1] - MEMORY_BYTES)  # whoever made it larger does not cost this process memory
                 os.lseek(file, start, os.SEEK_SET)
                 with open(file, "rb", closefd=False) as lines:
                     for line in lines.read(now[1] - start).split(b"\n"):
@@ -221,7 +222,7 @@ def _write_memory(known: dict[bytes, bytes]) -> None:
     assert folder is not None
     kept = list(known.items())[-(MEMORY_BYTES // 2 // (_LINE + 2)) :]
     with (
-        atomic_path(folder / MEMORY_FILE, make_parent=False) as temporary,
+        atomic_path(folder / MEMORY_FILE, make_parent=False, private=True) as temporary,
         open(temporary, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file,
     ):
         file.writelines(b"\n" + key + rest + b"\n" for key, rest in kept)
