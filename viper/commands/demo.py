@@ -108,14 +108,11 @@ def _extract(options: DemoOptions) -> None:
 def _train(options: DemoOptions, manifest: Path, modalities: Sequence[str], run_folder: Path) -> None:
     from viper.commands import train_perceiver
 
-    if (run_folder / SUMMARY_FILE).is_file():
-        log.info("\n%s: trained already", run_folder)
-        return
     training = train_perceiver.TrainOptions(
         csv_path=manifest, output_checkpoint_folder=run_folder, seed=options.seed, resume=True, **TRAINING,
         **_features(options, modalities),
     )  # fmt: skip
-    _do("train_perceiver", train_perceiver.run, training)
+    _do("train_perceiver", train_perceiver.renew, training)
 
 
 def _look_at(options: DemoOptions, manifest: Path) -> None:

@@ -83,6 +83,17 @@ def run(options: TrainOptions) -> int:
     return 0
 
 
+def renew(options: TrainOptions) -> int:
+    """Resume the run in the output folder if it is this training and undamaged; else replace it."""
+    # A run of an older version does not say of which data it was made.
+    if (options.output_checkpoint_folder / run_folder.DATA_FILE).is_file():
+        try:
+            return run(dataclasses.replace(options, resume=True, overwrite=False))
+        except run_folder.OtherRunError as error:
+            log.info("%s", str(error).partition(";")[0])
+    return run(dataclasses.replace(options, resume=False, overwrite=True))
+
+
 def train(options: TrainOptions) -> None:
     """Train one run, or one for each of several seeds."""
     from viper.training.data import TrainingData
@@ -137,14 +148,21 @@ def _held(folder: Path) -> AbstractContextManager[None]:
 
 def _run_one(options: TrainOptions, task: Task, data: TrainingData) -> dict[str, float]:
     """Train one seed; return the best epoch's validation metrics. A finished run that is resumed is left as it is."""
+    from viper.fusion.checkpoint import best_fingerprint, is_intact
+
     folder = options.output_checkpoint_folder
     summary = folder / SUMMARY_FILE
     packages = package_versions(run_folder.RECORDED_PACKAGES)
     description = run_folder.describe(options, data.training.stores, command_line(), packages)
     if options.resume and summary.is_file():
         run_folder.check_same(folder, description, data.record, TrainOptions)
+        result = read_json(summary)
+        if not is_intact(folder, result.get("best_checkpoint")):
+            raise run_folder.OtherRunError(
+                f"{folder}: its best checkpoint is not as it was written; --overwrite starts the run over"
+            )
         log.info("%s: is finished", folder)
-        return _means(read_json(summary))
+        return _means(result)
     with _held(folder):
         going_on = options.resume and run_folder.holds_run(folder)
         if going_on:
@@ -166,7 +184,7 @@ def _run_one(options: TrainOptions, task: Task, data: TrainingData) -> dict[str,
         if options.normalize == "group":
             result["standardised_within"] = options.group_column
         if _is_first_process():
-            write_json(summary, result)
+            write_json(summary, {**result, "best_checkpoint": best_fingerprint(folder)})
             remove(folder / STATE_FILE)
         return _means(result)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from viper.errors import UserError, first_line
 from viper.files import atomic_path
 from viper.logs import log
-from viper.training.run_folder import STATE_FILE
+from viper.training.run_folder import STATE_FILE, OtherRunError
 
 _RECORD = "record"
 MOST_THREADS = 1024  # a state that says more is damaged, and torch would try
@@ -51,7 +51,7 @@ class TrainingState:
 
     @classmethod
     def load(cls, run: Path) -> TrainingState:
-        """Return the state of a run; a file that does not hold one is a UserError."""
+        """Return the state of a run; a file that does not hold one is an OtherRunError."""
         path = run / STATE_FILE
         try:
             with safe_open(path, framework="pt") as file:
@@ -59,8 +59,10 @@ class TrainingState:
                 if "epoch" not in record:
                     raise KeyError("epoch")
                 return cls({name: file.get_tensor(name) for name in file.keys()}, record)  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{path}: not a training's state ({error}); --overwrite starts the run over") from error
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+            raise OtherRunError(f"{path}: not a training's state ({error}); --overwrite starts the run over") from error
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors under a prefix, by the rest of their names."""
@@ -113,17 +115,17 @@ def restore_state(
     average: nn.Module | None,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Put back what `gather_state` collected; another number of processes, or another network's state: UserError."""
+    """Put back what `gather_state` collected; another number of processes, or another network's: OtherRunError."""
     n_processes = state.record.get("n_processes")
     if n_processes != accelerator.num_processes:
-        raise UserError(
+        raise OtherRunError(
             f"{folder}: was trained by {n_processes} processes, and can only be resumed by as many, not by "
             f"{accelerator.num_processes}"
         )
     try:
         _put_back(state, accelerator, network, average, optimizer)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
+        raise OtherRunError(
             f"{folder}: its {STATE_FILE} is not one of this training ({first_line(error)}); --overwrite starts over"
         ) from error
 
