@@ -19,7 +19,8 @@ from viper.manifest import preferences_path
 from viper.offline import go_offline
 from viper.store import ENCODER_FILE, MODALITIES, FeatureStore
 from viper.task import load_task
-from viper.training.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
+from viper.training.run_folder import METRICS_FILE
+from viper.training.run_records import CONFIG_FILE, SUMMARY_FILE
 
 if TYPE_CHECKING:
     from viper.commands.extract_features import ExtractOptions
@@ -213,7 +214,7 @@ def _are_intact(done: dict[str, Any], step: Step, output: Path) -> bool:
         return False
     try:
         return files == _fingerprints([output / name for name in files], output)
-    except OSError:
+    except (OSError, ValueError):  # of a name that no file has, or one outside the folder
         return False
 
 
