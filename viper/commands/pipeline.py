@@ -19,7 +19,8 @@ from viper.manifest import Manifest
 from viper.offline import go_offline
 from viper.store import MODALITIES, FeatureStore
 from viper.task import load_task
-from viper.training.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
+from viper.training.run_folder import METRICS_FILE
+from viper.training.run_records import CONFIG_FILE, SUMMARY_FILE
 
 if TYPE_CHECKING:
     from viper.commands.extract_features import ExtractOptions
@@ -212,7 +213,7 @@ def _is_up_to_date(step: Step, made_of: str, output: Path) -> bool:
         return False
     try:
         return files == _fingerprints([output / name for name in files], output)
-    except OSError:
+    except (OSError, ValueError):  # of a name that no file has, or one outside the folder
         return False
 
 

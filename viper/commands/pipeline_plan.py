@@ -19,7 +19,7 @@ from viper.errors import UserError, did_you_mean, either
 from viper.evaluation.submission import SUBMISSION_FILE
 from viper.files import read_yaml
 from viper.logs import shell_line
-from viper.training.run_folder import SUMMARY_FILE
+from viper.training.run_records import SUMMARY_FILE
 
 Options = TypeVar("Options")
 SHARED_KEYS = ("n_workers", "device", "offline", "clip_timeout", "engine", "ray_address", "num_gpus")

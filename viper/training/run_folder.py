@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import yaml
 
 import viper
-from viper.errors import UserError, one_line
+from viper.errors import UserError
 from viper.files import (
     atomic_path,
     files_only,
@@ -32,10 +32,9 @@ from viper.files import (
 )
 from viper.logs import log
 from viper.store import MODALITIES, EncoderInfo, FeatureStore
+from viper.training.run_records import CONFIG_FILE, SUMMARY_FILE, read_card
 
-CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
-SUMMARY_FILE = "summary.json"
 SEEDS_FILE = "seeds.json"
 DATA_FILE = "training_data.json"
 LOCK_FILE = ".lock"
@@ -156,14 +155,11 @@ def check_same(folder: Path, description: Mapping[str, Any], data: Mapping[str, 
 
     An option that an older version did not know had its default, as in `options_class`, then.
     """
-    path = folder / CONFIG_FILE
     try:
-        before = read_yaml(path, "the record of a run")
+        before = read_card(folder)
         options, encoders = before["options"], _identities(before["encoders"])
-    except (UserError, KeyError, TypeError, AttributeError) as error:
-        raise OtherRunError(
-            f"{path}: cannot be read ({one_line(str(error))}); --overwrite starts the run over"
-        ) from error
+    except UserError as error:
+        raise OtherRunError(f"{error}; --overwrite starts the run over") from error
     now = description["options"]
     options = {field.name: field.default for field in dataclasses.fields(options_class)} | options
     free = FREE_OPTIONS | (PLACES if (folder / DATA_FILE).is_file() else frozenset())
@@ -221,7 +217,7 @@ def _difference(before: Any, now: Mapping[str, Any]) -> str:
     return f"other features ({', '.join(counts)})" if counts else ""
 
 
-def _identities(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _identities(encoders: Mapping[str, Any]) -> dict[str, str]:
     """Return modality -> what decides its features; the rest of an encoder.json is a record, and may have grown."""
     return {name: EncoderInfo.from_record(record, CONFIG_FILE).identity for name, record in encoders.items()}
 
