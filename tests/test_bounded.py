@@ -14,7 +14,7 @@ import pytest
 import yaml
 from many import IS_LONG
 
-from viper.bounded import MAX_JSON_DEPTH, MAX_YAML_BYTES, parse_json, parse_yaml
+from viper.bounded import MAX_JSON_DEPTH, MAX_JSON_ENTRIES, MAX_YAML_BYTES, parse_json, parse_yaml
 from viper.encoders.clip_prompts import load_prompts
 from viper.errors import ClipError, UserError
 from viper.files import read_csv_cells, read_json, read_yaml
@@ -93,6 +93,16 @@ def test_yaml_is_read_as_it_is_written() -> None:
 def test_json_that_is_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_json(text)
+
+
+@pytest.mark.parametrize("entry", ["[]", "{}", "0", '""'])
+def test_json_of_many_entries(entry: str) -> None:
+    """A file within the bound of its size took 2 GiB of memory and ten seconds."""
+    began = time.process_time()
+    with pytest.raises(ValueError, match="more than 5000000 entries"):
+        parse_json(f"[{','.join([entry] * MAX_JSON_ENTRIES)}]")
+    assert time.process_time() - began < 2
+    assert len(parse_json(f"[{','.join([entry] * 100_000)}]")) == 100_000
 
 
 def test_json_that_is_fine() -> None:

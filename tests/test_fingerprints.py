@@ -286,3 +286,15 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="changes while it is read") as error:
         fingerprint(path)
     assert (error.value.errno, error.value.filename) == (errno.EBUSY, str(path))
+
+
+def test_a_memory_beyond_its_bounds_takes_no_memory(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    before = fingerprint(path)
+    os.truncate(cache / MEMORY_FILE, 1 << 40)
+    forget(monkeypatch)
+    assert fingerprint(path) == before
+    assert (cache / MEMORY_FILE).stat().st_size < 1 << 20  # and it is written anew

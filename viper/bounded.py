@@ -21,6 +21,8 @@ MAX_YAML_CHARACTERS = 2**22  # of all texts, with each alias standing for what i
 MAX_YAML_DEPTH = 20
 MAX_JSON_BYTES = 2**26
 MAX_JSON_DEPTH = 100
+# A list of two bytes takes 64 of memory. The record of a face has some 30 entries.
+MAX_JSON_ENTRIES = 5_000_000
 MAX_DIGITS = 100  # of a whole number
 
 _TAG = "tag:yaml.org,2002:"
@@ -166,8 +168,12 @@ def parse_json(text: str) -> Any:
     """Return what a JSON document holds.
 
     Raises ValueError for what is no JSON, a key that appears twice in an object, NaN and infinity (which are none),
-    numbers too large for a float, text that cannot be written as UTF-8, and more levels than the bound above.
+    numbers too large for a float, text that cannot be written as UTF-8, and more levels or entries than the
+    bounds above.
     """
+    # Those within texts are counted too, which is soon done, before any memory is taken.
+    if sum(map(text.count, "[{,")) > MAX_JSON_ENTRIES:
+        raise ValueError(f"more than {MAX_JSON_ENTRIES} entries")
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite,
                            parse_int=_whole)  # fmt: skip

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from viper.bounded import MAX_JSON_BYTES, MAX_YAML_BYTES, parse_json, parse_yaml
+from viper.bounded import MAX_DIGITS, MAX_JSON_BYTES, MAX_YAML_BYTES, parse_json, parse_yaml
 from viper.errors import UserError, one_line
 from viper.logs import log
 from viper.temporaries import TEMPORARY_PREFIX, is_left_over, temporary_path
@@ -454,7 +454,8 @@ def read_csv_cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Return a sort key under which frame_9 comes before frame_10."""
     parts = re.findall(r"\d+|\D+", name)
-    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts)
+    # Python takes no numbers of thousands of digits, which a row of a CSV may hold.
+    return tuple((0, int(part)) if part.isdecimal() and len(part) <= MAX_DIGITS else (1, part) for part in parts)
 
 
 def visible_entries(folder: Path) -> list[Path]:

@@ -183,6 +183,7 @@ class _Memory:
                     return False
                 inode, start = self._read_up_to or (0, 0)
                 start = start if inode == now[0] and start <= now[1] else 0
+                start = max(start, now[1] - MEMORY_BYTES)  # whoever made it larger does not cost this process memory
                 os.lseek(file, start, os.SEEK_SET)
                 with open(file, "rb", closefd=False) as lines:
                     for line in lines.read(now[1] - start).split(b"\n"):

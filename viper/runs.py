@@ -94,8 +94,12 @@ class Run:
         if not path.is_file():
             raise UserError(f"{path}: no such file; the checkpoint was opened without its run")
         try:
-            return pd.read_csv(path, index_col="epoch")
-        except (OSError, TypeError, ValueError) as error:
+            history = pd.read_csv(path, index_col="epoch", dtype=float)
+            history.index = history.index.astype(int)
+            if "training_loss" not in history:
+                raise ValueError("no column training_loss")
+            return history
+        except (OSError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({one_line(str(error))})") from error
 
     def predict(

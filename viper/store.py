@@ -127,7 +127,8 @@ class EncoderInfo:
     def check(self, where: object) -> None:
         """Refuse values that are not of their kind, naming `where`: edited by hand, or by another program."""
         kinds = {"encoder": str, "modality": str, "width": int, "options": dict, "model": str, "source": str,
-                 "precision": str, "settings": dict, "inputs": dict, "input_folder": str}  # fmt: skip
+                 "versions": dict, "precision": str, "settings": dict, "inputs": dict, "input_folder": str,
+                 "command": str}  # fmt: skip
         for name, kind in kinds.items():
             if type(getattr(self, name)) is not kind:
                 raise UserError(f"{where}: not a description of an encoder ({name} is {getattr(self, name)!r})")

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from viper import fingerprints
 from viper.cli import run_command
+from viper.commands import submission_creation
 from viper.errors import ClipError
 from viper.evaluation import confusion
 from viper.files import read_json
@@ -32,7 +33,8 @@ from viper.media import clips
 from viper.media.listing import MediaClip
 from viper.media.pictures import FACES_FILE, FRAMES_FILE, FrameClip, read_complete, write_image, write_record
 from viper.media.sources import is_made_from
-from viper.store import FeatureStore
+from viper.store import ENCODER_FILE, FeatureStore
+from viper.training.run_folder import STATE_FILE
 
 POINTS = [np.array([[30, 30], [66, 30], [48, 45], [34, 58], [62, 58]]) + shift for shift in range(2)]
 
@@ -298,6 +300,70 @@ def test_labels_in_the_middle_of_a_manifest_are_noticed(data: Path) -> None:
     path.write_text(other)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert made_again(data) >= STEPS
+
+
+def test_a_manifest_counts_by_what_it_says(data: Path) -> None:
+    """An editor's byte order mark and line ends change nothing; what the training does not read costs no training."""
+    path, extra = data / "manifest.csv", data / "arrays" / "nobody.npy"
+    before = path.read_bytes()
+    try:
+        path.write_bytes(b"\xef\xbb\xbf" + before.replace(b"\n", b"\r\n"))
+        assert made_nothing_more(data)
+        np.save(extra, np.ones((8, 64), np.float32))
+        assert made_again(data) <= {"features/visual/nobody.safetensors"}
+        path.write_bytes(before + b"[later],Test,,,\n")
+        assert made_again(data) == {"submission.csv"}
+    finally:
+        path.write_bytes(before)
+        extra.unlink()
+        (data / "work" / "features" / "visual" / "nobody.safetensors").unlink(missing_ok=True)
+    assert made_again(data) == {"submission.csv"}
+
+
+def test_what_encoder_json_only_notes_makes_nothing_out_of_date(data: Path) -> None:
+    path = data / "work" / "features" / "visual" / ENCODER_FILE
+    path.write_text(json.dumps({**read_json(path), "command": "viper extract_visual_features, elsewhere"}))
+    assert made_nothing_more(data)
+
+
+@pytest.mark.parametrize("state", [b"", b'{"train": {"ma', b"\xff\x00"])
+def test_a_lost_state_costs_no_training(data: Path, state: bytes) -> None:
+    """As a machine that loses its power leaves it: the run itself says what it was made of."""
+    (data / "work" / "pipeline.json").write_bytes(state)
+    assert not any(path.startswith("run") for path in made_again(data))
+    assert made_nothing_more(data)
+
+
+def test_a_training_that_was_begun_anew_and_killed_at_once_starts_over(data: Path, tmp_path: Path) -> None:
+    """What another training left in the folder, or somebody damaged there, does not stop the pipeline for good."""
+    root = Path(shutil.copytree(data, tmp_path / "copy", symlinks=True))
+    (root / "work" / "pipeline.json").unlink()
+    (root / "data.yaml").write_text(yaml.safe_dump({**PIPELINE, "train": {"fusion": "linear", "seed": 1}}))
+    assert "run/summary.json" in made_again(root)
+    (root / "work" / "pipeline.json").unlink()
+    (root / "work" / "run" / "summary.json").unlink()
+    (root / "work" / "run" / STATE_FILE).write_bytes(b"half of it")
+    assert "run/summary.json" in made_again(root)
+    assert not (root / "work" / "run" / STATE_FILE).exists()
+
+
+def test_what_changes_while_a_step_runs_is_not_taken_for_what_it_was_made_of(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(data, tmp_path / "copy", symlinks=True))
+    path = root / "manifest.csv"
+    write = submission_creation.run
+
+    def and_change(options: submission_creation.SubmissionOptions) -> int:
+        code = write(options)
+        path.write_bytes(path.read_bytes() + b"[later],Test,,,\n")
+        return code
+
+    (root / "work" / "submission.csv").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(submission_creation, "run", and_change)
+        assert "submission.csv" in made_again(root)
+    assert made_again(root) == {"submission.csv"}
 
 
 DAMAGES = (edited, truncated, deleted)

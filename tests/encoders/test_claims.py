@@ -242,6 +242,15 @@ def test_a_file_may_not_be_more_than_it_is(vit: Path, tmp_path: Path) -> None:
             load_transformers_model(AutoModel, str(folder))
 
 
+def test_a_header_that_lists_tensors_without_end_is_not_parsed(vit: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(vit, tmp_path / "vit")
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"tensor{number}": empty for number in range(80_000)}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with refused("a header of", seconds=2.0):
+        load_transformers_model(AutoModel, str(folder))
+
+
 class Bytes:
     """Unpickled, it takes three gigabytes."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -33,7 +34,8 @@ from viper.encoders.speech import SpeechEncoder
 from viper.encoders.subtitles import SubtitleEncoder
 from viper.engine.device import Runtime
 from viper.errors import UserError
-from viper.weights import load_state_dict
+from viper.fusion.perceiver import PerceiverFusion
+from viper.weights import bounded_by, load_state_dict
 
 
 def test_a_model_is_a_folder_or_a_hub_id_and_a_path_must_be_there(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +237,32 @@ def test_offline_asks_no_hub_and_says_how_to_fetch_the_weights(tmp_path: Path, h
         assert len(line.splitlines()) == 1
 
 
+def write_fetched(model: str, source: Path, cache: Path) -> None:
+    """Put a model's files where huggingface_hub keeps those it has fetched."""
+    fetched, commit = cache / f"models--{model.replace('/', '--')}", "a" * 40
+    shutil.copytree(source, fetched / "snapshots" / commit)
+    (fetched / "refs").mkdir()
+    (fetched / "refs" / "main").write_text(commit)
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fetched("somebody/pictures", vit, tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls, and says nothing
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        constants = "huggingface_hub.constants"
+        monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(f"{constants}.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("viper.offline.ANSWER_SECONDS", 0.2)
+        fetched = load_transformers_model(AutoModel, "somebody/pictures")
+        with pytest.raises(UserError, match=r"weights for 'nobody/pictures' .*the hub does not answer"):
+            load_transformers_model(AutoModel, "nobody/pictures")
+        with pytest.raises(UserError, match=r"nobody/run: .*the hub does not answer"):
+            PerceiverFusion.from_pretrained("nobody/run")
+    assert weights_fingerprint(fetched) == weights_fingerprint(load_transformers_model(AutoModel, str(vit)))
+
+
 def with_head(folder: Path, base: Any, headed: Any, config: Any) -> tuple[Path, Path]:
     """A checkpoint with a head and one of the same encoder without."""
     network = checkpoints.seeded(0, lambda: headed(config))
@@ -275,6 +303,8 @@ WORDS = {**SMALL, "vocab_size": 40, "max_position_embeddings": 20}
          {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": 40}),
         ("electra", "ElectraForPreTraining", "ElectraConfig", {**WORDS, "embedding_size": 16}),
         ("deberta", "DebertaV2ForMaskedLM", "DebertaV2Config", WORDS),
+        ("longformer", "LongformerForMaskedLM", "LongformerConfig", {**WORDS, "attention_window": 4}),
+        ("convbert", "ConvBertForMaskedLM", "ConvBertConfig", {**WORDS, "embedding_size": 16}),
     ],
 )  # fmt: skip
 def test_of_a_checkpoint_only_the_head_is_left_out(
@@ -300,6 +330,44 @@ def test_of_an_image_text_model_a_network_of_pictures_leaves_out_the_other_half(
     mine, others = half.state_dict(), whole.vision_model.state_dict()
     assert mine.keys() == others.keys()
     assert all(torch.equal(mine[name], others[name]) for name in mine)
+
+
+@pytest.mark.parametrize("name", ["CLIP", "Siglip"])
+def test_a_classifier_made_of_an_image_text_model_is_read_as_its_half(tmp_path: Path, name: str) -> None:
+    config = getattr(transformers, f"{name}Config")(
+        text_config={**SMALL, "vocab_size": 40}, vision_config=PICTURES, num_labels=3
+    )
+    network = checkpoints.seeded(0, lambda: getattr(transformers, f"{name}ForImageClassification")(config))
+    network.save_pretrained(tmp_path)
+    loaded: Any = load_transformers_model(AutoModel, str(tmp_path))
+    picture = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        mine, others = (net(pixel_values=picture).last_hidden_state for net in (loaded, network.eval().vision_model))
+    assert torch.equal(mine, others)
+
+
+def test_classes_may_have_any_names(vit: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(vit, tmp_path / "vit")
+    config = json.loads((folder / "config.json").read_text())
+    names = ["backbone", "corn kernel", "file: a thing", *(f"thing {number}" for number in range(3000)), "stride"]
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    (folder / "config.json").write_text(json.dumps(config))
+    load_transformers_model(AutoModel, str(folder))
+
+
+def test_the_largest_published_network_is_within_its_bound() -> None:
+    """wav2vec 2.0 with two billion weights, whose normed convolution stands in it twice while it is built."""
+    from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PositionalConvEmbedding
+
+    def network() -> torch.nn.Module:
+        rest = torch.nn.Linear(2_130_000_000, 1, bias=False)
+        return torch.nn.ModuleList([rest, Wav2Vec2PositionalConvEmbedding(config)])
+
+    config = transformers.Wav2Vec2Config(hidden_size=1920)
+    with torch.device("meta"):
+        state = network().state_dict()
+        with bounded_by(state):
+            network()
 
 
 def test_tables_of_older_files_are_no_weights(vit: Path, tmp_path: Path) -> None:

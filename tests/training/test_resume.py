@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from csv_files import rows_of
 from many import IS_LONG, Launcher, is_running
 from planted import Planted, plant
@@ -158,13 +158,35 @@ def test_a_run_is_not_resumed_with_other_options_or_data(planted: Planted, unint
         run_command("train_perceiver", _arguments(planted, uninterrupted, "--resume", "--overwrite"))
     other = plant(tmp_path / "other", seed=1)
     manifest = ["--csv_path", str(other.manifest)]
-    run = tmp_path / "run"
-    shutil.copytree(uninterrupted, run, symlinks=True)
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    config["options"]["csv_path"] = str(other.manifest)
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(UserError, match="other clips or labels"):
-        run_command("train_perceiver", [*_arguments(planted, run, "--resume"), *manifest])
+        run_command("train_perceiver", [*_arguments(planted, uninterrupted, "--resume"), *manifest])
+    fewer = _arguments(planted, uninterrupted, "--resume")
+    del fewer[(at := fewer.index("--audio_features_input_folder")) : at + 2]
+    with pytest.raises(UserError, match="was trained on visual, audio, textual, not visual, textual"):
+        run_command("train_perceiver", fewer)
+
+
+def test_data_that_were_moved_are_the_same_data(planted: Planted, uninterrupted: Path, tmp_path: Path) -> None:
+    before = (uninterrupted / "metrics.csv").stat().st_mtime_ns
+    moved = dataclasses.replace(planted, root=Path(shutil.copytree(planted.root, tmp_path / "disk", symlinks=True)))
+    assert run_command("train_perceiver", _arguments(moved, uninterrupted, "--resume")) == 0
+    assert (uninterrupted / "metrics.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", ["edited", "deleted"])
+def test_a_finished_run_without_its_weights_is_not_finished(
+    planted: Planted, uninterrupted: Path, tmp_path: Path, damage: str
+) -> None:
+    run = Path(shutil.copytree(uninterrupted, tmp_path / "run", symlinks=True))
+    weights = run / "best" / "model.safetensors"
+    if damage == "edited":
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    else:
+        shutil.rmtree(weights.resolve().parent)
+    with pytest.raises(UserError, match="its best checkpoint is not as it was written; --overwrite starts"):
+        run_command("train_perceiver", _arguments(planted, run, "--resume"))
 
 
 def _rewrite(store: FeatureStore, clip: str, change: float = 0.001) -> None:

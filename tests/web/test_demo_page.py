@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
+import pickle
 import re
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +25,11 @@ from viper.errors import ClipError, UserError
 from viper.inference.reader import FaceTrack
 from viper.task import Task
 from viper.web import charts
-from viper.web.guard import host_check, is_local
+from viper.web.guard import Guard, host_check, is_local
 from viper.web.server import bind
 from viper.web.session import check_length
 from viper.web.uploads import Uploads
+from viper.web.visitors import Visitors
 
 pytest_plugins = ["page_fixtures"]
 
@@ -56,6 +60,42 @@ def test_what_nobody_read_is_deleted_in_time(tmp_path: Path) -> None:
         with pytest.raises(ClipError, match="send it again"), uploads.taken("b", str(read)):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_deleted_while_it_is_shown_is_gone(tmp_path: Path) -> None:
+    """It takes no room on the disk, however slowly a browser takes it, and is no error."""
+    uploads = Uploads(tmp_path, max_mb=1, max_seconds=1)
+    told: list[Any] = []
+
+    async def show(visitor: str) -> None:
+        name = await receive(uploads, visitor)
+        path = uploads.path_of(name, visitor)
+        assert path is not None
+        headers = [(b"host", b"localhost"), (b"cookie", b"viper_visitor=" + visitor.encode())]
+        scope = {"type": "http", "method": "GET", "path": f"/gradio_api/file={name}", "headers": headers}
+
+        async def send(message: Any) -> None:
+            told.append(message)
+            if message["type"] == "http.response.start":
+                with path.open("rb") as opened:
+                    with uploads.taken(visitor, str(path)):
+                        pass
+                    assert not path.exists()
+                    assert os.fstat(opened.fileno()).st_size == 0
+
+        guard = Guard(_no_app, uploads, Visitors(), {}, lambda page: None, host_check("127.0.0.1"))
+        await guard(scope, _nothing, send)
+
+    asyncio.run(show("0" * 32))
+    assert [each["type"] for each in told] == ["http.response.start"]
+
+
+async def _no_app(*_: object) -> None:
+    raise AssertionError
+
+
+async def _nothing() -> Any:
+    await asyncio.sleep(60)
 
 
 async def receive(uploads: Uploads, visitor: str) -> str:
@@ -131,6 +171,18 @@ def test_every_picture_says_what_it_is() -> None:
     assert "left:25.0%;top:10.0%;width:25.0%;height:50.0%" in drawn
     assert "A face in 1 of the 2 frames" in drawn
     assert "No pictures" in charts.track(None)
+
+
+def test_only_pictures_that_are_shown_are_kept() -> None:
+    """Of a checkpoint that looks at every frame; a visitor's clip stays in memory."""
+    n = 300
+    pictures = list(np.random.default_rng(0).integers(0, 255, (n, 30, 40, 3)).astype(np.uint8))
+    track = FaceTrack(np.arange(n) / 25, np.ones(n, bool), np.full((n, 4), 0.5), pictures, pictures)
+    kept = charts.as_shown(track)
+    assert kept is not None
+    assert charts.track(kept) == charts.track(track)
+    assert len(pickle.dumps(kept)) < len(pickle.dumps(track)) / 10
+    assert charts.as_shown(None) is None
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

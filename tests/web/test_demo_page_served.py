@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from browser import PHONE, Visit
@@ -34,6 +36,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 
 MAX_BYTES = int(MAX_MB * 2**20)
 PATIENCE = 60_000  # ms
+FORM = "multipart/form-data; boundary=x"
 READ = "seconds</p>"  # stands after the name of a clip that was read
 
 
@@ -335,17 +338,17 @@ def test_uploads_beyond_the_limits_are_refused_and_leave_nothing(served: Served,
         (visitor.client.post(f"{API}/upload", files=[("files", ("a", b"x"))] * 2), 400),
         (visitor.client.post(f"{API}/upload", files={"files": ("a", b"x")}, data={"more": "x"}), 400),
         (visitor.client.post(f"{API}/upload", content=b"x"), 400),
+        (visitor.client.post(f"{API}/upload", content=b"--xa", headers={"Content-Type": FORM}), 400),
         (visitor.client.post(f"{API}/upload", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400),
         (visitor.client.post(f"{API}/upload", data={"files": "http://127.0.0.1:1/a.mp4"}), 400),
     ):
         assert answer.status_code == status, answer.text
         assert "\n" not in answer.text
+    assert "boundary" not in served.said  # of which the library that reads forms says something
     # In pieces, without saying how many: no more is read than may be kept.
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
     pieces = iter([head, *[bytes(65536)] * 40])
-    answer = visitor.client.post(
-        f"{API}/upload", content=pieces, headers={"Content-Type": "multipart/form-data; boundary=x"}
-    )
+    answer = visitor.client.post(f"{API}/upload", content=pieces, headers={"Content-Type": FORM})
     assert answer.status_code == 413
     assert set(served.files) <= before
 
@@ -365,6 +368,20 @@ def test_a_name_is_only_a_name(served: Served, visitor: Visitor) -> None:
         path = visitor.sent(b"x", name or "x")["path"]
         assert path.count("/") == 1
         assert (served.folder / path).is_file(), name
+
+
+def test_a_visitor_with_many_pages_takes_nothing_from_others(served: Served, visitor: Visitor, other: Visitor) -> None:
+    assert READ in other.ask(SAMPLE)
+    pages = [secrets.token_hex(6) for _ in range(30)]
+    statuses = [visitor.call(SWITCH, None, [], session_hash=page).status_code for page in pages]
+    assert statuses == [200] * 30  # the first of them are forgotten
+    assert "switched off" in other.ask(SWITCH, None, ["audio"])  # another's clip is not
+    statuses = [visitor.call(FORGET, session_hash=pages[-1]).status_code for _ in range(9)]
+    assert statuses == [200, 200, *[503] * 7]  # who listens to nothing
+    assert "Drop or record" in other.ask(FORGET)
+    quiet = Visitor(served)  # has asked for nothing: there is nothing to tell, and no error of Gradio's in the log
+    with quiet.client.stream("GET", f"{API}/heartbeat/{quiet.page}"):
+        assert quiet.client.get(f"{API}/queue/data?session_hash={quiet.page}").status_code == 404
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
@@ -409,19 +426,34 @@ def _quietly(function: object, *arguments: object) -> None:
 
 
 def test_a_process_that_dies_costs_one_clip(served: Served, visitor: Visitor, sound: bytes) -> None:
-    before = served.readers()
+    before = until(lambda: len(found := served.readers()) == 2 and found)
     for process in before:
         os.kill(process, signal.SIGSTOP)
     assert visitor.call(UPLOAD, visitor.sent(sound), None).status_code == 200
     told: list[str] = []
     thread = threading.Thread(target=lambda: told.extend(map(str, visitor.listen())))
     thread.start()
-    time.sleep(0.5)
+    crowd_at_one_address(served)
     for process in before:
         os.kill(process, signal.SIGKILL)
     thread.join(60)
     assert "the process that read this clip crashed (SIGKILL" in "".join(told)
     assert READ in visitor.ask(SAMPLE)
+
+
+def crowd_at_one_address(served: Served) -> None:
+    """More visitors than the queue has room for; the last comes from elsewhere, and finds some."""
+    crowd = [Visitor(served) for _ in range(3)]
+    assert 8 < [each.call(SAMPLE).status_code for each in crowd for _ in range(8)].count(200) <= 12
+    elsewhere = Visitor(served)
+    transport = httpx.HTTPTransport(local_address="127.0.0.2")
+    elsewhere.client = httpx.Client(base_url=served.address, transport=transport, timeout=PATIENCE / 1000)
+    assert elsewhere.client.get("/").status_code == 200
+    assert "Drop or record" in elsewhere.ask(FORGET)
+    for each in crowd:  # what a page has asked for goes with it
+        for page in range(6):
+            with each.client.stream("GET", f"{API}/heartbeat/{each.page}{page}") as answer:
+                assert answer.status_code == 200
 
 
 def test_all_uploads_together_have_a_limit(served: Served, visitor: Visitor) -> None:
@@ -465,6 +497,8 @@ def test_who_sends_nothing_is_hung_up_on(served: Served, silent: socket.socket) 
 def test_a_clip_that_takes_too_long_is_ended_in_time(checkpoint: Path, tmp_path: Path, sound: bytes) -> None:
     with Served(checkpoint, tmp_path / "t", "--max_read_seconds", 40, "--max_wait_seconds", 5) as served:
         visitor = Visitor(served)
+        with asleep(served, visitor) as taken:
+            until(lambda: taken.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET)
         visitor.sent(sound)
         until(lambda: not served.files)  # in time, though nobody asked for anything
         assert READ in visitor.ask(SAMPLE)
@@ -476,6 +510,18 @@ def test_a_clip_that_takes_too_long_is_ended_in_time(checkpoint: Path, tmp_path:
         assert second.returncode == 2
         assert "another --port" in second.stderr
         assert second.stderr.count("\n") == 1
+
+
+def asleep(served: Served, visitor: Visitor) -> socket.socket:
+    """A connection on which a large file was asked for, and nothing of it is taken."""
+    name, _, port = served.address.removeprefix("http://").partition(":")
+    path = visitor.sent(bytes(40 << 20))["path"]
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect((name, int(port)))
+    cookie = f"Cookie: viper_visitor={visitor.client.cookies['viper_visitor']}"
+    connection.sendall(f"GET {API}/file={path} HTTP/1.1\r\nHost: {name}:{port}\r\n{cookie}\r\n\r\n".encode())
+    return connection
 
 
 @pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")

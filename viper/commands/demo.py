@@ -17,13 +17,13 @@ from viper.commands.feature_options import feature_fields
 from viper.errors import NothingDoneError, UserError
 from viper.evaluation.metrics import evaluate
 from viper.evaluation.submission import SUBMISSION_FILE, read_submission
-from viper.files import check_own_folder, read_json
+from viper.files import check_own_folder
 from viper.logs import log, running, say, shell_line
 from viper.manifest import Manifest
 from viper.offline import go_offline
 from viper.store import MODALITIES
 from viper.task import load_task
-from viper.training.run_folder import SUMMARY_FILE
+from viper.training.run_records import read_summary
 
 N_TRAIN, N_VAL, N_TEST = 150, 50, 50
 N_FRAMES = 8
@@ -108,14 +108,11 @@ def _extract(options: DemoOptions) -> None:
 def _train(options: DemoOptions, manifest: Path, modalities: Sequence[str], run_folder: Path) -> None:
     from viper.commands import train_perceiver
 
-    if (run_folder / SUMMARY_FILE).is_file():
-        log.info("\n%s: trained already", run_folder)
-        return
     training = train_perceiver.TrainOptions(
         csv_path=manifest, output_checkpoint_folder=run_folder, seed=options.seed, resume=True, **TRAINING,
         **_features(options, modalities),
     )  # fmt: skip
-    _do("train_perceiver", train_perceiver.run, training)
+    _do("train_perceiver", train_perceiver.renew, training)
 
 
 def _look_at(options: DemoOptions, manifest: Path) -> None:
@@ -152,9 +149,9 @@ def _say_scores(options: DemoOptions, runs: list[str], submission: Path) -> None
     folder, task = options.output_folder, load_task("hume_reaction")
     table = pd.DataFrame(columns=["Val, mean", *task.targets], dtype=float)
     for name in runs:
-        summary = read_json(folder / f"runs_{options.models}" / name / SUMMARY_FILE)
-        per_target = [summary["targets"][target]["pearson"]["value"] for target in task.targets]
-        table.loc[name] = [summary["mean"]["pearson"]["value"], *per_target]
+        scores = read_summary(folder / f"runs_{options.models}" / name, task).scores
+        per_target = [scores.targets["pearson"][target].value for target in task.targets]
+        table.loc[name] = [scores.together["pearson"].value, *per_target]
     truth = Manifest.load(folder / "test_labels.csv", task)
     predicted = read_submission(submission, task)
     scores = evaluate(task, predicted.loc[truth.clips, list(task.targets)].to_numpy(), truth.labels)

@@ -15,18 +15,18 @@ from viper.errors import UserError
 from viper.files import check_own_folder, digest_of, read_json, remove, write_json, write_text
 from viper.fingerprints import fingerprint, fingerprint_tree
 from viper.logs import log, shell_line
-from viper.manifest import preferences_path
+from viper.manifest import Manifest
 from viper.offline import go_offline
-from viper.store import ENCODER_FILE, MODALITIES, FeatureStore
+from viper.store import MODALITIES, FeatureStore
 from viper.task import load_task
-from viper.training.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
+from viper.training.run_folder import METRICS_FILE
+from viper.training.run_records import CONFIG_FILE, SUMMARY_FILE
 
 if TYPE_CHECKING:
     from viper.commands.extract_features import ExtractOptions
     from viper.commands.pipeline_plan import Plan, Step
 
 STATE_FILE = "pipeline.json"
-BEGUN = "train begun"  # in the state: of which inputs
 DONE = (0, 3)  # exit codes after which the next stage has something to work on
 TRAIN = "train"  # the step that makes a run
 # Options that do not change what a command makes, and those that the pipeline itself sets.
@@ -155,65 +155,65 @@ def _groups(plan: Plan) -> list[list[ExtractOptions]]:
 
 def _make_products(plan: Plan) -> int:
     """Run what is out of date of the steps after the extraction; return the first exit code that is not 0."""
-    inputs = _input_digest(plan)
+    inputs = _inputs(plan)
     for step in plan.steps:
-        digest = digest_of([inputs, _option_digest(step.options)])
-        code = _run_step(step, digest, plan.output)
+        made_of = _made_of(plan, step, inputs)
+        if _is_up_to_date(step, made_of, plan.output):
+            log.info("%s: up to date", step.name)
+            continue
+        written, code = _run_step(step, plan.output)
         if code:
             return code
-        if step.name == TRAIN:  # what follows is made from the model
-            inputs = digest_of([digest, _read_state(plan.output / STATE_FILE)[TRAIN]["files"]])
+        inputs = _inputs(plan)
+        if _made_of(plan, step, inputs) == made_of:
+            state = _read_state(plan.output)
+            state[step.name] = {"made_of": made_of, "files": _fingerprints(written, plan.output)}
+            write_json(plan.output / STATE_FILE, state)
+        else:  # nobody knows which of them it was made of
+            log.warning("%s: its inputs changed meanwhile; run the pipeline again", step.name)
     return 0
 
 
-def _run_step(step: Step, digest: str, output: Path) -> int:
-    """Run a step unless it was run on the same inputs with the same options, and its files are as it left them."""
-    state_path = output / STATE_FILE
-    state = _read_state(state_path)
-    done = state.pop(step.name, {})
-    if done.get("made_of") == digest and _are_intact(done, step, output):
-        log.info("%s: up to date", step.name)
-        return 0
-    options = step.options
-    if step.name == TRAIN:
-        # A training of the same inputs that was stopped is resumed; any other is replaced.
-        has_begun = state.get(BEGUN) == digest and not done
-        options = dataclasses.replace(options, resume=has_begun, overwrite=not has_begun)
-        if not has_begun:
-            remove(step.product)  # by which a run is known to be finished
-        state[BEGUN] = digest
-        write_json(state_path, state)
+def _run_step(step: Step, output: Path) -> tuple[list[Path], int]:
+    """Run a step; return the files that it wrote, and its exit code."""
     before = _states(step)
     try:
-        code = step.run(options)
+        if step.name != TRAIN:
+            code = step.run(step.options)
+            return [path for path, status in _states(step).items() if before.get(path) != status], code
+        state = _read_state(output)
+        if state.pop(TRAIN, None):  # what is there is another training, or damaged
+            remove(step.product)  # by which a run is known to be finished
+            write_json(output / STATE_FILE, state)
+        code = step.run(step.options)
+        return _files_of_run(step.folder), code
     except KeyboardInterrupt:
         # Without the step's own words, which name options that this command does not have.
         raise KeyboardInterrupt from None
-    if code == 0:
-        if step.name == TRAIN:
-            files = _files_of_run(step.folder)
-        else:
-            files = [path for path, status in _states(step).items() if before.get(path) != status]
-        write_json(state_path, {**state, step.name: {"made_of": digest, "files": _fingerprints(files, output)}})
-    return code
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_state(output: Path) -> dict[str, dict[str, Any]]:
     """Return what has been done; what an earlier version or another program wrote there says that nothing has."""
-    state = read_json(path) if path.is_file() else {}
+    path = output / STATE_FILE
+    try:
+        state = read_json(path) if path.exists() else {}
+    except UserError as error:
+        log.warning("%s; what is there is looked at anew", error)
+        return {}
     if not isinstance(state, dict):
         return {}
-    return {name: value for name, value in state.items() if isinstance(value, str if name == BEGUN else dict)}
+    return {name: value for name, value in state.items() if isinstance(value, dict)}
 
 
-def _are_intact(done: dict[str, Any], step: Step, output: Path) -> bool:
-    """Return whether the files that a step has written are there, and hold what they held then."""
+def _is_up_to_date(step: Step, made_of: str, output: Path) -> bool:
+    """Return whether a step's files were made of this, are there, and hold what they held then."""
+    done = _read_state(output).get(step.name, {})
     files = done.get("files")
-    if not isinstance(files, dict) or _name(step.product, output) not in files:
+    if done.get("made_of") != made_of or not isinstance(files, dict) or _name(step.product, output) not in files:
         return False
     try:
         return files == _fingerprints([output / name for name in files], output)
-    except OSError:
+    except (OSError, ValueError):  # of a name that no file has, or one outside the folder
         return False
 
 
@@ -230,9 +230,9 @@ def _states(step: Step) -> dict[Path, tuple[int, ...]]:
 
 def _files_of_run(run: Path) -> list[Path]:
     """Return what others read of a run: its record, and its best checkpoint. Other epochs may be deleted."""
-    from viper.fusion.checkpoint import BEST
+    from viper.fusion.checkpoint import BEST, files_of
 
-    return [*(run / name for name in (CONFIG_FILE, METRICS_FILE, SUMMARY_FILE)), *sorted((run / BEST).iterdir())]
+    return [*(run / name for name in (CONFIG_FILE, METRICS_FILE, SUMMARY_FILE)), *files_of(run / BEST)]
 
 
 def _fingerprints(files: Iterable[Path], output: Path) -> dict[str, str]:
@@ -244,16 +244,44 @@ def _name(path: Path, output: Path) -> str:
     return path.relative_to(output).as_posix()
 
 
-def _input_digest(plan: Plan) -> str:
-    """Return a digest of the task, the manifest and the preferences beside it, every encoder and every feature."""
-    beside = preferences_path(plan.csv_path)
-    parts: list[Any] = [load_task(plan.task).to_dict()]
-    parts += [fingerprint(path) for path in (plan.csv_path, beside) if path.is_file()]
+@dataclass(frozen=True)
+class _Inputs:
+    """Digests of what is read: by the training, and by what follows it, beside the run."""
+
+    training: str
+    others: str
+
+
+def _inputs(plan: Plan) -> _Inputs:
+    """Return what the steps read, by what it says: not how a manifest's lines end, nor clips that it does not have.
+
+    A row of Test does not concern the training, unless it standardizes within groups, which are of all splits.
+    """
+    task = load_task(plan.task)
+    manifest = Manifest.load(plan.csv_path, task)
+    splits, known = manifest.table[task.split_column], set(manifest.clips)
+    encoders, features = {}, {}
     for name, options in plan.features.items():
         store = FeatureStore.open(options.output_folder)
-        parts.append([name, fingerprint(store.folder / ENCODER_FILE)])
-        parts += [[clip, fingerprint(store.path(clip))] for clip in store.clips()]
-    return digest_of(parts)
+        encoders[name] = [store.info.identity, store.info.inputs, store.info.settings]
+        features[name] = {clip: fingerprint(store.path(clip)) for clip in store.clips() if clip in known}
+    card = task.to_dict()
+    others = digest_of([card, manifest.table.to_csv(), manifest.orders, encoders, features])
+    if any(step.name == TRAIN and step.options.group_column is not None for step in plan.steps):
+        return _Inputs(others, others)
+    learnt = manifest.table.loc[splits != "Test", [task.split_column, *task.targets]]
+    orders = [order for order in manifest.orders if order[0] in learnt.index]
+    read = {name: [each.get(clip) for clip in learnt.index] for name, each in features.items()}
+    return _Inputs(digest_of([card, learnt.to_csv(), orders, encoders, read]), others)
+
+
+def _made_of(plan: Plan, step: Step, inputs: _Inputs) -> str:
+    """Return a digest of all that decides what a step makes."""
+    if step.name == TRAIN:
+        return digest_of([inputs.training, _option_digest(step.options)])
+    (run,) = (each.folder for each in plan.steps if each.name == TRAIN)
+    model = _fingerprints(_files_of_run(run), plan.output)
+    return digest_of([inputs.others, model, _option_digest(step.options)])
 
 
 def _option_digest(options: Any) -> str:

@@ -19,7 +19,7 @@ from viper.errors import UserError, did_you_mean, either
 from viper.evaluation.submission import SUBMISSION_FILE
 from viper.files import read_yaml
 from viper.logs import shell_line
-from viper.training.run_folder import SUMMARY_FILE
+from viper.training.run_records import SUMMARY_FILE
 
 Options = TypeVar("Options")
 SHARED_KEYS = ("n_workers", "device", "offline", "clip_timeout", "engine", "ray_address", "num_gpus")
@@ -132,10 +132,10 @@ class _Planner:
         inputs = feature_fields({name: options.output_folder for name, options in features.items()})
         inputs["csv_path"] = self._csv_path
         train = self._stage(
-            "train", train_perceiver.TrainOptions, output_checkpoint_folder=run, task=self._task, overwrite=True,
+            "train", train_perceiver.TrainOptions, output_checkpoint_folder=run, task=self._task, overwrite=False,
             resume=False, n_seeds=1, **inputs,
         )  # fmt: skip
-        steps = [Step("train", train_perceiver.run, train, run / SUMMARY_FILE, run)]
+        steps = [Step("train", train_perceiver.renew, train, run / SUMMARY_FILE, run)]
         if self._wants("submission"):
             path = output / SUBMISSION_FILE
             options: Any = self._stage(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from viper.commands.common import mean_and_std, over_seeds, report_scores
 from viper.commands.feature_options import FeatureOptions
 from viper.errors import UserError
-from viper.files import check_own_folder, read_json, remove, sweep, write_json
+from viper.files import check_own_folder, remove, sweep, write_json
 from viper.logs import command_line, log, package_versions
 from viper.manifest import Manifest
 from viper.store import FeatureStore
@@ -27,7 +27,8 @@ from viper.training.options import (
     LoopOptions,
     ModelOptions,
 )
-from viper.training.run_folder import LOG_FILE, METRICS_FILE, SEEDS_FILE, STATE_FILE, SUMMARY_FILE
+from viper.training.run_folder import LOG_FILE, METRICS_FILE, SEEDS_FILE, STATE_FILE
+from viper.training.run_records import SUMMARY_FILE, read_summary, summary_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,17 @@ def run(options: TrainOptions) -> int:
     """Run the stage; return the exit code."""
     train(options)
     return 0
+
+
+def renew(options: TrainOptions) -> int:
+    """Resume the run in the output folder if it is this training and undamaged; else replace it."""
+    # A run of an older version does not say of which data it was made.
+    if (options.output_checkpoint_folder / run_folder.DATA_FILE).is_file():
+        try:
+            return run(dataclasses.replace(options, resume=True, overwrite=False))
+        except run_folder.OtherRunError as error:
+            log.info("%s", str(error).partition(";")[0])
+    return run(dataclasses.replace(options, resume=False, overwrite=True))
 
 
 def train(options: TrainOptions) -> None:
@@ -137,14 +149,21 @@ def _held(folder: Path) -> AbstractContextManager[None]:
 
 def _run_one(options: TrainOptions, task: Task, data: TrainingData) -> dict[str, float]:
     """Train one seed; return the best epoch's validation metrics. A finished run that is resumed is left as it is."""
+    from viper.fusion.checkpoint import best_fingerprint, is_intact
+
     folder = options.output_checkpoint_folder
     summary = folder / SUMMARY_FILE
     packages = package_versions(run_folder.RECORDED_PACKAGES)
     description = run_folder.describe(options, data.training.stores, command_line(), packages)
     if options.resume and summary.is_file():
         run_folder.check_same(folder, description, data.record, TrainOptions)
+        finished = read_summary(folder, task)
+        if not is_intact(folder, finished.best_checkpoint):
+            raise run_folder.OtherRunError(
+                f"{folder}: its best checkpoint is not as it was written; --overwrite starts the run over"
+            )
         log.info("%s: is finished", folder)
-        return _means(read_json(summary))
+        return _means(finished.scores)
     with _held(folder):
         going_on = options.resume and run_folder.holds_run(folder)
         if going_on:
@@ -162,13 +181,13 @@ def _run_one(options: TrainOptions, task: Task, data: TrainingData) -> dict[str,
             if _is_first_process() and not run_folder.holds_run(folder):
                 with suppress(OSError):
                     run_folder.clear(folder)
-        result = {"best_epoch": {m: epoch.number for m, epoch in by_metric.items()}, **best.scores.to_dict()}
+        result = summary_record({m: epoch.number for m, epoch in by_metric.items()}, best.scores)
         if options.normalize == "group":
             result["standardised_within"] = options.group_column
         if _is_first_process():
-            write_json(summary, result)
+            write_json(summary, {**result, "best_checkpoint": best_fingerprint(folder)})
             remove(folder / STATE_FILE)
-        return _means(result)
+        return _means(best.scores)
 
 
 def _train_and_report(
@@ -202,9 +221,9 @@ def _report(options: TrainOptions, best: Epoch, by_metric: dict[str, Epoch]) -> 
     log.info("train_perceiver: %s/best -> perceiver_%d", options.output_checkpoint_folder, best.number)
 
 
-def _means(summary: dict[str, Any]) -> dict[str, float]:
+def _means(scores: Scores) -> dict[str, float]:
     """Metric -> the value over all targets; an undefined one is nan."""
-    return {metric: float("nan") if s["value"] is None else s["value"] for metric, s in summary["mean"].items()}
+    return {metric: score.value for metric, score in scores.together.items()}
 
 
 def _train(options: TrainOptions, task: Task, data: TrainingData, going_on: bool) -> tuple[Epoch, dict[str, Epoch]]:

@@ -21,7 +21,8 @@ from viper.errors import NothingDoneError, UserError, is_out_of_memory, one_line
 from viper.files import check_own_folder, locked, read_json, write_csv
 from viper.logs import log, say, shell_line
 from viper.task import Task, load_task
-from viper.training.run_folder import SEEDS_FILE, SUMMARY_FILE
+from viper.training.run_folder import SEEDS_FILE
+from viper.training.run_records import read_summary
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -239,7 +240,7 @@ def _run_trial(search: Search, trial: FrozenTrial) -> None:
 def _score(search: Search, run_folder: Path) -> float | None:
     """Return the validation metric of a trial's run, or its mean over seeds; None where it is undefined."""
     if search.options.n_seeds == 1:
-        value = read_json(run_folder / SUMMARY_FILE)["mean"][search.metric]["value"]
+        value = read_summary(run_folder, search.task).scores.together[search.metric].value
     else:
         value = read_json(run_folder / SEEDS_FILE)["Val"][search.metric]["mean"]
     return value if value is not None and math.isfinite(value) else None

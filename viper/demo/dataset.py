@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from joblib import Parallel, delayed
@@ -22,7 +21,9 @@ from viper.demo.media import write_video
 from viper.demo.reaction import EMOTIONS, FACE_EMOTIONS, check_intensities, rise
 from viper.demo.voice import voice
 from viper.demo.words import make_cues, write_srt
+from viper.errors import ClipError
 from viper.files import own_folder, write_csv
+from viper.media.video import open_media
 
 SOUND_RATE = 44100
 FIRST_ID = 10001
@@ -170,9 +171,9 @@ def _is_made(plan: ClipPlan, folder: Path, seconds: float, fps: float) -> bool:
     if not video.exists() or not subtitles.exists() or not subtitles.stat().st_size:
         return False
     try:
-        with av.open(str(video)) as container:  # a truncated .mp4 has lost its index, which is at the end
+        with open_media(video) as container:  # a truncated .mp4 has lost its index, which is at the end
             comment = container.metadata.get("comment")
-    except (av.FFmpegError, ValueError):
+    except ClipError:
         return False
     return comment == _fingerprint(plan.intensities, plan.identity, plan.seed, seconds, fps)
 

@@ -63,8 +63,9 @@ HEADS: dict[str, tuple[str, ...]] = {
     # Of a classifier `fc_norm` is read (viper.encoders.video), and so is no head.
     "videomae": ("classifier", "decoder", "encoder_to_decoder", "mask_token"),
 }  # fmt: skip
-# DINOv2, ConvNeXt, ResNet, TimeSformer, ViViT ... and architectures that nobody has looked at yet.
-OTHERS = ("classifier",)
+# DINOv2, ConvNeXt, ResNet, Longformer, MobileBERT ... and architectures that nobody has looked at yet: names that no
+# encoder gives to a part of its own.
+OTHERS = (*_WORDS, "qa_classifier", "generator_predictions", "generator_lm_head", "pred_layer.proj")
 
 # Not learnt: places and distances that older files hold, and networks now work out by themselves.
 TABLES = ("position_ids", "relative_position_index", "relative_coords_table", "inv_freq")

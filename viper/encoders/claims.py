@@ -24,7 +24,7 @@ PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "pro
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 VOCABULARIES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "spiece.model", "spm.model",
-    "sentencepiece.bpe.model", "tokenizer.model",
+    "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model", "entity_vocab.json",
 )  # fmt: skip
 MAX_BYTES = 1 << 26  # of any one of these files; large vocabularies take 30 MB
 MAX_SETTINGS_BYTES = 1 << 24
@@ -52,6 +52,8 @@ _SIDES = re.compile(
 _SOUND = re.compile(r".*(feature_size|mel_bins|n_fft|_length)")
 MAX_SOUND = 1 << 14
 MIN_CROP = 0.05  # share of a picture
+# Names of classes, which may be any words: "kernel" and "backbone" are objects of ImageNet.
+_NAMES = ("id2label", "label2id")
 # Bounds of this kind are those of texts: how many words may be asked for at all, which is often "any number".
 _FREE = ("model_max_length",)
 
@@ -100,7 +102,8 @@ def check_numbers(settings: Any, path: Path, key: str = "") -> None:
         for name, value in settings.items():
             # {"size": {"height": ...}}, {"depths": [...]}: a number is of the kind of what it stands in.
             inner = name if not re.fullmatch(f"{_SIDES.pattern}|{_LAYERS.pattern}", key) else key
-            check_numbers(value, path, inner)
+            if name not in _NAMES:
+                check_numbers(value, path, inner)
         _check_positions(settings, path)
     elif isinstance(settings, list):
         for value in settings:
@@ -154,4 +157,7 @@ def _allowed(value: Any, path: Path) -> Any:
     for key in ("model_type", "image_processor_type", "feature_extractor_type"):
         if str(value.get(key, "")).lower().startswith("timm"):
             raise UserError(f"{path}: {key} {value[key]!r} is a network of timm, which viper cannot read")
-    return {key: _allowed(each, path) for key, each in value.items() if not _RUNNING.fullmatch(key)}
+    return {
+        key: each if key in _NAMES else _allowed(each, path)
+        for key, each in value.items() if not _RUNNING.fullmatch(key)
+    }  # fmt: skip

@@ -20,7 +20,7 @@ from viper.encoders.claims import CONFIG, PROCESSORS, TOKENIZER_SETTINGS, VOCABU
 from viper.errors import UserError
 from viper.files import digest_of
 from viper.logs import quiet_transformers, shell_line
-from viper.offline import is_offline
+from viper.offline import fetch
 from viper.weights import PICKLED, SAFETENSORS, bounded_by, check_finite, load_folder, not_numbers, reason
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ def local_folder(model: str, weights: bool = False) -> Path:
 
 
 def _fetched(model: str, *patterns: str) -> Path:
-    from huggingface_hub import snapshot_download
-
     with quiet_transformers():
-        return Path(snapshot_download(model, allow_patterns=list(patterns), local_files_only=is_offline()))
+        return fetch(model, patterns)
 
 
 @contextlib.contextmanager
@@ -104,7 +102,10 @@ def load_config(model: str) -> Any:
 def load_processor(auto_class: Any, model: str) -> Any:
     """Return a checkpoint's tokenizer, feature extractor or processor; OSError where it has none of the kind."""
     with plain_folder(local_folder(model)) as folder, quiet_transformers():
-        return auto_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        try:
+            return auto_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except OSError as error:  # says where it looked
+            raise OSError(str(error).replace(str(folder), model)) from error
 
 
 def config_digest(model: str) -> str:
@@ -128,6 +129,9 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
 
     folder = local_folder(model, weights=True)
     config, state = load_config(model), load_folder(folder)
+    # A classifier of pictures made of an image-text model has that one's config and the half that sees.
+    if hasattr(config, "vision_config") and not any("text_model." in key for key in state):
+        config = config.vision_config
     with quiet_transformers(), explained(model), bounded_by(state):
         # Not by the auto class itself, which wants a folder to look for code, adapters and weights in.
         loaded, report = _network_class(auto_class, config).from_pretrained(

@@ -25,8 +25,11 @@ class Score:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Score:
-        """Return the inverse of `to_dict`, but for infinity, which becomes nan."""
-        return cls(math.nan if record["value"] is None else record["value"], record["n"])
+        """Return the inverse of `to_dict`, but for infinity, which becomes nan; ValueError for what is no score."""
+        value, n = record["value"], record["n"]
+        if type(value) not in (int, float, type(None)) or type(n) is not int or n < 0:
+            raise ValueError(f"{record} is not a score")
+        return cls(math.nan if value is None else float(value), n)
 
 
 def pearson(predicted: np.ndarray, true: np.ndarray) -> Score:

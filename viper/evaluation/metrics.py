@@ -95,7 +95,9 @@ class Scores:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Scores:
-        """Return the inverse of `to_dict`."""
+        """Return the inverse of `to_dict`; other records raise LookupError, TypeError, AttributeError or ValueError."""
+        if type(record["n_clips"]) is not int:
+            raise ValueError(f"n_clips is {record['n_clips']!r}")
         metrics = next((list(scores) for scores in record["targets"].values()), [])
         return cls(
             targets={

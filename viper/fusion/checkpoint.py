@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from viper.errors import UserError, one_line
 from viper.files import atomic_folder, copy_file, refuse_foreign, remove
+from viper.fingerprints import fingerprint_folder
 from viper.fusion.perceiver import BEST, PerceiverFusion
 from viper.logs import log, quiet_transformers
 from viper.store import EncoderInfo, FeatureStore
@@ -71,6 +73,24 @@ def remove_other_checkpoints(run: Path, keep: set[int]) -> None:
                 log.warning("%s: %s", folder, error.strerror)
             else:
                 remove(folder)
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    """Return the files of a checkpoint that are read again: all but its card, which people edit."""
+    return sorted(path for path in checkpoint.iterdir() if re.fullmatch(r".*\.(json|safetensors)", path.name))
+
+
+def best_fingerprint(run: Path) -> str:
+    """Return a fingerprint of a run's best checkpoint; OSError where there is none."""
+    return fingerprint_folder(run / BEST, (path.name for path in files_of(run / BEST)))
+
+
+def is_intact(run: Path, written: Any) -> bool:
+    """Return whether a run's best checkpoint is as it was written; of a run that does not say (None), is there."""
+    try:
+        return bool(files_of(run / BEST)) if written is None else best_fingerprint(run) == written
+    except OSError:
+        return False
 
 
 def resolve_checkpoint(path: Path, option: str = "--model_path") -> Path:

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -41,7 +41,7 @@ from viper.fusion.layers import (
 from viper.fusion.losses import compute_loss, compute_preference_loss
 from viper.fusion.model_card import CARD_FILE, model_card
 from viper.fusion.published_perceiver import ChannelsPerceiver, load_transformers_perceiver
-from viper.offline import is_offline
+from viper.offline import fetch
 from viper.weights import SAFETENSORS, bounded_by, check_finite, load_state_dict, not_numbers
 
 __all__ = [
@@ -365,8 +365,7 @@ def _folder_of(name: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:
         if not (folder / "config.json").is_file():
             raise UserError(f"{name}: neither a checkpoint (config.json, model.safetensors) nor a run with one")
         return folder
-    where = {**hub, "local_files_only": hub.get("local_files_only", False) or is_offline()}
-    return Path(snapshot_download(os.fspath(name), allow_patterns=["config.json", SAFETENSORS], **where))
+    return fetch(os.fspath(name), ["config.json", SAFETENSORS], **hub)
 
 
 def _settings_of(path: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from viper.errors import UserError
-from viper.files import read_json, read_yaml
 from viper.fusion.checkpoint import load_checkpoint, resolve_checkpoint, task_of
 from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.stored import data_for
@@ -17,7 +16,8 @@ from viper.manifest import Manifest
 from viper.store import MODALITIES, FeatureStore
 from viper.task import Task
 from viper.training.data import FusionData
-from viper.training.run_folder import CONFIG_FILE, FREE_OPTIONS, SUMMARY_FILE
+from viper.training.run_folder import FREE_OPTIONS
+from viper.training.run_records import CONFIG_FILE, SUMMARY_FILE, read_card, read_summary
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class OpenedRun:
         """The checkpoint's epoch; None where neither its name nor the run's summary says it."""
         if match := re.fullmatch(r"perceiver_(\d+)", self.checkpoint.name):
             return int(match[1])
-        summary = self.folder / SUMMARY_FILE
-        return read_json(summary)["best_epoch"].get(self.task.metrics[0]) if summary.is_file() else None
+        if not (self.folder / SUMMARY_FILE).is_file():
+            return None
+        return read_summary(self.folder, self.task).best_epoch.get(self.task.metrics[0])
 
     def data(self, split: str, labelled: bool = True) -> FusionData:
         """Return the features of a split's clips: of those with labels, or of all."""
@@ -82,7 +83,7 @@ def open_run(
     path = Path(path)
     checkpoint = resolve_checkpoint(path, option).resolve()
     folder = path if (path / CONFIG_FILE).is_file() else checkpoint.parent
-    card = _read_card(folder / CONFIG_FILE)
+    card = read_card(folder) if (folder / CONFIG_FILE).is_file() else {}
     options = card.get("options", {})
     can_override = folders is not None
     suggest = (_argument_for if in_python else _option_for) if can_override else None
@@ -101,15 +102,6 @@ def open_run(
         raise UserError(f"{where}: no such file, though {folder / CONFIG_FILE} names it as the manifest{hint}")
     settings = {name: value for name, value in options.items() if name not in FREE_OPTIONS}
     return OpenedRun(str(path), folder, checkpoint, card, settings, model, task, Manifest.load(where, task), stores)
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    card = read_yaml(path)
-    if not isinstance(card, dict) or not isinstance(card.get("options", {}), dict):
-        raise UserError(f"{path}: does not describe a run; train_perceiver writes it")
-    return card
 
 
 def _recorded_folders(options: Mapping[str, Any]) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -96,8 +97,9 @@ def find_pictures(source: OpenedRun, clips: Sequence[str]) -> Path | None:
     places = [store.folder.resolve() for store in source.stores.values()] + [source.folder.resolve()]
     beside = [parent / name for place in places for parent in list(place.parents)[:2] for name in PICTURE_SOURCES]
     for folder in dict.fromkeys(Path(os.path.normpath(path)) for path in (*recorded, *beside)):
-        if any((folder / name).is_dir() for clip in clips for name in (clip, f"[{clip}]")):
-            return folder
+        with contextlib.suppress(OSError):  # of a record whose name no folder can have
+            if any((folder / name).is_dir() for clip in clips for name in (clip, f"[{clip}]")):
+                return folder
     return None
 
 

@@ -26,7 +26,7 @@ from viper.logs import log, progress_bar
 from viper.training.accumulation import Accumulation, Alone, Collate
 from viper.training.optimizer import averaged_weights, learning_rate_factor, make_average, make_optimizer
 from viper.training.options import LoopOptions
-from viper.training.state import TrainingState, gather_state, restore_state
+from viper.training.state import TrainingState, gather_state, of_this_training, restore_state
 
 
 class Recorder(Protocol):
@@ -84,8 +84,9 @@ def train(
     accumulation = Accumulation(accelerator, model, network, collate, arithmetic, part, alone)
     n_examples, start = len(examples), 0  # type: ignore[arg-type]
     if resumed is not None:
-        restore_state(resumed, folder, accelerator, network, average, optimizer)
-        recorder.load_state_dict(resumed.record["recorder"])
+        with of_this_training(folder):
+            restore_state(resumed, folder, accelerator, network, average, optimizer)
+            recorder.load_state_dict(resumed.record["recorder"])
         start, accumulation.size = resumed.record["epoch"], resumed.record["part"]
     steps_per_epoch = math.ceil(n_examples / (options.batch_size * options.accumulate_steps))
     factor = learning_rate_factor(options, steps_per_epoch)

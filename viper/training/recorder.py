@@ -34,7 +34,7 @@ class Epoch:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Epoch:
         """Invert `to_dict`."""
-        return cls(record["number"], record["loss"], Scores.from_dict(record["scores"]))
+        return cls(record["number"], float(record["loss"]), Scores.from_dict(record["scores"]))
 
 
 class Recorder:
@@ -102,8 +102,17 @@ class Recorder:
         return {"epochs": [epoch.to_dict() for epoch in self.epochs]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after these epochs."""
+        """Go on after these epochs; ValueError where they are not those of a training on the task."""
         self.epochs = [Epoch.from_dict(record) for record in state["epochs"]]
+        if not self.epochs or [epoch.number for epoch in self.epochs] != list(range(1, len(self.epochs) + 1)):
+            raise ValueError("its epochs are not one after the other")
+        for epoch in self.epochs:
+            scores = epoch.scores
+            if (
+                scores.together.keys() != self.epochs[0].scores.together.keys()
+                or not {*self._task.metrics} <= scores.together.keys() <= METRICS.keys()
+            ):
+                raise ValueError("its scores are not of this task")
 
     def _write(self, epoch: Epoch) -> None:
         self._model.config.evaluation = epoch.to_evaluation()

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import yaml
 
 import viper
-from viper.errors import UserError, one_line
+from viper.errors import UserError
 from viper.files import (
     atomic_path,
     files_only,
@@ -31,11 +31,10 @@ from viper.files import (
     write_text,
 )
 from viper.logs import log
-from viper.store import EncoderInfo, FeatureStore
+from viper.store import MODALITIES, EncoderInfo, FeatureStore
+from viper.training.run_records import CONFIG_FILE, SUMMARY_FILE, read_card
 
-CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
-SUMMARY_FILE = "summary.json"
 SEEDS_FILE = "seeds.json"
 DATA_FILE = "training_data.json"
 LOCK_FILE = ".lock"
@@ -46,6 +45,12 @@ RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "numpy", "safetensor
 FREE_OPTIONS = frozenset(
     {"resume", "overwrite", "output_checkpoint_folder", "output_log_file", "log_steps", "keep", "report_to", "device"}
 )
+# Where the data are, which may be moved: what they hold is compared, where the run has noted it.
+PLACES = frozenset({"csv_path", "task", "features", *(f"{name}_features_input_folder" for name in MODALITIES)})
+
+
+class OtherRunError(UserError):
+    """What a folder holds cannot be resumed: another training's, or damaged."""
 
 
 def describe(
@@ -146,33 +151,52 @@ def clear(folder: Path) -> None:
 
 
 def check_same(folder: Path, description: Mapping[str, Any], data: Mapping[str, Any], options_class: type) -> None:
-    """Refuse to resume a run with other options or data than it was started with: a UserError that names them.
+    """Refuse to resume a run with other options or data than it was started with: an OtherRunError that names them.
 
     An option that an older version did not know had its default, as in `options_class`, then.
     """
-    path = folder / CONFIG_FILE
     try:
-        before = read_yaml(path, "the record of a run")
+        before = read_card(folder)
         options, encoders = before["options"], _identities(before["encoders"])
-    except (UserError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read ({one_line(str(error))}); --overwrite starts the run over") from error
+    except UserError as error:
+        raise OtherRunError(f"{error}; --overwrite starts the run over") from error
     now = description["options"]
     options = {field.name: field.default for field in dataclasses.fields(options_class)} | options
-    for name in sorted((now.keys() | options.keys()) - FREE_OPTIONS):
+    free = FREE_OPTIONS | (PLACES if (folder / DATA_FILE).is_file() else frozenset())
+    for name in sorted((now.keys() | options.keys()) - free):
         if now.get(name) != options.get(name):
-            raise UserError(
+            raise OtherRunError(
                 f"{folder}: was trained with --{name} {options.get(name)}, not {now.get(name)}; resume it with the "
                 "same options, or give another folder"
             )
+    if list(encoders) != list(description["encoders"]):
+        raise OtherRunError(
+            f"{folder}: was trained on {', '.join(encoders)}, not {', '.join(description['encoders'])}; resume it with "
+            "the same modalities, or give another folder"
+        )
     for name, identity in _identities(description["encoders"]).items():
         if encoders.get(name) != identity:
-            raise UserError(
+            raise OtherRunError(
                 f"{folder}: was trained on {name} features of another encoder; --overwrite starts the run over"
             )
     if not (folder / DATA_FILE).is_file():
         log.warning("%s: an older version of viper began it and did not record its data, which is not compared", folder)
-    elif difference := _difference(read_json(folder / DATA_FILE), data):
-        raise UserError(f"{folder}: was trained on {difference}; --overwrite starts the run over")
+    elif difference := _difference(_noted(folder / DATA_FILE), data):
+        raise OtherRunError(f"{folder}: was trained on {difference}; --overwrite starts the run over")
+
+
+def _noted(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except UserError as error:
+        if _is_out_of_reach(error):
+            raise
+        return None
+
+
+def _is_out_of_reach(error: Exception) -> bool:
+    """Return whether a file could not be read, which says nothing about what is in it."""
+    return isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
 
 
 def _difference(before: Any, now: Mapping[str, Any]) -> str:
@@ -193,7 +217,7 @@ def _difference(before: Any, now: Mapping[str, Any]) -> str:
     return f"other features ({', '.join(counts)})" if counts else ""
 
 
-def _identities(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _identities(encoders: Mapping[str, Any]) -> dict[str, str]:
     """Return modality -> what decides its features; the rest of an encoder.json is a record, and may have grown."""
     return {name: EncoderInfo.from_record(record, CONFIG_FILE).identity for name, record in encoders.items()}
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from viper.errors import UserError, first_line
 from viper.files import atomic_path
 from viper.logs import log
-from viper.training.run_folder import STATE_FILE
+from viper.training.run_folder import STATE_FILE, OtherRunError
 
 _RECORD = "record"
 MOST_THREADS = 1024  # a state that says more is damaged, and torch would try
@@ -37,7 +37,7 @@ class TrainingState:
     tensors : by name: "model.*" the weights, "average.*" their running average, "optimizer.<parameter>.*" the moments,
         "rng.*" the generators of every process, stacked.
     record : JSON: "epoch" (how many are finished), "recorder" (its state), "part" (examples in the model at
-        once), "optimizer" (its settings), "n_processes", "n_threads" (of each, on the processor).
+        once), "n_processes", "n_threads" (of each, on the processor).
     """
 
     tensors: dict[str, Tensor]
@@ -51,16 +51,20 @@ class TrainingState:
 
     @classmethod
     def load(cls, run: Path) -> TrainingState:
-        """Return the state of a run; a file that does not hold one is a UserError."""
+        """Return the state of a run; a file that does not hold one is an OtherRunError."""
         path = run / STATE_FILE
         try:
             with safe_open(path, framework="pt") as file:
                 record = json.loads((file.metadata() or {})[_RECORD])
-                if not isinstance(record, dict) or "epoch" not in record:
-                    raise ValueError("its record names no epoch")
+                for name in ("epoch", "part"):
+                    if type(record[name]) is not int or record[name] < 1:
+                        raise ValueError(f"{name} is {record[name]!r}")
                 return cls({name: file.get_tensor(name) for name in file.keys()}, record)  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not a training's state ({error}); --overwrite starts the run over") from error
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
+            said = first_line(error)
+            raise OtherRunError(f"{path}: not a training's state ({said}); --overwrite starts the run over") from error
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors under a prefix, by the rest of their names."""
@@ -81,12 +85,8 @@ def gather_state(
     device = next(network.parameters()).device
     for name, generator in _generators().items():
         tensors[f"rng.{name}"] = accelerator.gather(generator.to(device).unsqueeze(0))
-    groups = [
-        {name: list(v) if isinstance(v, tuple) else v for name, v in group.items()}
-        for group in described["param_groups"]
-    ]
     counts = {"n_processes": accelerator.num_processes, "n_threads": torch.get_num_threads()}
-    return TrainingState(tensors, {"optimizer": groups, **counts})
+    return TrainingState(tensors, counts)
 
 
 @contextlib.contextmanager
@@ -105,6 +105,17 @@ def threads_of(state: TrainingState | None) -> Iterator[None]:
         torch.set_num_threads(here)
 
 
+@contextlib.contextmanager
+def of_this_training(folder: Path) -> Iterator[None]:
+    """Make what goes wrong with the state of another training, or with a damaged one, an OtherRunError."""
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise OtherRunError(
+            f"{folder}: its {STATE_FILE} is not one of this training ({first_line(error)}); --overwrite starts over"
+        ) from error
+
+
 def restore_state(
     state: TrainingState,
     folder: Path,
@@ -113,28 +124,13 @@ def restore_state(
     average: nn.Module | None,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Put back what `gather_state` collected; another number of processes, or another network's state: UserError."""
+    """Put back what `gather_state` collected; another number of processes: OtherRunError."""
     n_processes = state.record.get("n_processes")
     if n_processes != accelerator.num_processes:
-        raise UserError(
+        raise OtherRunError(
             f"{folder}: was trained by {n_processes} processes, and can only be resumed by as many, not by "
             f"{accelerator.num_processes}"
         )
-    try:
-        _put_back(state, accelerator, network, average, optimizer)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder}: its {STATE_FILE} is not one of this training ({first_line(error)}); --overwrite starts over"
-        ) from error
-
-
-def _put_back(
-    state: TrainingState,
-    accelerator: Accelerator,
-    network: nn.Module,
-    average: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
-) -> None:
     network.load_state_dict(state.part("model"))
     if average is not None:
         average.load_state_dict(state.part("average"))
@@ -142,11 +138,11 @@ def _put_back(
     for name, tensor in state.part("optimizer").items():
         index, _, key = name.partition(".")
         moments.setdefault(int(index), {})[key] = tensor
-    groups = [
-        {name: tuple(v) if name == "betas" else v for name, v in group.items()} for group in state.record["optimizer"]
-    ]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    # Its settings are those of the options, with which the training is resumed.
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, kept in optimizer.state.items():
+        if kept.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError(f"moments {', '.join(kept)}")
         for name, value in kept.items():
             if value.ndim and value.shape != parameter.shape:
                 raise ValueError(f"a moment {name} is {tuple(value.shape)}, its weight {tuple(parameter.shape)}")

@@ -20,10 +20,10 @@ from viper.inference.predictor import ClipPredictor
 from viper.logs import log
 from viper.media.subtitles import SUBTITLE_SUFFIXES
 from viper.web import charts, texts
-from viper.web.guard import Visitors
 from viper.web.reading import GoneError, LateError, Readers, Sent, ToBeMade
 from viper.web.session import Answers, Session, answer
 from viper.web.uploads import Uploads
+from viper.web.visitors import Visitors
 
 # Seconds after which a clip that nobody looked at again is forgotten, and how many visitors' clips are kept at once.
 FORGET_AFTER = 1800

@@ -5,6 +5,7 @@ The colours are those of the report and of `viper.evaluation.drawing`, as variab
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -69,12 +70,26 @@ def bars(
     ).format(value_name(task), scale.low, scale.high, value_name(task), Markup("").join(rows), legend)
 
 
+def as_shown(faces: FaceTrack | None) -> FaceTrack | None:
+    """Return a track with only the pictures that are shown: a checkpoint may look at every frame of a clip."""
+    if faces is None:
+        return None
+    shown = set(_shown(len(faces.frames)))
+    frames = [image if number in shown else np.zeros_like(image[:1, :1]) for number, image in enumerate(faces.frames)]
+    return dataclasses.replace(faces, frames=frames, crops=[])
+
+
+def _shown(n: int) -> np.ndarray:
+    """Return which of a track's n frames are shown."""
+    return np.unique(np.linspace(0, n - 1, min(n, MAX_PICTURES)).round().astype(int))
+
+
 def track(faces: FaceTrack | None) -> Markup:
     """Return the frames that were looked at, over time, with a box around the face."""
     if faces is None or not faces.frames:
         return Markup('<p class="nothing">No pictures: the modalities that are used do not look at any.</p>')
     n = len(faces.frames)
-    chosen = np.unique(np.linspace(0, n - 1, min(n, MAX_PICTURES)).round().astype(int))
+    chosen = _shown(n)
     looked_for = np.isfinite(faces.boxes).any() or not faces.found.all()
     figures = []
     for i in chosen:

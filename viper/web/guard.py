@@ -12,7 +12,6 @@ import json
 import re
 import secrets
 import socket
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
@@ -23,6 +22,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from viper.web.uploads import RefusedError, Uploads
+from viper.web.visitors import Visitors
 
 # What a browser may load for the page: what this server sends, and no script from or connection to anywhere else.
 # Gradio's own scripts stand in the page and make functions from text.
@@ -52,34 +52,10 @@ _API = "/gradio_api"
 _FILE = f"{_API}/file="
 MAX_BODY = 64 * 1024  # bytes of a call
 PATIENCE = 15.0  # seconds until the next piece of a body must be there
-MAX_PAGES = 10_000  # opened pages that are remembered
 
 
 FILE = "file"
 Kind = str | frozenset[str] | None
-
-
-class Visitors:
-    """Whose page is whose: a visitor is a browser, by its cookie; what is known of a page is told to no other."""
-
-    def __init__(self) -> None:
-        self._owners: OrderedDict[str, str] = OrderedDict()
-
-    def owns(self, visitor: str, page: str) -> bool:
-        """Return whether a page is this visitor's; one that nobody has yet is from now on."""
-        owner = self._owners.setdefault(page, visitor)
-        self._owners.move_to_end(page)
-        if len(self._owners) > MAX_PAGES:
-            self._owners.popitem(last=False)
-        return owner == visitor
-
-    def has(self, visitor: str, page: str) -> bool:
-        """Return whether a page is known to be this visitor's."""
-        return self._owners.get(page) == visitor
-
-    def owner(self, page: str | None) -> str | None:
-        """Return whose a page is."""
-        return self._owners.get(page or "")
 
 
 class Guard:
@@ -138,7 +114,7 @@ class Guard:
     async def _of_visitor(self, visitor: str, scope: Scope, receive: Receive, send: Send) -> Response | None:
         method, path = scope["method"], scope["path"]
         if path.startswith(_FILE) and method in ("GET", "HEAD"):
-            return self._file(visitor, path.removeprefix(_FILE), scope)
+            return await self._file(visitor, path.removeprefix(_FILE), scope, receive, send)
         if path == f"{_API}/upload_progress" and method == "GET":
             return Response(status_code=204)
         if path == f"{_API}/upload" and method == "POST":
@@ -149,9 +125,10 @@ class Guard:
         if page is None:
             return _not_found()
         is_data = path == f"{_API}/queue/data"
-        if not (self._visitors.has if is_data else self._visitors.owns)(visitor, page):
+        if not (self._visitors.has(visitor, page) if is_data else await self._visitors.owns(visitor, page, _by(scope))):
             return _not_found()
-        await self._listen(page, scope, receive, send, b"session_hash=" + page.encode() if is_data else b"")
+        with self._visitors.listening(page) if is_data else contextlib.nullcontext():
+            await self._listen(page, scope, receive, send, b"session_hash=" + page.encode() if is_data else b"")
         return None
 
     def _listening_page(self, scope: Scope) -> str | None:
@@ -199,8 +176,8 @@ class Guard:
 
         await self._pass_on(scope, receiving, sending, query)
 
-    def _file(self, visitor: str, name: str, scope: Scope) -> Response:
-        """Return a file that this visitor sent, which their browser shows them."""
+    async def _file(self, visitor: str, name: str, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        """Send a file that this visitor sent, which their browser shows them."""
         path = self._uploads.path_of(name, visitor)
         if path is None or not path.is_file():
             return Response(status_code=204)  # deleted since, which is no error for a browser that shows it
@@ -216,7 +193,20 @@ class Guard:
         answer.headers["cache-control"] = "no-store"
         if shown != kind:
             answer.headers["content-disposition"] = "attachment"
-        return answer
+        has_begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await answer(scope, receive, sending)
+        except Exception:
+            if self._uploads.path_of(name, visitor) is not None:
+                raise
+            return None if has_begun else Response(status_code=204)  # deleted in this moment
+        return None
 
     async def _upload(self, visitor: str, scope: Scope, receive: Receive) -> Response:
         try:
@@ -236,6 +226,9 @@ class Guard:
                 if len(content) > MAX_BODY:
                     return _hanging_up("too much at once", 413)
             asked = self._call(visitor, json.loads(content))
+            page = asked["session_hash"]
+            if not await self._visitors.owns(visitor, page, _by(scope)):
+                return PlainTextResponse("this page is another visitor's", 403)
         except RefusedError as refused:
             return _hanging_up(str(refused), refused.status)
         except (ValueError, RecursionError):
@@ -249,7 +242,11 @@ class Guard:
                 return {"type": "http.request", "body": sent, "more_body": False}
             return await receive()
 
-        await self._pass_on(scope, receiving, send)
+        try:
+            async with self._visitors.calling(page):
+                await self._pass_on(scope, receiving, send)
+        except RefusedError as refused:
+            return JSONResponse({"detail": str(refused)}, refused.status)
         return None
 
     def _call(self, visitor: str, asked: Any) -> dict[str, Any]:
@@ -265,8 +262,6 @@ class Guard:
         if not (trigger is None or type(trigger) is int):
             raise ValueError("no part of the page")
         values = [self._value(visitor, *each) for each in zip(data, self._functions[function], strict=True)]
-        if not self._visitors.owns(visitor, page):
-            raise RefusedError(403, "this page is another visitor's")
         return {"fn_index": function, "session_hash": page, "data": values, "trigger_id": trigger}
 
     def _value(self, visitor: str, value: Any, kind: Kind) -> Any:
@@ -315,6 +310,11 @@ def _name_of(host: str) -> str:
     """Return the Host header without its port and an address' brackets; empty for what is no host."""
     found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9_.-]+))(?::\d{1,5})?", host)
     return (found[1] or found[2]).lower() if found else ""
+
+
+def _by(scope: Scope) -> str:
+    """Return the address that a request comes from."""
+    return scope["client"][0] if scope.get("client") else ""
 
 
 def _visitor(headers: Headers) -> str | None:

@@ -18,6 +18,7 @@ from viper.engine.pool import LoneWorker
 from viper.errors import ClipError, UserError, one_line
 from viper.inference.predictor import ClipPredictor
 from viper.logs import log, without_warnings
+from viper.web import charts
 from viper.web.session import Session, check_length, write_sample
 
 try:
@@ -141,11 +142,13 @@ def _read(predictor: ClipPredictor, asked: Sent | ToBeMade) -> tuple[Session, It
         check_length(path, asked.max_seconds)
     else:
         path, subtitles, shown = write_sample(asked.folder, asked.number)
-    session = Session(path.name, predictor.read(path, subtitles), shown=shown, has_words=subtitles is not None)
+    reading = predictor.read(path, subtitles)
+    reading = dataclasses.replace(reading, faces=charts.as_shown(reading.faces))
+    session = Session(path.name, reading, shown=shown, has_words=subtitles is not None)
     if session.step is None:
         return session, iter(())
     windows = predictor.read_windows(path, every=session.step, subtitles=subtitles)
-    # Its pictures are not shown, and a session is kept in memory.
+    # Their pictures are not shown, and a session is kept in memory.
     return session, (dataclasses.replace(window, faces=None) for window in windows)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from viper.errors import UserError
 
 _PATIENCE = 2  # seconds that open connections are given at the end
-# Seconds until a connection must have sent the head of its request, and how many connections there may be at once: in
-# all, and from one address.
-HEAD_SECONDS, MAX_CONNECTIONS, MAX_OF_ADDRESS = 10.0, 400, 100
+# Seconds until a connection must have sent the head of its request, and taken the next piece of an answer.
+HEAD_SECONDS, TAKE_SECONDS = 10.0, 30.0
+# Connections at once: in all, and from one address.
+MAX_CONNECTIONS, MAX_OF_ADDRESS = 400, 100
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -60,6 +61,12 @@ def make_app(page: Any, host: str, on_gone: Callable[[str], None]) -> Any:
     )  # fmt: skip
     # Mounting does not set it, and until it is set Gradio checks no path.
     blocks.has_launched = True
+
+    def forget(name: str) -> None:
+        blocks.state_holder.session_data.pop(name, None)
+        blocks.state_holder.time_last_used.pop(name, None)
+
+    page.visitors.queue, page.visitors.on_dropped, page.visitors.on_forgotten = blocks._queue, on_gone, forget
     functions = {number: [_kind(part) for part in each.inputs] for number, each in blocks.fns.items()}
     return Guard(app, page.uploads, page.visitors, functions, on_gone, host_check(host))
 
@@ -76,17 +83,19 @@ def _kind(part: Any) -> Any:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether a log line is news: not that connections of open pages were cut at the end."""
+    """Return whether a log line is news: not that the page of somebody or a deleted file was cut short."""
     is_cut = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
-    return not is_cut and "graceful shutdown" not in record.getMessage()
+    is_told = not any(each in record.getMessage() for each in ("graceful shutdown", "without completing response"))
+    return is_told and not is_cut
 
 
 def _impatient() -> Any:
-    """Return uvicorn's protocol, but one that hangs up on who sends nothing, and on too many from one address."""
+    """Return uvicorn's protocol, but one that hangs up on who sends nothing or takes nothing, and on too many."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Impatient(H11Protocol):
         _waits: asyncio.TimerHandle | None = None
+        _stuck: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -99,7 +108,18 @@ def _impatient() -> Any:
         def connection_lost(self, exc: Exception | None) -> None:
             if self._waits is not None:
                 self._waits.cancel()
+            self.resume_writing()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stuck = self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            if self._stuck is not None:
+                self._stuck.cancel()
+                self._stuck = None
+            super().resume_writing()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
@@ -122,6 +142,7 @@ def serve(app: Any, opened: socket.socket) -> None:
     import uvicorn
 
     logging.getLogger("uvicorn.error").addFilter(_is_news)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it remarks on every odd form
     config = uvicorn.Config(
         app, http=_impatient(), ws="none", log_level="error", access_log=False, timeout_graceful_shutdown=_PATIENCE,
         server_header=False, proxy_headers=False, limit_concurrency=MAX_CONNECTIONS,

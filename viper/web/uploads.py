@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ MAX_AGE = 600.0
 PREVIEW_SECONDS = 1.0
 # Of all visitors together: how many times the largest upload, how many files, how many of them on their way at once.
 MAX_TOTAL, MAX_FILES, MAX_COMING = 8, 64, 16
+COMING_OF_VISITOR = 2  # a clip and its subtitles
 READ_SOON = 30.0  # seconds for which a file keeps its place when there is no room for others
 MAX_OF_VISITOR = 4  # files that wait to be read; another one takes the place of the oldest
 MAX_STEM, MAX_SUFFIX = 50, 10  # characters of a file's name that are kept; a character may have four bytes
@@ -72,7 +74,8 @@ class Uploads:
         self.folder, self.max_mb, self.max_seconds, self._max_age = folder, max_mb, max_seconds, max_age
         self._lock = threading.Lock()
         self._kept: dict[str, _Upload] = {}  # by the name that the browser is given
-        self._n_bytes = self._n_coming = 0
+        self._n_bytes = 0
+        self._coming: Counter[str] = Counter()  # visitors, and how many files each is sending
 
     @property
     def max_bytes(self) -> int:
@@ -93,7 +96,7 @@ class Uploads:
         ------
         RefusedError : too large, too slow, not one file named "files", or no room now.
         """
-        with self._counted() as count:
+        with self._counted(visitor) as count:
             from starlette.concurrency import run_in_threadpool
             from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -114,7 +117,7 @@ class Uploads:
                 await form.close()
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[Callable[[int], None]]:
+    def _counted(self, visitor: str) -> Iterator[Callable[[int], None]]:
         """Yield what counts bytes that come in, which are given back at the end, for those of kept files count too."""
         mine = 0
 
@@ -127,14 +130,14 @@ class Uploads:
                 mine += n_bytes
 
         with self._lock:
-            if self._n_coming >= MAX_COMING:
+            if self._coming.total() >= MAX_COMING or self._coming[visitor] >= COMING_OF_VISITOR:
                 raise RefusedError(503, "too many files are being sent to the page now; try again in a minute")
-            self._n_coming += 1
+            self._coming[visitor] += 1
         try:
             yield count
         finally:
             with self._lock:
-                self._n_coming -= 1
+                self._coming = +(self._coming - Counter([visitor]))
                 self._n_bytes -= mine
 
     async def _within_limits(self, chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> AsyncGenerator[bytes]:
@@ -247,6 +250,9 @@ class Uploads:
                 return
             del self._kept[name]
             self._n_bytes -= upload.n_bytes
+        # A file that a slow browser still takes would keep its place on the disk, and count nowhere.
+        with contextlib.suppress(OSError):
+            os.truncate(upload.path, 0)
         shutil.rmtree(upload.path.parent, ignore_errors=True)
 
     # --- in time ------------------------------------------------------------------------------------------------------
