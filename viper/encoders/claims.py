@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,7 +80,7 @@ def plain_folder(folder: Path) -> Iterator[Path]:
         for file in VOCABULARIES:
             if (folder / file).is_file():
                 _check_size(folder / file, MAX_BYTES)
-                shutil.copyfile(folder / file, plain / file)
+                (plain / file).write_bytes((folder / file).read_bytes())
         yield plain
 
 
