@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,7 +81,7 @@ def plain_folder(folder: Path) -> Iterator[Path]:
             if (folder / file).is_file():
                 if (folder / file).stat().st_size > MAX_BYTES:
                     raise UserError(f"{folder / file}: larger than {MAX_BYTES >> 20} MiB")
-                shutil.copyfile(folder / file, plain / file)
+                (plain / file).write_bytes((folder / file).read_bytes())
         yield plain
 
 
