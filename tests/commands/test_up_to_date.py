@@ -326,7 +326,7 @@ def test_what_encoder_json_only_notes_makes_nothing_out_of_date(data: Path) -> N
     assert made_nothing_more(data)
 
 
-@pytest.mark.parametrize("state", [b"", b'{"train": {"ma', b"\xff\x00"])
+@pytest.mark.parametrize("state", [b'{"train": {"ma'] + IS_LONG * [b"", b"\xff\x00"])
 def test_a_lost_state_costs_no_training(data: Path, state: bytes) -> None:
     """As a machine that loses its power leaves it: the run itself says what it was made of."""
     (data / "work" / "pipeline.json").write_bytes(state)
