@@ -172,3 +172,13 @@ def test_a_number_of_thousands_of_digits_as_a_clip(tmp_path: Path) -> None:
     failures = FailureLog(tmp_path, "frames")
     failures.succeeded("10")
     assert len((tmp_path / FAILURES_FILE).read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("text", ["x", "{}", "[]", "null", '{"op_code": 99}'])
+def test_a_journal_of_a_search_that_is_none(run: Any, half: planted.Planted, tmp_path: Path, text: str) -> None:
+    pytest.importorskip("optuna")
+    (tmp_path / "journal.log").write_text(f"{text}\n")
+    outcome = run("tune", "--csv_path", half.manifest, "--task", half.card, *half.inputs("visual"), "--output_path",
+                  tmp_path, "--n_trials", 1, "--n_epochs", 1, "--preset", "tiny", n_workers=None)  # fmt: skip
+    assert outcome.code == 2
+    assert "journal.log: is not the journal of a search" in outcome.said.splitlines()[-1]

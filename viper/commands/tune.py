@@ -17,7 +17,7 @@ from viper.commands.feature_options import FeatureOptions
 from viper.commands.search_space import Range, default_space, read_space, usual_values
 from viper.commands.train_perceiver import TrainOptions
 from viper.commands.trainings import parse_train_options, train_again, train_options
-from viper.errors import NothingDoneError, UserError, is_out_of_memory, one_line
+from viper.errors import NothingDoneError, UserError, first_line, is_out_of_memory, one_line
 from viper.files import check_own_folder, locked, read_json, write_csv
 from viper.logs import log, say, shell_line
 from viper.task import Task, load_task
@@ -116,7 +116,13 @@ def run(options: TuneOptions) -> int:
     with locked(options.output_path / LOCK_FILE, f"{options.output_path}: another search is running in this folder"):
         _cut_half_line(journal)
         try:
-            search = Search(options, task, space, fixed, _open_study(options, task, space, fixed))
+            try:
+                study = _open_study(options, task, space, fixed)
+            except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+                # Of lines that Optuna has not written.
+                problem = f"{type(error).__name__}: {first_line(error)}"
+                raise UserError(f"{journal}: is not the journal of a search ({problem}); delete it") from error
+            search = Search(options, task, space, fixed, study)
             _go_on(search)
         except OSError as error:
             error.filename = error.filename or str(journal)  # Optuna's writing names none
