@@ -622,3 +622,17 @@ def test_no_bomb_fills_the_memory(tmp_path: Path) -> None:
                           capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert set(done.stdout.split()) == {path.name for path in tmp_path.iterdir()}
+
+
+def test_media_are_opened_in_one_place_which_restricts_what_ffmpeg_opens() -> None:
+    """A playlist or script called .mp4 names other files and addresses."""
+    package = Path(video_module.__file__).parents[1]
+    calls = re.compile(r"\b(av\.open|VideoCapture|torchcodec\.decoders|read_video|torchaudio\.load)\(([^\n]*)")
+    found = {
+        path.relative_to(package).as_posix(): arguments
+        for path in package.rglob("*.py")
+        for _, arguments in calls.findall(path.read_text(encoding="utf-8"))
+        if ', "w"' not in arguments
+    }
+    assert set(found) == {"media/video.py"}
+    assert "options=_OPTIONS" in found["media/video.py"]
