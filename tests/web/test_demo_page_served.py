@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from scipy.io import wavfile
 
 from viper.demo import Identity, write_clip
 from viper.inference.predictor import ClipPredictor
-from viper.web.server import TAKE_SECONDS
 
 pytest_plugins = ["page_fixtures"]
 
@@ -35,7 +33,6 @@ with contextlib.suppress(ImportError):  # then the tests in a browser are skippe
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
 
-LARGE = 40 << 20
 MAX_BYTES = int(MAX_MB * 2**20)
 PATIENCE = 60_000  # ms
 FORM = "multipart/form-data; boundary=x"
@@ -499,11 +496,6 @@ def test_who_sends_nothing_is_hung_up_on(served: Served, silent: socket.socket) 
 def test_a_clip_that_takes_too_long_is_ended_in_time(checkpoint: Path, tmp_path: Path, sound: bytes) -> None:
     with Served(checkpoint, tmp_path / "t", "--max_read_seconds", 40, "--max_wait_seconds", 5) as served:
         visitor = Visitor(served)
-        with asleep(served, visitor) as taken:
-            time.sleep(TAKE_SECONDS + 3)
-            with contextlib.suppress(ConnectionResetError):
-                n_bytes = sum(map(len, iter(lambda: taken.recv(1 << 20), b"")))
-                assert n_bytes < LARGE / 2
         visitor.sent(sound)
         until(lambda: not served.files)  # in time, though nobody asked for anything
         assert READ in visitor.ask(SAMPLE)
@@ -515,19 +507,6 @@ def test_a_clip_that_takes_too_long_is_ended_in_time(checkpoint: Path, tmp_path:
         assert second.returncode == 2
         assert "another --port" in second.stderr
         assert second.stderr.count("\n") == 1
-
-
-def asleep(served: Served, visitor: Visitor) -> socket.socket:
-    """A connection on which a large file was asked for, and nothing of it is taken."""
-    name, _, port = served.address.removeprefix("http://").partition(":")
-    path = visitor.sent(bytes(LARGE))["path"]
-    connection = socket.socket()
-    connection.settimeout(60)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect((name, int(port)))
-    cookie = f"Cookie: viper_visitor={visitor.client.cookies['viper_visitor']}"
-    connection.sendall(f"GET {API}/file={path} HTTP/1.1\r\nHost: {name}:{port}\r\n{cookie}\r\n\r\n".encode())
-    return connection
 
 
 @pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
