@@ -40,6 +40,7 @@ from many import TRAINING, Launcher
 from viper import cli
 from viper.encoders.multitask import import_py_feat
 from viper.errors import UserError
+from viper.offline import VARIABLES
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,18 @@ def _listen_to_ctrl_c() -> None:
     """A shell's background jobs ignore SIGINT, and what they start inherits that: tests of Ctrl-C would never end."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _as_offline_as_before() -> Iterator[None]:
+    """What --offline says to a process stays said."""
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture

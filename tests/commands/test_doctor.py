@@ -12,13 +12,15 @@ from packaging.requirements import Requirement
 from viper.cli import run_command
 from viper.commands.licences import closure, required
 from viper.encoders.registry import registered
+from viper.offline import VARIABLES
 
 
 def test_doctor_lists_every_encoder_and_what_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.delenv("HF_HUB_OFFLINE")
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     code = run_command("doctor", [])
     said = capsys.readouterr().out
     lines = said.splitlines()

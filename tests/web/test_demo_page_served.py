@@ -434,7 +434,8 @@ def test_a_process_that_dies_costs_one_clip(served: Served, visitor: Visitor, so
     thread.start()
     crowd_at_one_address(served)
     for process in before:
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the other had one of the crowd's, and went with its page
+            os.kill(process, signal.SIGKILL)
     thread.join(60)
     assert "the process that read this clip crashed (SIGKILL" in "".join(told)
     assert READ in visitor.ask(SAMPLE)
