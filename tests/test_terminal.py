@@ -241,5 +241,5 @@ def test_a_poisoned_checkpoint(trainings: Launcher, tmp_path: Path) -> None:
         ])  # fmt: skip
         assert_harmless(said)
         assert code in ((0, 2) if IS_LONG else (2,)), (place, said)
-        if code == 2:
-            assert len(said.splitlines()) == 1, (place, said)
+        if code == 2:  # one error, none that is forged; the log may have said something before
+            assert [line for line in said.splitlines() if line.startswith("viper: error:")] == said.splitlines()[-1:]

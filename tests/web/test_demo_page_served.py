@@ -502,6 +502,8 @@ def test_a_clip_that_takes_too_long_is_ended_in_time(checkpoint: Path, tmp_path:
         assert READ in visitor.ask(SAMPLE)
         stop(served)
         assert "took longer than the 40 seconds" in visitor.ask(UPLOAD, visitor.sent(sound), None)
+        for process in served.readers():  # the other one is still stopped
+            os.kill(process, signal.SIGCONT)
         assert READ in visitor.ask(SAMPLE)
         again = [*served.command, "--port", served.address.rpartition(":")[2]]
         second = subprocess.run(again, capture_output=True, text=True)
