@@ -67,4 +67,6 @@ def test_letters_that_the_terminal_lacks(encoding: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "| true", "2>/dev/full"])
 def test_help_of_every_command(command: str, streams: str) -> None:
-    assert _shell(f"{command} --help", streams) == (0, "", "")
+    code, shown, said = _shell(f"{command} --help", streams)
+    assert (code, said) == (0, "")
+    assert shown.startswith("usage: viper") == (streams == "2>/dev/full")
