@@ -7,6 +7,8 @@ BIN = $(VENV)/bin
 LOCKED ?= constraints.txt
 READY = $(VENV)/ready-$(shell cat requirements.txt pyproject.toml $(LOCKED) | cksum | cut -d' ' -f1)
 
+# One more than the cores: tests wait for processes.
+WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 LONG_TESTS = $(shell grep -rlE 'VIPER_LONG_TESTS|IS_LONG' --include='test_*.py' tests)
 
 .PHONY: help setup demo test test-long lint lock docs clean
@@ -39,7 +41,7 @@ demo: setup
 	$(BIN)/viper demo --models $(MODELS) --output_folder demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-long: setup
 	VIPER_LONG_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -rP $(LONG_TESTS)
