@@ -95,6 +95,8 @@ class Run:
             raise UserError(f"{path}: no such file; the checkpoint was opened without its run")
         try:
             history = pd.read_csv(path, index_col="epoch", dtype=float)
+            if not ((history.index >= 0) & (history.index < 2**31)).all():
+                raise ValueError("an epoch that no training has")
             history.index = history.index.astype(int)
             if "training_loss" not in history:
                 raise ValueError("no column training_loss")
