@@ -16,7 +16,7 @@ LONG_TESTS = $(shell grep -rlE 'VIPER_LONG_TESTS|IS_LONG' --include='test_*.py' 
 help:
 	@echo "make demo       the whole way on videos made here (MODELS=pretrained: with the pretrained encoders)"
 	@echo "make test       the tests"
-	@echo "make test-long  fuzzing, kills, memory and clusters at length: about 15 minutes"
+	@echo "make test-long  fuzzing, kills, memory and clusters at length: about 30 minutes"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the documentation as a site, in build/site"
 	@echo "make setup      the virtual environment in $(VENV) only (LOCKED=: the newest versions, not those of constraints.txt)"
