@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mishaps import spoil
 
 from viper import fingerprints
 from viper.fingerprints import (
@@ -49,17 +50,6 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(fingerprints, "_digest_of_file", noted)
     return names
-
-
-def spoil(path: Path) -> None:
-    """Changes one byte in the middle, in place, and gives the file its modification time back."""
-    status = path.stat()
-    with path.open("r+b") as file:
-        file.seek(status.st_size // 2)
-        byte = file.read(1)[0]
-        file.seek(status.st_size // 2)
-        file.write(bytes([byte ^ 1]))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def made(path: Path, size: int = 300_000, seed: int = 0) -> Path:

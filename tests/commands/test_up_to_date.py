@@ -18,6 +18,7 @@ from clips import RATE, pictures, voice, write_faces, write_frames, write_srt, w
 from conftest import Run
 from many import IS_LONG, Launcher, content
 from media import write_coded
+from mishaps import spoil
 from planted import TARGETS
 from safetensors.numpy import load_file, save_file
 
@@ -37,17 +38,6 @@ from viper.store import ENCODER_FILE, FeatureStore
 from viper.training.run_folder import STATE_FILE
 
 POINTS = [np.array([[30, 30], [66, 30], [48, 45], [34, 58], [62, 58]]) + shift for shift in range(2)]
-
-
-def spoil(path: Path) -> None:
-    """Changes one byte in the middle, in place, and gives the file its modification time back."""
-    status = path.stat()
-    with path.open("r+b") as file:
-        file.seek(status.st_size // 2)
-        byte = file.read(1)[0]
-        file.seek(status.st_size // 2)
-        file.write(bytes([byte ^ 1]))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def write_pictures(folder: Path) -> None:

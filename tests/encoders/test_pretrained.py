@@ -8,9 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from clips import pictures, write_frames
 from conftest import Run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from terminal import listener
 from transformers import AutoModel
 
 from viper.encoders.base import weights_fingerprint
@@ -194,23 +193,8 @@ def test_an_unknown_short_name_is_one_line_with_those_there_are(
 @pytest.fixture
 def hub() -> Iterator[tuple[str, list[str]]]:
     """A hub that has nothing: its address, and the paths it was asked for."""
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_error(404)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    server.shutdown()
-    server.server_close()
+    with listener() as found:
+        yield found
 
 
 def test_offline_asks_no_hub_and_says_how_to_fetch_the_weights(tmp_path: Path, hub: tuple[str, list[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Whose opened page is whose, and how much of the page's time and memory a visitor may have at once."""
+"""Which visitor opened which page, and how much of the server's time and memory a visitor may use at once."""
 
 from __future__ import annotations
 
