@@ -42,6 +42,21 @@ from viper.encoders.multitask import import_py_feat
 from viper.errors import UserError
 from viper.offline import VARIABLES
 
+# With `--dist loadfile --no-loadscope-reorder` files are given out whole, in the order they are collected in. Those that
+# take longest go first; otherwise one process is still at work on the last while the others wait.
+HEAVIEST = (
+    "web/test_demo_page_served.py", "engine/test_ray.py", "training/test_train.py", "commands/test_up_to_date.py",
+    "datasets/test_datasets_end_to_end.py", "training/test_resume.py", "engine/test_kill.py",
+    "training/test_preferences.py", "training/test_parallel.py", "report/test_page_browser.py", "commands/test_pipeline.py", "engine/test_disk.py",
+    "demo/test_demo.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the heaviest files first."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(HEAVIEST)}
+    items.sort(key=lambda item: places.get(item.path, len(HEAVIEST)))
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import pytest
 from clips import RATE, pictures, voice, write_faces, write_frames, write_srt, write_wav
 from media import write_coded
 
@@ -22,6 +23,7 @@ from viper.store import ENCODER_FILE
 
 ROOT = Path(__file__).parents[1]
 IS_LONG = os.environ.get("VIPER_LONG_TESTS") == "1"
+long_test = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 BROKEN = "broken"
 N_KINDS = 3
 

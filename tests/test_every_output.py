@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from many import IS_LONG
+from many import long_test
 from media import write_coded
 
 from viper.files import remove
@@ -59,7 +59,7 @@ def outputs(root: Path) -> list[str]:
     return [name for name in names if not re.search(r"/c[1-7]\b", name)]
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 def test_what_an_output_leads_to_is_left_alone(run: Any, data: Path, tmp_path: Path) -> None:
     made = shutil.copytree(data, tmp_path / "made")
     assert run("pipeline", made / "data.yaml", n_workers=None).code == 0

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hostile import CODE, changed
-from many import IS_LONG, Launcher
+from many import IS_LONG, Launcher, long_test
 from terminal import listener
 
 from viper.fusion.perceiver import PerceiverFusion, PerceiverFusionConfig
@@ -161,7 +161,7 @@ def test_a_model_s_code_is_never_run_although_the_user_says_y(
     assert "do you wish to run" not in said.lower()
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 @pytest.mark.parametrize("offline", ["option", "file"])
 def test_no_command_asks_anybody_when_offline(
     trainings: Launcher, tmp_path: Path, offline: str, monkeypatch: pytest.MonkeyPatch

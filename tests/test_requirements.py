@@ -15,7 +15,7 @@ import pytest
 import requirements
 import unequipped
 from clips import RATE, pictures, voice, write_faces, write_srt, write_wav
-from many import IS_LONG, Launcher
+from many import IS_LONG, Launcher, long_test
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -126,6 +126,7 @@ def _commands(root: Path) -> list[list[str]]:
     return found
 
 
+@long_test
 def test_without_the_extras_all_else_works_and_each_is_named(launcher: Launcher, tmp_path: Path) -> None:
     commands = _commands(tmp_path)
     # Offline, doctor would miss the weights of the defaults.
@@ -142,7 +143,7 @@ def test_without_the_extras_all_else_works_and_each_is_named(launcher: Launcher,
     assert [name for name in requirements.USERS if f"pip install 'viper[{name}]'" not in answers[0]] == []
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 def test_every_module_and_the_demo_without_the_extras(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(unequipped.__file__)), "demo", "--output_folder", str(tmp_path / "demo")]
@@ -152,7 +153,7 @@ def test_every_module_and_the_demo_without_the_extras(tmp_path: Path) -> None:
     assert needy == [("viper.web.app", "gradio"), ("viper.web.guard", "starlette")]
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 def test_a_plain_installation_with_the_pins_runs_the_demo(tmp_path: Path) -> None:
     """Needs an index of packages and 8 GB of disk; takes minutes."""
     if shutil.disk_usage(tmp_path).free < 10e9:

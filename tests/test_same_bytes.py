@@ -18,7 +18,7 @@ import checkpoints
 import numpy as np
 import pytest
 from csv_files import rows_of
-from many import IS_LONG
+from many import long_test
 from planted import WIDTHS, plant
 from safetensors.numpy import load_file
 
@@ -118,7 +118,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 @pytest.mark.parametrize(("threads", "workers", "batch", "is_all_same"), SETTINGS)
 def test_what_is_the_same_for_any_threads_workers_and_batches(
     root: Path, threads: int, workers: int, batch: int, is_all_same: bool

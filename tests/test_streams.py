@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from many import IS_LONG
+from many import IS_LONG, long_test
 
 from viper.cli import COMMANDS
 
@@ -63,7 +63,7 @@ def test_letters_that_the_terminal_lacks(encoding: str) -> None:
         assert out.isascii()
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "| true", "2>/dev/full"])
 def test_help_of_every_command(command: str, streams: str) -> None:

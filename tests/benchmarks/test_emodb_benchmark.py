@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from many import long_test
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from emodb import measure, prepare, uar, validation_speakers
@@ -31,6 +32,7 @@ def test_uar_is_the_mean_recall_of_the_classes_there_are() -> None:
 
 
 @pytest.mark.skipif(not WAVS.is_dir(), reason=f"no recordings in {WAVS.parent}")
+@long_test
 def test_clips_are_named_by_speaker_and_emotion_and_are_told_apart_above_chance(tmp_path: Path) -> None:
     clips = prepare(WAVS, tmp_path / "all.csv")
     assert len(clips) == 535

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from many import IS_LONG
+from many import IS_LONG, long_test
 
 import viper
 from viper.cli import COMMANDS, parse, run_command
@@ -233,7 +233,7 @@ def test_options_are_written_so_that_no_name_is_taken_for_an_option(name: str) -
     assert parse("extract_visual_features", arguments_of(options)) == options
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 @pytest.mark.parametrize("name", ["-my data's.yaml", *(each for each in NAMES if "-" not in each)])
 def test_the_command_that_a_stage_proposes_runs(name: str, tmp_path: Path) -> None:
     said = _viper("pipeline", str(tmp_path / name), "--init").stderr

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import unicodedata
 from collections.abc import Callable
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 from clips import write_srt
 from conftest import Run
+from many import Launcher
 from safetensors.numpy import load_file, save_file
 
 from viper import cli
@@ -345,24 +344,24 @@ def test_an_imported_store_and_its_failures(tmp_path: Path, run: Run) -> None:
     assert look(out, CLIPS, CLIPS).complete
 
 
-def test_after_a_kill_what_is_counted_is_what_is_there(tmp_path: Path) -> None:
-    clips = [f"{number:04d}" for number in range(600)]
+def test_after_a_kill_what_is_counted_is_what_is_there(tmp_path: Path, launcher: Launcher) -> None:
+    clips = [f"{number:04d}" for number in range(300)]
     for clip in clips:
         write_srt(tmp_path / "subtitles" / f"{clip}.srt", [(0, 1, clip)])
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "viper.cli", "extract_textual_features", "--model_name", "hashed", "--n_workers",
-               "0", "--subtitles", str(tmp_path / "subtitles"), "--output_folder", str(out)]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    arguments = ["--model_name", "hashed", "--n_workers", "0", "--subtitles", str(tmp_path / "subtitles"),
+                 "--output_folder", str(out)]  # fmt: skip
+    process = launcher.start("extract_textual_features", arguments)
     deadline = time.monotonic() + 60
     while len(list(out.glob("[0-9]*.safetensors"))) < 30:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     during = look(out, clips, clips)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(process, signal.SIGKILL)
+    launcher.wait(process)
     after = look(out, clips, clips, verify=True)
     assert 30 <= during.present <= after.present < len(clips)
     assert (during.invalid, after.invalid, after.failed, after.extra) == ({}, {}, {}, [])
     assert after.present == len(list(out.glob("[0-9]*.safetensors")))
-    assert cli.run_command(command[3], command[4:]) == 0
+    assert cli.run_command("extract_textual_features", arguments) == 0
     assert look(out, clips, clips, verify=True).complete

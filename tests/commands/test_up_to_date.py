@@ -16,7 +16,7 @@ import pytest
 import yaml
 from clips import RATE, pictures, voice, write_faces, write_frames, write_srt, write_wav
 from conftest import Run
-from many import IS_LONG, Launcher, content
+from many import IS_LONG, Launcher, content, long_test
 from media import write_coded
 from mishaps import spoil
 from planted import TARGETS
@@ -357,10 +357,9 @@ def test_what_changes_while_a_step_runs_is_not_taken_for_what_it_was_made_of(
 
 
 DAMAGES = (edited, truncated, deleted)
-long = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 
 
-@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=long), pytest.param(2, marks=long)])
+@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=long_test), pytest.param(2, marks=long_test)])
 def test_products_are_looked_at(data: Path, turn: int) -> None:
     """All of them at once, each damaged in another way."""
     products = ("submission.csv", "confusion/confusion_overview.png", *(["report/report.html"] if IS_LONG else []))
@@ -374,7 +373,7 @@ def test_products_are_looked_at(data: Path, turn: int) -> None:
     (data / "data.yaml").write_text(yaml.safe_dump(PIPELINE))
 
 
-@pytest.mark.parametrize("damage", [edited, *(pytest.param(each, marks=long) for each in DAMAGES[1:])])
+@pytest.mark.parametrize("damage", [edited, *(pytest.param(each, marks=long_test) for each in DAMAGES[1:])])
 def test_weights_are_looked_at(data: Path, damage: Callable[[Path], None]) -> None:
     path = data / "work" / "run" / "best" / "model.safetensors"
     before = path.read_bytes()

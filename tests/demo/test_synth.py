@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from csv_files import rows_of
-from many import IS_LONG
+from many import long_test
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfilt
 
@@ -312,7 +312,7 @@ class TestMedia:
                 [np.random.default_rng(attempt).integers(0, 256, 200_000, dtype=np.uint8) for _ in range(20)]
             assert len(files) == 1
 
-    @pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+    @long_test
     def test_a_clip_is_the_same_file_in_any_process_with_any_number_of_threads(self, tmp_path):
         code = (
             "import sys; from viper.demo import *; "

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from clips import RATE, in_memory, pictures, voice
-from many import IS_LONG
+from many import long_test
 
 from viper.encoders.base import Encoder
 from viper.encoders.clip_prompts import PromptEncoder, Prompts
@@ -126,7 +126,8 @@ def test_the_check_for_bf16_agrees_with_the_processors_own_list() -> None:
     assert has_bf16(CPU) == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
-@pytest.mark.parametrize("name", ["vit", "roberta"] if IS_LONG else ["vit"])
+@long_test
+@pytest.mark.parametrize("name", ["vit", "roberta"])
 def test_a_compiled_network_gives_the_same(
     name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

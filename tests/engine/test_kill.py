@@ -15,7 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from many import BROKEN, IS_LONG, ROOT, STAGES, TRIED, Launcher, Stage, content, n_done, session_members, wait_for_end
+from many import (
+    BROKEN,
+    IS_LONG,
+    ROOT,
+    STAGES,
+    TRIED,
+    Launcher,
+    Stage,
+    content,
+    long_test,
+    n_done,
+    session_members,
+    wait_for_end,
+)
 
 from viper.engine.failures import read_failures
 
@@ -129,7 +142,7 @@ def test_two_runs_in_one_folder_at_once(reference: Reference, launcher: Launcher
     _assert_same(output, reference)
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 def test_the_command_itself_is_killed_and_taken_up(reference: Reference, tmp_path: Path) -> None:
     """As above, without the launcher: the interpreter and its imports may be where it is killed."""
     output = tmp_path / "out"

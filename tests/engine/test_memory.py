@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from many import IS_LONG, STAGES, TRIED, Launcher, n_done, session_members
+from many import STAGES, Launcher, long_test, n_done, session_members
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system has no /proc")
+pytestmark = [long_test, pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system has no /proc")]
 
-N_CLIPS = 2000 if IS_LONG else 250
+N_CLIPS = 2000
 # Where the memory is first looked at: models are loaded, buffers are as large as they get.
-WARM = 500 if IS_LONG else 60
-MILESTONES = (250, 500, 1000, 2000) if IS_LONG else (WARM, N_CLIPS)
+WARM = 500
+MILESTONES = (250, WARM, 1000, N_CLIPS)
 GROWTH_BYTES = 40 << 20
 # Of all processes together, where what they share counts for each of them: torch, imported by four.
 LIMIT_BYTES = 2500 << 20
-INTERVAL = 0.25 if IS_LONG else 0.01
+INTERVAL = 0.25
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
@@ -67,16 +67,12 @@ def _resident(process: int) -> int:
         return 0
 
 
-@pytest.mark.parametrize("name", TRIED)
+@pytest.mark.parametrize("name", STAGES)
 def test_memory_does_not_grow_with_the_clips(name: str, launcher: Launcher, tmp_path: Path) -> None:
     stage = STAGES[name]
     (tmp_path / "in").mkdir()
     stage.make(tmp_path / "in", N_CLIPS)
-    # One stage with workers in the quick version: the others' are the same, and take seconds to start.
-    n_workers = 2 if IS_LONG or name == "get_frame" else 0
-    process = launcher.start(
-        stage.command, stage.arguments(tmp_path / "in", tmp_path / "out", "--n_workers", n_workers)
-    )
+    process = launcher.start(stage.command, stage.arguments(tmp_path / "in", tmp_path / "out", "--n_workers", 2))
     watch = Watch(process, tmp_path / "out")
     code = launcher.wait(process)
     watch.stop()
@@ -87,9 +83,6 @@ def test_memory_does_not_grow_with_the_clips(name: str, launcher: Launcher, tmp_
     growth = watch.peak(N_CLIPS) - watch.peak(WARM)
     assert growth < GROWTH_BYTES, f"{growth >> 20} MiB more than at clip {WARM}"
     assert watch.peak(N_CLIPS) < LIMIT_BYTES
-    if IS_LONG:  # seconds are too few to say so of the quick version
-        first, second = (
-            watch.seconds(N_CLIPS // 2) - watch.seconds(WARM),
-            watch.seconds(N_CLIPS) - watch.seconds(N_CLIPS // 2),
-        )
-        assert second < 2.5 * first * (N_CLIPS / 2) / (N_CLIPS / 2 - WARM), "the later clips take longer"
+    first = watch.seconds(N_CLIPS // 2) - watch.seconds(WARM)
+    second = watch.seconds(N_CLIPS) - watch.seconds(N_CLIPS // 2)
+    assert second < 2.5 * first * (N_CLIPS / 2) / (N_CLIPS / 2 - WARM), "the later clips take longer"

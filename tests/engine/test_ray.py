@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from clips import pictures, write_frames
 from conftest import Run
-from many import IS_LONG
+from many import IS_LONG, long_test
 from media import write_coded
 from mishaps import Clip, Load, Sample, Save
 
@@ -42,7 +42,6 @@ ROOT = Path(__file__).parents[2]
 N_NODES = 2 if IS_LONG else 1
 # Ray takes our word for the GPUs; nothing here computes on one.
 NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 100 << 20}
-long = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 
 
 @dataclass
@@ -204,7 +203,7 @@ def files(folder: Path) -> dict[str, bytes]:
             and not path.name.startswith(".")}  # fmt: skip
 
 
-@long
+@long_test
 def test_the_same_frames_as_in_one_process(
     run: Run, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +267,7 @@ def test_the_same_features_as_in_one_process(
     assert {path: path.stat().st_mtime_ns for path in there.glob("*.safetensors")} == before
 
 
-@long
+@long_test
 def test_every_clip_is_answered_once(place: Place) -> None:
     given = clips(30, c3="value error", c5="unpicklable sample", c7="bad on device", c28="clip error")
     summary = place.run(given, Encode(), SaveWithNode(place.output))
@@ -295,7 +294,7 @@ def _kill_node_of(place: Place, nodes: Nodes, n_saved: int) -> str:
     return texts[last][2]
 
 
-@long
+@long_test
 def test_a_node_that_is_killed_costs_nothing(place: Place, nodes: Nodes) -> None:
     given = clips(90, c40="clip error")
     killed: list[str] = []
@@ -314,7 +313,7 @@ def test_a_node_that_is_killed_costs_nothing(place: Place, nodes: Nodes) -> None
     assert set(killed) < savers
 
 
-@long
+@long_test
 def test_a_clip_that_crashes_its_process_costs_no_other(place: Place) -> None:
     summary = place.run(clips(6, c2="segfault"), clip_timeout=0)
     assert place.texts().keys() == {"c0", "c1", "c3", "c4", "c5"}
@@ -325,10 +324,10 @@ def test_a_clip_that_crashes_its_process_costs_no_other(place: Place) -> None:
 @pytest.mark.parametrize(
     ("what", "encode", "error", "message"),
     [
-        pytest.param("device option", Encode(), UserError, "its weights are not here", marks=long),
-        pytest.param("user error", Encode(), UserError, "--layer 99", marks=long),
-        pytest.param("full disk", Encode(), OutputError, "space", marks=long),
-        pytest.param("full disk", None, OutputError, "space", marks=long),
+        pytest.param("device option", Encode(), UserError, "its weights are not here", marks=long_test),
+        pytest.param("user error", Encode(), UserError, "--layer 99", marks=long_test),
+        pytest.param("full disk", Encode(), OutputError, "space", marks=long_test),
+        pytest.param("full disk", None, OutputError, "space", marks=long_test),
     ],
 )
 def test_what_stops_a_run(place: Place, what: str, encode: Any, error: type[Exception], message: str) -> None:
@@ -356,7 +355,7 @@ def test_gpus_that_are_not_there(place: Place) -> None:
         place.run(clips(1), num_gpus=3)
 
 
-@long
+@long_test
 def test_nodes_that_come_and_go(place: Place, nodes: Nodes) -> None:
     given = clips(400, c7="clip error", c150="segfault")
     rng = random.Random(0)
@@ -384,7 +383,7 @@ def test_nodes_that_come_and_go(place: Place, nodes: Nodes) -> None:
     assert place.texts().keys() == {clip.id for clip in given} - {"c7", "c150"}
 
 
-@long
+@long_test
 def test_a_gpu_that_is_lost_for_good(place: Place, nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "STALLED_SECONDS", 60.0)
     given = clips(90)
@@ -396,7 +395,7 @@ def test_a_gpu_that_is_lost_for_good(place: Place, nodes: Nodes, monkeypatch: py
     assert place.texts().keys() == {clip.id for clip in given}
 
 
-@long
+@long_test
 def test_a_clip_that_hangs_costs_no_other(place: Place) -> None:
     summary = place.run(clips(12, c2="hang"), Encode(), clip_timeout=3)
     assert place.texts().keys() == {f"c{i}" for i in range(12)} - {"c2"}
@@ -404,7 +403,7 @@ def test_a_clip_that_hangs_costs_no_other(place: Place) -> None:
     assert (summary.done, summary.exit_code) == (11, 3)
 
 
-@long
+@long_test
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_ray_of_its_own_ends_with_the_command(tmp_path: Path, short: Path, how: signal.Signals) -> None:
     (tmp_path / "videos").mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from many import long_test
 from torch import Tensor
 from transformers import PerceiverConfig, PerceiverModel, Trainer, TrainingArguments
 from transformers.models.perceiver.modeling_perceiver import PerceiverClassificationDecoder
@@ -473,6 +474,7 @@ def test_channel_dropout_silences_a_channel_throughout_a_clip():
     assert abs((dropped == 0).float().mean() - 0.25) < 0.05
 
 
+@long_test
 def test_tiny_learns_eight_clips_by_heart():
     torch.manual_seed(0)
     still = {"dropout": 0.0, "modality_dropout": 0.0, "token_dropout": 0.0, "feature_dropout": 0.0}
@@ -499,6 +501,7 @@ def test_bf16_autocast_stays_close_to_float32(fusion):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@long_test
 @FUSIONS
 def test_the_graph_compiles_whole(fusion):
     model, batch = make_model(fusion, n_layers=1), make_batch()

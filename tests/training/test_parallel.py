@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from csv_files import rows_of
-from many import IS_LONG, Launcher
+from many import IS_LONG, Launcher, long_test
 from planted import Planted, plant
 
 from viper.cli import run_command
@@ -66,6 +66,7 @@ def test_two_processes_do_what_one_does(
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=2e-3)
 
 
+@long_test
 def test_two_processes_learn_the_same_utilities(tmp_path: Path, trainings: Launcher) -> None:
     """Each takes half of a batch's pairs and lists, whose clips are other ones, and more or fewer."""
     planted = plant(tmp_path, "preference")

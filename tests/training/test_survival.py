@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from many import IS_LONG, Launcher, is_running
+from many import IS_LONG, Launcher, is_running, long_test
 from planted import Planted, plant
 
 from viper.cli import run_command
@@ -21,7 +21,6 @@ from viper.errors import UserError
 from viper.logs import log
 from viper.training.run_folder import LOCK_FILE, STATE_FILE, log_file
 
-LONG = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 TRAINING = ["--preset", "tiny", "--n_epochs", "2", "--batch_size", "20"]
 DISK = 16 << 20
 
@@ -122,7 +121,7 @@ def test_a_disk_without_permissions_times_and_links(
     _assert_same(run, usual)
 
 
-@LONG
+@long_test
 def test_a_disk_without_locks(planted: Planted, usual: Path, trainings: Launcher, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code, said = trainings.run("poor_machine:without_locks", ["train_perceiver", *_arguments(planted, run)])

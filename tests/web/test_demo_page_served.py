@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from browser import PHONE, Visit
-from many import IS_LONG, is_running, session_members
+from many import is_running, long_test, session_members
 from media import tone, write_coded
 from pages import API, FORGET, MAX_MB, SAMPLE, SWITCH, UPLOAD, Served, Visitor, file_data, until
 from scipy.io import wavfile
@@ -493,7 +493,7 @@ def test_who_sends_nothing_is_hung_up_on(served: Served, silent: socket.socket) 
     assert Visitor(served)
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 def test_a_clip_that_takes_too_long_is_ended_in_time(checkpoint: Path, tmp_path: Path, sound: bytes) -> None:
     with Served(checkpoint, tmp_path / "t", "--max_read_seconds", 40, "--max_wait_seconds", 5) as served:
         visitor = Visitor(served)
@@ -512,7 +512,7 @@ def test_a_clip_that_takes_too_long_is_ended_in_time(checkpoint: Path, tmp_path:
         assert second.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_its_end_is_the_end_of_all_of_it(checkpoint: Path, tmp_path: Path, sound: bytes, signum: int) -> None:
     """In the middle of a clip that hangs. SIGHUP ends the page of the other tests."""
