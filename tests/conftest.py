@@ -42,13 +42,13 @@ from viper.encoders.multitask import import_py_feat
 from viper.errors import UserError
 from viper.offline import VARIABLES
 
-# With `--dist loadfile --no-loadscope-reorder` files are given out whole, in the order they are collected in. Those that
-# take longest go first; otherwise one process is still at work on the last while the others wait.
+# With `--dist loadfile --no-loadscope-reorder` files are given out whole, in the order in which they are collected:
+# those that take longest first; otherwise one process is still at work on the last while the others wait.
 HEAVIEST = (
     "web/test_demo_page_served.py", "engine/test_ray.py", "training/test_train.py", "commands/test_up_to_date.py",
     "datasets/test_datasets_end_to_end.py", "training/test_resume.py", "engine/test_kill.py",
-    "training/test_preferences.py", "training/test_parallel.py", "report/test_page_browser.py", "commands/test_pipeline.py", "engine/test_disk.py",
-    "demo/test_demo.py",
+    "training/test_preferences.py", "training/test_parallel.py", "report/test_page_browser.py",
+    "commands/test_pipeline.py", "engine/test_disk.py", "demo/test_demo.py",
 )  # fmt: skip
 
 
@@ -70,10 +70,12 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _listen_to_ctrl_c() -> None:
-    """A shell's background jobs ignore SIGINT, and what they start inherits that: tests of Ctrl-C would never end."""
+def _listen_to_signals() -> None:
+    """A shell's background jobs ignore SIGINT, nohup's SIGHUP, and what they start inherits that: tests would hang."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
