@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from viper.engine.failures import Failure
 from viper.engine.pool import attempt
 from viper.errors import OutputError, UserError
+from viper.logs import duration, pace
 
 
 class Item(Protocol):
@@ -135,13 +136,13 @@ class Summary:
         return 3 if self.done or self.skipped else 1
 
     def __str__(self) -> str:
-        rate = f", {self.done / self.seconds:.1f} clips/s" if self.done and self.seconds > 0 else ""
+        rate = f", {pace(self.done / self.seconds)}" if self.done and self.seconds > 0 else ""
         # By this one sees whether more workers would help. Encoders without a network leave the device idle.
         share = self.device_seconds / self.seconds if self.seconds > 0 else 0.0
         busy = f", device busy {share:.0%}" if share >= 0.01 else ""
         return (
             f"{self.stage}: {self.done} done, {self.skipped} already there, {len(self.failed)} failed "
-            f"({self.seconds:.1f} s{rate}{busy})"
+            f"({f'{self.seconds:.1f} s' if self.seconds < 100 else duration(self.seconds)}{rate}{busy})"
         )
 
 
