@@ -146,10 +146,10 @@ def progress_bar(items: Iterable[Any] | None = None, desc: str = "", is_wanted: 
     """
     from tqdm.auto import tqdm
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):
         @property
         def format_dict(self) -> dict[str, Any]:
-            state: dict[str, Any] = super().format_dict
+            state = dict(super().format_dict)
             done, elapsed = state["n"] - state["initial"], state["elapsed"]
             rate = state["rate"] or (done / elapsed if elapsed else 0)
             left = (state["total"] - state["n"]) / rate if state["total"] and rate else None

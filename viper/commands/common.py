@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from viper.clip_ids import record_separator, recorded_separator
 from viper.engine.failures import FAILURES_FILE
-from viper.engine.job import Summary
+from viper.engine.job import FolderOptions, Summary
 from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.logs import log
 
@@ -21,6 +22,17 @@ def finish(summary: Summary, output_folder: Path) -> int:
     if summary.failed:
         log.warning("%s: the clips that failed, and why, are in %s", summary.stage, output_folder / FAILURES_FILE)
     return summary.exit_code
+
+
+def pass_on_ids(options: FolderOptions, read: Sequence[Path | None], output_folder: Path) -> None:
+    """Record by which separator the clips of an output folder are named, if their ids are paths.
+
+    A manifest's paths are joined by the same one. Of folders that are `read` and were named so, the record is passed on.
+    """
+    recorded = [known for folder in read if folder is not None and (known := recorded_separator(folder)) is not None]
+    for separator in recorded or [options.separator]:
+        if separator is not None:
+            record_separator(output_folder, separator)
 
 
 def report_scores(scores: Scores, split: str) -> None:
