@@ -71,7 +71,7 @@ class ClipError(Exception):
     """One clip cannot be used (corrupt, empty, of the wrong kind): a row of failures.csv, and the others go on."""
 
 
-class UnusableName(ClipError):
+class UnusableNameError(ClipError):
     """The name of a clip's file can be no clip id: its row in failures.csv goes once no file has that name."""
 
 

@@ -27,12 +27,14 @@ def finish(summary: Summary, output_folder: Path) -> int:
 def pass_on_ids(options: FolderOptions, read: Sequence[Path | None], output_folder: Path) -> None:
     """Record by which separator the clips of an output folder are named, if their ids are paths.
 
-    A manifest's paths are joined by the same one. Of folders that are `read` and were named so, the record is passed on.
+    A manifest's paths are joined by the same one. The record of folders that are `read` and have one is passed on.
     """
-    recorded = [known for folder in read if folder is not None and (known := recorded_separator(folder)) is not None]
-    for separator in recorded or [options.separator]:
-        if separator is not None:
-            record_separator(output_folder, separator)
+    recorded = [recorded_separator(folder) for folder in read if folder is not None]
+    found = [separator for separator in recorded if separator is not None]
+    if not found and options.separator is not None:
+        found = [options.separator]
+    for separator in found:
+        record_separator(output_folder, separator)
 
 
 def report_scores(scores: Scores, split: str) -> None:

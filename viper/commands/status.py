@@ -148,7 +148,8 @@ def _failures_of(folder: Path) -> tuple[dict[str, str], str | None]:
 def _read_manifest(options: StatusOptions) -> Manifest:
     """Return the manifest without its labels and preferences, which may be wrong or not there yet."""
     task = load_task(options.task) if options.task else Task("any", "regression", ())
-    return Manifest.load(options.csv_path, replace(task, kind="regression", targets=(), label_column=None))
+    card = replace(task, kind="regression", targets=(), label_column=None)
+    return Manifest.load(options.csv_path, card, options.id_separator())
 
 
 def _as_json(options: StatusOptions, states: Mapping[str, ModalityStatus]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from viper.clip_ids import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from viper.clip_ids import SEPARATOR, path_id
 from viper.clip_ids import VIDEO_SUFFIXES as VIDEO_SUFFIXES
-from viper.errors import ClipError, UnusableName, UserError, unbroken
+from viper.errors import ClipError, UnusableNameError, UserError, unbroken
 from viper.files import natural_key
 from viper.fingerprints import fingerprint
 from viper.logs import log
@@ -251,17 +251,14 @@ def _not_read(tree: Tree, suffixes: tuple[str, ...], what: str, without: Collect
         files = [place for place in places if not place.is_folder and place.path.lower().endswith(suffixes)]
         if files:
             counts[each.parts[-1]] = len(files)
-            example = example or SEPARATOR.join(
-                (*each.parts, *files[0].parts[:-1], os.path.splitext(files[0].parts[-1])[0])
-            )
+            (first,) = _without_suffix(files[:1])
+            example = example or SEPARATOR.join((*each.parts, *first.parts))
     if not counts:
         return ""
     at_least = "at least " if left <= 0 else ""
     have = "its subfolder has" if len(counts) == 1 else f"its {at_least}{len(counts)} subfolders have"
-    return (
-        f"; {have} {at_least}{sum(counts.values())} {what}, which are not read: --subfolders reads them, as {example!r} "
-        "and so on"
-    )
+    n_files = f"{at_least}{sum(counts.values())} {what}"
+    return f"; {have} {n_files}, which are not read: --subfolders reads them, as {example!r} and so on"
 
 
 def one_each(
@@ -276,7 +273,7 @@ def one_each(
         except UserError as error:
             shown = "/".join((*parts[:-1], os.path.basename(path)))
             identifier = _stand_in(shown)
-            problems[identifier] = UnusableName(f"{unbroken(shown)[:300]!r} can be no clip: {error}; rename it")
+            problems[identifier] = UnusableNameError(f"{unbroken(shown)[:300]!r} can be no clip: {error}; rename it")
         clips.setdefault(identifier, []).append(path)
     result = []
     for identifier, texts in clips.items():
@@ -309,6 +306,6 @@ def _warn_of_case(ids: Iterable[str]) -> None:
     for identifier in ids:
         other = folded.setdefault(identifier.casefold(), identifier)
         if other is not identifier:
-            log.warning("the clips %s and %s differ in the case of letters only: on a disk that does not tell them apart "
-                        "(macOS, Windows) they overwrite each other", other, identifier)  # fmt: skip
+            log.warning("the clips %s and %s differ in the case of letters only: a disk that does not tell them apart "
+                        "(of macOS or Windows) keeps one of the two", other, identifier)  # fmt: skip
             return

@@ -264,9 +264,8 @@ def list_frame_clips(folder: Path, separator: str | None = None) -> list[FrameCl
     places = [place for place in tree.places if place.is_folder or _leads_nowhere(place.path)]
     if separator is not None:
         places = [place for place in places if not _only_holds_folders(place.path)]
-    clips = [
-        FrameClip(clip.id, clip.path, problem=clip.problem) for clip in [*one_each(places, separator), *tree.unread]
-    ]
+    found = [*one_each(places, separator), *tree.unread]
+    clips = [FrameClip(clip.id, clip.path, problem=clip.problem) for clip in found]
     if not clips:
         raise UserError(f"{folder}: no folders of frames in it; make them with get_frame or crop_images")
     tree.warn()
