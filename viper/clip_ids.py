@@ -75,12 +75,13 @@ def _why_no_name(identifier: str) -> str:
 def path_id(parts: Sequence[str], separator: str = SEPARATOR) -> str:
     """Return the id of the clip at a path, given by its parts; see `clip_id` for what is refused.
 
-    The suffix of a video, sound or picture is taken off the last part.
+    Suffixes of videos, sounds and pictures are taken off the last part.
     """
     *folders, name = parts
     stem, dot, suffix = name.rpartition(".")
-    if stem and _MEDIUM.fullmatch(dot + suffix):
+    while stem and _MEDIUM.fullmatch(dot + suffix):
         name = stem
+        stem, dot, suffix = name.rpartition(".")
     if not folders:
         return clip_id(name)
     return clip_id(separator.join(map(clip_id, (*folders, name))))

@@ -164,7 +164,7 @@ def list_foreign_clips(path: Path, key: str, columns: tuple[str, ...], separator
     `key` and `columns` as of ForeignClip. UserError where there is none.
     """
     if not path.is_file():
-        files = list_files(path, FEATURE_SUFFIXES, "features", separator, COMPANIONS)
+        files = list_files(path, FEATURE_SUFFIXES, "features", (), separator, COMPANIONS)
         return [
             ForeignClip(file.id, file.path, key, columns, problem=file.problem)
             for file in files

@@ -60,7 +60,7 @@ def clip_errors() -> Iterator[None]:
 
 def list_videos(folder: Path, separator: str | None = None) -> list[MediaClip]:
     """Return the video files of a folder; see `list_files`."""
-    return list_files(folder, VIDEO_SUFFIXES, "videos", separator)
+    return list_files(folder, VIDEO_SUFFIXES, "videos", separator=separator)
 
 
 def list_sounds(
@@ -79,7 +79,7 @@ def list_sounds(
             n_both.append(paths[0].stem)
         return preferred or paths
 
-    clips = list_files(folder, (*AUDIO_SUFFIXES, *VIDEO_SUFFIXES), "audio or video files", separator, choose=choose)
+    clips = list_files(folder, (*AUDIO_SUFFIXES, *VIDEO_SUFFIXES), "audio or video files", (), separator, choose=choose)
     if n_both:
         log.info("%s: %d clips have an audio file and a video, such as %s: the %s is read (--prefer audio or video)",
                  folder, len(n_both), n_both[0], "audio file" if prefer == "audio" else "video")  # fmt: skip
@@ -88,13 +88,14 @@ def list_sounds(
 
 def list_subtitles(folder: Path, separator: str | None = None) -> list[MediaClip]:
     """Return the subtitle files of a folder; see `list_files`."""
-    return list_files(folder, SUBTITLE_SUFFIXES, "subtitles", separator)
+    return list_files(folder, SUBTITLE_SUFFIXES, "subtitles", separator=separator)
 
 
 def list_files(
     folder: Path,
     suffixes: Iterable[str],
     what: str,
+    others: Iterable[str] = (),
     separator: str | None = None,
     without: Collection[str] = (),
     choose: Callable[[list[Path]], list[Path]] = list,
@@ -106,6 +107,7 @@ def list_files(
 
     Parameters
     ----------
+    others : suffixes of further files that belong here, and are not counted among those that are ignored.
     separator : joins the names of subfolders and files to ids. None: subfolders are not read; a warning counts what
         is in them.
     without : names of subfolders that hold something else.
@@ -115,13 +117,13 @@ def list_files(
     ------
     UserError when there are none.
     """
-    suffixes = tuple(suffixes)
+    suffixes, others = tuple(suffixes), tuple(others)
     tree = Tree.of(folder, separator is not None, without)
-    files, folders, others = [], [], []
+    files, folders, ignored = [], [], []
     for place in tree.places:
         suffix = os.path.splitext(place.parts[-1])[1].lower()
         if suffix not in suffixes:
-            others += [] if place.is_folder else [suffix]
+            ignored += [] if place.is_folder or suffix in others else [suffix]
         elif place.is_folder:
             folders.append(place)
         else:
@@ -130,7 +132,10 @@ def list_files(
     folders = [each for each in folders if not any(file.parts[: len(each.parts)] == each.parts for file in files)]
     clips = one_each(_without_suffix(files), separator, choose)
     ids = {clip.id for clip in clips}
-    clips += [clip for clip in one_each(_without_suffix(folders), separator) if clip.id not in ids]
+    for clip in one_each(_without_suffix(folders), separator):
+        if clip.id not in ids:
+            problem = clip.problem or ClipError(f"{clip.path.name}: is a folder, not a file")
+            clips.append(MediaClip(clip.id, clip.path, problem=problem))
     clips += tree.unread
     lacking = "" if separator is not None else _not_read(tree, suffixes, what, without)
     if not clips:
@@ -138,10 +143,10 @@ def list_files(
     tree.warn()
     if lacking:
         log.warning("%s%s", folder, lacking)
-    if others:
-        n_unfinished = sum(suffix in UNFINISHED for suffix in others)
+    if ignored:
+        n_unfinished = sum(suffix in UNFINISHED for suffix in ignored)
         unfinished = f"; {n_unfinished} of them are unfinished downloads" if n_unfinished else ""
-        log.info("%s: ignoring %d files that are not %s%s", folder, len(others), what, unfinished)
+        log.info("%s: ignoring %d files that are not %s%s", folder, len(ignored), what, unfinished)
     return clips
 
 
