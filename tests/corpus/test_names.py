@@ -255,7 +255,7 @@ def test_a_link_to_nowhere_among_frames(media: Path, tmp_path: Path, run: Run) -
     (inputs / "1").symlink_to("nowhere")  # the first, by which the kind of pictures must not be judged
     (inputs / "failures.csv").write_text("clip,stage,error,message\n")
     outcome = run(*folder.arguments(inputs, output))
-    assert (outcome.code, list(rows_of(output)), folder.done(output)) == (3, ["1"], ["2"])
+    assert (outcome.code, list(rows_of(output)), folder.done(output)) == (3, ["1"], ["2"]), outcome.said
 
 
 def test_what_desktops_and_browsers_leave(media: Path, tmp_path: Path, run: Run) -> None:
