@@ -264,11 +264,11 @@ def list_frame_clips(folder: Path, separator: str | None = None) -> list[FrameCl
     places = [place for place in tree.places if place.is_folder or _leads_nowhere(place.path)]
     if separator is not None:
         places = [place for place in places if not _only_holds_folders(place.path)]
-    nowhere = {place.path for place in places if not place.is_folder}
+    nowhere = {Path(place.path) for place in places if not place.is_folder}
     clips = []
     for clip in (*one_each(places, separator), *tree.unread):
         problem = clip.problem
-        if problem is None and str(clip.path) in nowhere:
+        if nowhere and problem is None and clip.path in nowhere:
             problem = ClipError(f"{clip.path.name}: is a link that leads nowhere")
         clips.append(FrameClip(clip.id, clip.path, problem=problem))
     if not clips:
