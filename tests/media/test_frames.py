@@ -565,3 +565,15 @@ def test_a_killed_run_is_taken_up_where_it_stopped(
 
 def list_done(output: Path) -> list[str]:
     return sorted((path.name for path in output.iterdir() if not path.name.startswith(".")), key=int)
+
+
+def test_equal_names_in_two_folders(videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]) -> None:
+    for name in ("a/1.mp4", "b/1.mp4", "2.mp4"):
+        (videos / name).parent.mkdir(exist_ok=True)
+        write_coded(videos / name, 3, FPS)
+    outcome = get_frame(2)
+    assert outcome.code == 0
+    assert "its 2 subfolders have 2 videos, which are not read: --subfolders reads them, as 'a_1'" in outcome.said
+    assert [clip.id for clip in list_frame_clips(tmp_path / "frames")] == ["2"]
+    assert get_frame(2, "--subfolders").code == 0
+    assert [clip.id for clip in list_frame_clips(tmp_path / "frames")] == ["2", "a_1", "b_1"]
