@@ -18,6 +18,7 @@ from many import IS_LONG
 from media import write_coded
 
 from viper.clip_ids import IDS_FILE, cell_id, path_id, recorded_separator
+from viper.commands.predict import _clips as videos_to_predict
 from viper.engine.failures import Failure, read_failures
 from viper.errors import UserError
 from viper.logs import duration, pace
@@ -158,6 +159,28 @@ def test_a_bad_name_that_is_all_there_is(media: Path, tmp_path: Path, run: Run, 
         return
     assert outcome.code == 1, outcome.said
     assert len(rows_of(output)) == 1
+
+
+def test_what_stands_for_a_bad_name_is_no_other_clip(media: Path, tmp_path: Path, run: Run) -> None:
+    folder, inputs, output = FOLDERS["visual"], tmp_path / "in", tmp_path / "out"
+    for each in ("a\\b", "a_b"):
+        folder.put(media, inputs / each)
+    outcome = run(*folder.arguments(inputs, output))
+    assert (outcome.code, folder.done(output)) == (3, ["a_b"])
+    ((clip, row),) = rows_of(output).items()
+    assert clip.startswith("a_b...")
+    assert "slash" in row.message
+
+
+def test_videos_to_predict_have_ids_by_the_same_rule(media: Path, tmp_path: Path) -> None:
+    for name in ("a/1", "b/1", "[]", "2"):
+        FOLDERS["get_frame"].put(media, tmp_path / name)
+    clips = videos_to_predict([tmp_path], "_")
+    assert [(clip.id, clip.problem is None) for clip in clips] == [
+        ("2", True), ("[].mp4", False), ("a_1", True), ("b_1", True),
+    ]  # fmt: skip
+    alone = videos_to_predict([tmp_path / "2.mp4", tmp_path / "[].mp4"], None)
+    assert [(clip.id, clip.problem is None) for clip in alone] == [("2", True), ("[].mp4", False)]
 
 
 def test_two_suffixes_of_one_stem(media: Path, tmp_path: Path, run: Run) -> None:

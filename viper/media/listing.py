@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -294,11 +295,16 @@ def one_each(
 
 
 def _stand_in(name: str) -> str:
-    """Return what stands for a name that can be no id: in failures.csv, and where an output of it is looked for."""
+    """Return what stands for a name that can be no id: in failures.csv, and where an output of it is looked for.
+
+    It is no clip's id, and no other name's.
+    """
     shown = unbroken(name).replace("/", SEPARATOR).replace("\\", SEPARATOR).lstrip(".")
-    if len(shown.encode()) > 100:
-        shown = f"{shown[:25]}...{hashlib.blake2b(os.fsencode(name), digest_size=4).hexdigest()}"
-    return shown
+    is_long = len(shown.encode()) > 100
+    with contextlib.suppress(UserError):
+        is_long = is_long or path_id([shown]) == shown
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=4).hexdigest()
+    return f"{shown[:25]}...{digest}" if is_long else shown
 
 
 def _shown(path: Path, paths: Sequence[Path]) -> str:

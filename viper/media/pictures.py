@@ -260,9 +260,10 @@ def list_frame_clips(folder: Path, separator: str | None = None) -> list[FrameCl
     UserError when there are none.
     """
     # What get_frame or crop_images named by subfolders has none.
-    tree = Tree.of(folder, separator is not None and recorded_separator(folder) is None)
+    is_deep = separator is not None and recorded_separator(folder) is None
+    tree = Tree.of(folder, is_deep)
     places = [place for place in tree.places if place.is_folder or _leads_nowhere(place.path)]
-    if separator is not None:
+    if is_deep:
         places = [place for place in places if not _only_holds_folders(place.path)]
     nowhere = {Path(place.path) for place in places if not place.is_folder}
     clips = []
