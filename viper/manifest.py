@@ -18,6 +18,7 @@ from viper.logs import log
 from viper.task import Task, load_task
 
 SPLITS = ("Train", "Val", "Test")
+_SAID: set[tuple[Path, str]] = set()  # a pipeline reads its manifest at every step
 Order = tuple[str, ...]
 """Clip ids from the least to the most preferred; a pair is an order of two."""
 _SPLIT_NAMES = {
@@ -84,7 +85,9 @@ class Manifest:
         if clips.has_duplicates:
             where = int(np.flatnonzero(clips.duplicated())[0])
             raise UserError(f"{path}, line {table.index[where]}: the id {clips[where]!r} was already used above")
-        if note := spelling_note(table[task.id_column], clips):
+        note = spelling_note(table[task.id_column], clips)
+        if note is not None and (path, note) not in _SAID:
+            _SAID.add((path, note))
             log.info("%s: %s", path, note)
         table[task.split_column] = _per_row(path, table[task.split_column], canonical_split)
         orders: list[Order] = []
