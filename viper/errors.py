@@ -71,8 +71,11 @@ class ClipError(Exception):
     """One clip cannot be used (corrupt, empty, of the wrong kind): a row of failures.csv, and the others go on."""
 
 
-class UnusableNameError(ClipError):
-    """The name of a clip's file can be no clip id: its row in failures.csv goes once no file has that name."""
+class UnusableEntryError(ClipError):
+    """What is in a folder can be no clip: a name that is no id, a subfolder that cannot be read.
+
+    Its row in failures.csv goes once it is not there any more.
+    """
 
 
 class WorkerError(Exception):

@@ -124,7 +124,7 @@ def test_a_bad_name_costs_that_clip(
     assert outcome.code == 3, outcome.said
     assert sorted(folder.done(output)) == ["-x", "1", "2", "a..b"]
     ((clip, row),) = rows_of(output).items()
-    assert row.error == "UnusableNameError"
+    assert row.error == "UnusableEntryError"
     assert why in row.message
     assert f"{clip}{row.message}{outcome.said}".replace("\n", "").isprintable()
     # It is not done twice, nor listed twice; renamed, it is gone from the list.

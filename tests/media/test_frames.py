@@ -385,7 +385,7 @@ def test_a_name_that_can_be_no_id_costs_that_clip_alone(
     write_coded(videos / "a.mp4", 3, FPS)
     assert get_frame().code == 3
     (row,) = read_failures(tmp_path / "frames")
-    assert (row.clip, row.error) == ("[].mp4", "UnusableNameError")
+    assert (row.clip, row.error) == ("[].mp4", "UnusableEntryError")
     assert "'[].mp4' can be no clip: the id is empty" in row.message
     (videos / "[].mp4").rename(videos / "b.mp4")
     assert get_frame().code == 0

@@ -59,7 +59,7 @@ def run_together(
     summaries = [Summary(job.stage) for job in jobs]
     there = {item.id for item in items}
     for failures in logs:
-        failures.forget_names(lambda clip: shard.has(clip) and clip not in there)
+        failures.forget_entries(lambda clip: shard.has(clip) and clip not in there)
     pending: list[Work[ItemT]] = []
     for item, are_done in zip(items, _look(jobs, items, options.incremental), strict=True):
         for number, is_done in enumerate(are_done):

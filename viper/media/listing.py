@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from viper.clip_ids import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from viper.clip_ids import SEPARATOR, path_id
 from viper.clip_ids import VIDEO_SUFFIXES as VIDEO_SUFFIXES
-from viper.errors import ClipError, UnusableNameError, UserError, unbroken
+from viper.errors import ClipError, UnusableEntryError, UserError, unbroken
 from viper.files import natural_key
 from viper.fingerprints import fingerprint
 from viper.logs import log
@@ -204,7 +204,7 @@ class Tree:
                 if not parts:
                     raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
                 name = "/".join(parts)
-                problem = ClipError(f"the subfolder {unbroken(name)!r} cannot be read ({error.strerror})")
+                problem = UnusableEntryError(f"the subfolder {unbroken(name)!r} cannot be read ({error.strerror})")
                 tree.unread.append(MediaClip(_stand_in(name), folder.joinpath(*parts), problem=problem))
         tree.places.sort(key=lambda place: tuple(map(natural_key, place.parts)))
         return tree
@@ -263,8 +263,9 @@ def _not_read(tree: Tree, suffixes: tuple[str, ...], what: str, without: Collect
         return ""
     at_least = "at least " if left <= 0 else ""
     have = "its subfolder has" if len(counts) == 1 else f"its {at_least}{len(counts)} subfolders have"
-    n_files = f"{at_least}{sum(counts.values())} {what}"
-    return f"; {have} {n_files}, which are not read: --subfolders reads them, as {example!r} and so on"
+    n_files = sum(counts.values())
+    these = f"1 {what.removesuffix('s')}, which is" if n_files == 1 else f"{at_least}{n_files} {what}, which are"
+    return f"; {have} {these} not read: --subfolders reads them, as {example!r} and so on"
 
 
 def one_each(
@@ -279,7 +280,7 @@ def one_each(
         except UserError as error:
             shown = "/".join((*parts[:-1], os.path.basename(path)))
             identifier = _stand_in(shown)
-            problems[identifier] = UnusableNameError(f"{unbroken(shown)[:300]!r} can be no clip: {error}; rename it")
+            problems[identifier] = UnusableEntryError(f"{unbroken(shown)[:300]!r} can be no clip: {error}; rename it")
         clips.setdefault(identifier, []).append(path)
     result = []
     for identifier, texts in clips.items():
