@@ -67,7 +67,7 @@ class FailureLog:
             self._change(clip, None)
 
     def forget_entries(self, is_gone: Callable[[str], bool]) -> None:
-        """Take off rows of what could be no clip and is gone: renamed, it is another clip, whose success says nothing."""
+        """Take off rows of what could be no clip and is gone: renamed, it is another clip."""
         for row in read_failures(self._path.parent):
             if row.stage == self._stage and row.error == UnusableEntryError.__name__ and is_gone(row.clip):
                 self._change(row.clip, None)
