@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import os
+import re
 import shutil
 import socket
+import struct
+import subprocess
+import sys
+import termios
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +31,7 @@ from viper.errors import UserError
 from viper.logs import duration, pace
 from viper.manifest import Manifest
 from viper.media.listing import list_sounds, list_videos
-from viper.media.pictures import list_frame_clips
+from viper.media.pictures import IMAGE_SUFFIXES, list_frame_clips
 from viper.store import FeatureStore
 from viper.task import Task
 
@@ -537,3 +544,31 @@ def test_paces(per_second: float, said: str) -> None:
 )  # fmt: skip
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+SLOW = """
+import time
+from viper.engine.progress import Progress
+with Progress("get_frame", 4) as progress:
+    for _ in range(2):
+        time.sleep(1.3)
+        progress.advance(1)
+"""
+
+
+def test_a_bar_on_a_terminal_says_the_same() -> None:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    with subprocess.Popen([sys.executable, "-c", SLOW], stderr=theirs, stdout=theirs) as process:
+        os.close(theirs)
+        sent = b""
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while part := os.read(ours, 1 << 16):
+                sent += part
+        os.close(ours)
+        assert process.wait(timeout=60) == 0
+    assert re.search(r"2/4 \[\d\d:\d\d, [\d.]+ clips/min, \d+ s left, 1 failed\]", sent.decode()), sent
+
+
+def test_suffixes_of_pictures_are_no_part_of_an_id() -> None:
+    assert {path_id([f"1{suffix}"]) for suffix in IMAGE_SUFFIXES} == {"1"}
