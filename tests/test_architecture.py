@@ -20,7 +20,7 @@ LAYERS = (
     ("web", "report", "inference", "training", "datasets", "demo"),
     ("fusion", "evaluation", "encoders"),
     ("media", "engine"),
-    ("store", "weights", "manifest", "task"),
+    ("store", "weights", "manifest", "clip_ids", "task"),
     ("fingerprints", "files", "temporaries", "bounded"),
     ("logs", "offline", "errors", "streams"),
 )

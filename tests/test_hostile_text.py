@@ -128,16 +128,18 @@ def test_frames_of_a_mac_make_features_that_the_manifest_finds(tmp_path: Path, r
 def test_folders_of_frames_that_cannot_be_clips(tmp_path: Path, names: list[str], said: str) -> None:
     for name in names:
         (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=said) as error:
-        list_frame_clips(tmp_path)
-    assert "\x1b" not in str(error.value)
+    (clip,) = list_frame_clips(tmp_path)
+    with pytest.raises(ClipError, match=said) as error:
+        clip.source()
+    assert f"{error.value}{clip.id}".isprintable()
 
 
 def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     os.close(os.open(os.fsencode(tmp_path) + b"/caf\xe9.srt", os.O_CREAT))
-    with pytest.raises(UserError, match="can be no clip") as error:
-        list_subtitles(tmp_path)
-    str(error.value).encode()
+    (clip,) = list_subtitles(tmp_path)
+    with pytest.raises(ClipError, match="can be no clip") as error:
+        clip.source()
+    f"{error.value}{clip.id}".encode()
 
 
 # Links
@@ -147,9 +149,10 @@ def test_media_may_be_links_to_elsewhere_and_features_are_written_here(tmp_path:
     write_srt(tmp_path / "cluster" / "a.srt", [(0, 1, "oh no")])
     (tmp_path / "subtitles").mkdir()
     (tmp_path / "subtitles" / "7.srt").symlink_to(tmp_path / "cluster" / "a.srt")
-    (tmp_path / "subtitles" / "loop.srt").symlink_to("loop.srt")  # and what leads nowhere is no file
+    (tmp_path / "subtitles" / "loop.srt").symlink_to("loop.srt")  # and what leads nowhere costs its clip
     options = ["--subtitles", tmp_path / "subtitles", "--output_folder", tmp_path / "out", "--model_name", "hashed"]
-    assert run("extract_textual_features", *options).code == 0
+    assert run("extract_textual_features", *options).code == 3
+    assert [row.clip for row in read_failures(tmp_path / "out")] == ["loop"]
     assert FeatureStore.open(tmp_path / "out").clips() == ["7"]
     assert [path.name for path in (tmp_path / "cluster").iterdir()] == ["a.srt"]
 

@@ -26,7 +26,7 @@ from viper.evaluation.submission import read_submission
 from viper.inference.predictor import ClipPredictor
 from viper.logs import log, running
 from viper.manifest import Manifest, clip_id
-from viper.media.listing import list_videos
+from viper.media.listing import MediaClip, Place, list_videos, one_each
 from viper.runs import (
     WANTED,
     Features,
@@ -158,16 +158,17 @@ def predict(
     """
     if isinstance(videos, Run):
         raise UserError("viper.predict(videos, run): the videos come first")
-    paths = _videos(videos if isinstance(videos, list | tuple) else [videos])  # type: ignore[list-item]
+    clips = _videos(videos if isinstance(videos, list | tuple) else [videos])  # type: ignore[list-item]
     words = None if subtitles is None else path_of(subtitles, "subtitles")
     if words is not None and not words.exists():
         raise UserError(f"subtitles {words}: no such file or folder")
     predictor = ClipPredictor.load(path_of(run, "run"), models=models, device=device, offline=offline)
     readings, ids, errors = [], [], []
-    for path in paths:
+    for clip in clips:
         try:
-            readings.append(predictor.read(path, words))
-            ids.append(clip_id(path.stem))
+            clip.check()
+            readings.append(predictor.read(clip.path, words))
+            ids.append(clip.id)
         except ClipError as error:
             errors.append(error)
     if not readings:
@@ -230,12 +231,12 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
 
 
-def _videos(paths: Sequence[Folder]) -> list[Path]:
-    found = []
+def _videos(paths: Sequence[Folder]) -> list[MediaClip]:
+    found: list[MediaClip] = []
     for path in [path_of(each, "a video") for each in paths]:
         if not path.exists():
             raise UserError(f"{path}: no such video or folder")
-        found += [clip.path for clip in list_videos(path)] if path.is_dir() else [path]
+        found += list_videos(path) if path.is_dir() else one_each([Place((path.stem,), str(path), False)], None)
     if not found:
         raise UserError("no video given")
     return found

@@ -71,6 +71,13 @@ class ClipError(Exception):
     """One clip cannot be used (corrupt, empty, of the wrong kind): a row of failures.csv, and the others go on."""
 
 
+class UnusableEntryError(ClipError):
+    """What is in a folder can be no clip: a name that is no id, a subfolder that cannot be read.
+
+    Its row in failures.csv goes once it is not there any more.
+    """
+
+
 class WorkerError(Exception):
     """An exception of some library, raised in a worker process: (name of its class, its message)."""
 

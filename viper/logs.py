@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ from typing import Any, TextIO, cast
 from viper.errors import printable, unbroken
 
 log = logging.getLogger("viper")
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {pace}{left}{postfix}]"
 # What stages say belongs in a run's train.log also when they are called from Python; only the command line prints it.
 log.setLevel(logging.INFO)
 
@@ -111,15 +113,55 @@ def start_logging() -> None:
     log.propagate = False
 
 
+def pace(per_second: float, unit: str = "clip") -> str:
+    """Return a rate in words: "2.3 clips/s", below one a second "21 clips/min", below one a minute "2.5 min a clip"."""
+    if per_second >= 1:
+        return f"{per_second:.{1 if per_second < 100 else 0}f} {unit}s/s"
+    per_minute = 60 * per_second
+    if per_minute >= 1:
+        return f"{per_minute:.{1 if per_minute < 10 else 0}f} {unit}s/min"
+    minutes = 1 / per_minute if per_minute > 0 else math.inf
+    if minutes < 60:
+        return f"{minutes:.1f} min a {unit}"
+    return f"{minutes / 60:.1f} h a {unit}" if math.isfinite(minutes) else f"no {unit} yet"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, rounded: "45 s", "12 min", "2 h 5 min", "3 days 4 h"."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} days {hours % 24} h"
+
+
 def progress_bar(items: Iterable[Any] | None = None, desc: str = "", is_wanted: bool = True, **options: Any) -> Any:
-    """Return tqdm's bar over `items`, shown on a terminal and in a notebook; elsewhere its `disable` is true."""
+    """Return tqdm's bar over `items`, shown on a terminal and in a notebook; elsewhere its `disable` is true.
+
+    It says how fast it goes, and how long it will take, as `pace` and `duration` do.
+    """
     from tqdm.auto import tqdm
+
+    class Bar(tqdm):
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            state = dict(super().format_dict)
+            done, elapsed = state["n"] - state["initial"], state["elapsed"]
+            rate = state["rate"] or (done / elapsed if elapsed else 0)
+            left = (state["total"] - state["n"]) / rate if state["total"] and rate else None
+            state["pace"] = pace(rate, state["unit"]) if done else f"no {state['unit']} yet"
+            state["left"] = "" if left is None else f", {duration(left)} left"
+            return state
 
     stream = _unguarded(sys.stderr)  # the bar moves the cursor
     # In a notebook tqdm.auto is another class than the one for terminals.
     is_shown = stream.isatty() or "notebook" in "".join(each.__module__ for each in tqdm.__mro__)
-    options |= {"desc": unbroken(desc) or None, "file": stream}
-    return tqdm(items, disable=not (is_shown and is_wanted), **options)
+    options |= {"desc": unbroken(desc) or None, "file": stream, "bar_format": _BAR}
+    return Bar(items, disable=not (is_shown and is_wanted), **options)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from viper.errors import UNSEEN, UserError, one_line
+from viper.clip_ids import SEPARATOR, cell_id, quoted_cell, spelling_note
+from viper.clip_ids import clip_id as clip_id
+from viper.errors import UserError, one_line
 from viper.files import read_csv_cells, read_csv_rows
+from viper.logs import log
 from viper.task import Task, load_task
 
 SPLITS = ("Train", "Val", "Test")
+_SAID: set[tuple[Path, str]] = set()  # a pipeline reads its manifest at every step
 Order = tuple[str, ...]
 """Clip ids from the least to the most preferred; a pair is an order of two."""
 _SPLIT_NAMES = {
@@ -24,47 +26,6 @@ _SPLIT_NAMES = {
     "val": "Val", "valid": "Val", "validation": "Val", "dev": "Val", "devel": "Val",
     "test": "Test",
 }  # fmt: skip
-MAX_ID_BYTES = 200
-_MAX_SPELLING = 1000  # characters of a cell that is looked at at all: composing takes time that grows with its square
-_UNSEEN = re.compile(f"[{UNSEEN}]")
-# The list of failures lies beside folders that are called as their clips; on some disks in any case of letters.
-_TAKEN = ("failures.csv",)
-# What Windows takes for a device, or cannot have in a name.
-_NOT_ON_WINDOWS = re.compile(r'(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?|.*[<>:"|?*].*|.*\.', re.IGNORECASE)
-
-
-def clip_id(file_id: str) -> str:
-    """Return a clip's id: the manifest's File_ID without the brackets and quotes around it ("[10001]" -> "10001").
-
-    Composed (Unicode's NFC), as a keyboard writes it: file names that come from a Mac are often decomposed, and would
-    be other clips. Raises UserError when what is left cannot be a file's name in every folder of outputs, or has
-    characters that are not seen.
-    """
-    shown = _shown(file_id)
-    if len(file_id) > _MAX_SPELLING:
-        raise UserError(f"the id {shown} is longer than {MAX_ID_BYTES} bytes")
-    if re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", file_id):
-        raise UserError(f"the id {shown} has a control character")
-    identifier = unicodedata.normalize("NFC", file_id).strip()
-    while len(identifier) >= 2 and identifier[0] + identifier[-1] in ("[]", '""', "''"):
-        identifier = identifier[1:-1].strip()
-    if not identifier:
-        raise UserError("the id is empty")
-    if re.search(r"[/\\\t]", identifier) or identifier.startswith("."):
-        raise UserError(f"the id {shown} cannot name a file (a slash, a tab or a leading dot)")
-    if identifier.casefold() in _TAKEN:
-        raise UserError(f"the id {shown} is the name of a file that viper writes beside the clips")
-    if unseen := _UNSEEN.search(identifier):
-        raise UserError(f"the id {shown} has a character that is not seen, U+{ord(unseen[0]):04X}; take it out")
-    try:
-        n_bytes = len(identifier.encode())
-    except UnicodeEncodeError:
-        raise UserError(f"the id {shown} is not UTF-8") from None
-    if n_bytes > MAX_ID_BYTES:
-        raise UserError(f"the id {shown} is longer than {MAX_ID_BYTES} bytes")
-    if os.name == "nt" and _NOT_ON_WINDOWS.fullmatch(identifier):
-        raise UserError(f"the id {shown} cannot name a file on Windows")
-    return identifier
 
 
 def canonical_split(name: str) -> str:
@@ -73,7 +34,7 @@ def canonical_split(name: str) -> str:
         return _SPLIT_NAMES[str(name).strip().lower()]
     except KeyError:
         raise UserError(
-            f"the split {_shown(str(name))} must be Train, Val or Test (devel and validation mean Val)"
+            f"the split {quoted_cell(str(name))} must be Train, Val or Test (devel and validation mean Val)"
         ) from None
 
 
@@ -97,10 +58,13 @@ class Manifest:
     orders: tuple[Order, ...] = ()
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], task: Task | str | os.PathLike[str]) -> Manifest:
+    def load(
+        cls, path: str | os.PathLike[str], task: Task | str | os.PathLike[str], separator: str = SEPARATOR
+    ) -> Manifest:
         """Read and check a manifest, and the preferences beside it.
 
-        `task` is the task, the name of its card, or the path of its YAML.
+        `task` is the task, the name of its card, or the path of its YAML. `separator` joins the parts of an id that is
+        a path: that of the folders of features, see `viper.clip_ids.separator_of`.
 
         Raises UserError naming the file and the line (the header is line 1): unreadable file, missing column,
         unusable or duplicate id, unknown split, label that is no number, outside the task's range or no class of it.
@@ -117,15 +81,20 @@ class Manifest:
                 raise UserError(f"{path}: the column {column!r} appears twice")
         if table.empty:
             raise UserError(f"{path}: the manifest has no rows")
-        clips = pd.Index(_per_row(path, table[task.id_column], clip_id), name="clip")
+        clips = pd.Index(_per_row(path, table[task.id_column], lambda cell: cell_id(cell, separator)), name="clip")
         if clips.has_duplicates:
             where = int(np.flatnonzero(clips.duplicated())[0])
             raise UserError(f"{path}, line {table.index[where]}: the id {clips[where]!r} was already used above")
+        note = spelling_note(table[task.id_column], clips)
+        if note is not None and (path, note) not in _SAID:
+            _SAID.add((path, note))
+            log.info("%s: %s", path, note)
         table[task.split_column] = _per_row(path, table[task.split_column], canonical_split)
         orders: list[Order] = []
         if task.kind == "preference":
             table[list(task.targets)] = np.nan
-            orders = read_preferences(preferences_path(path), dict(zip(clips, table[task.split_column], strict=True)))
+            splits = dict(zip(clips, table[task.split_column], strict=True))
+            orders = read_preferences(preferences_path(path), splits, separator)
         elif task.label_column is not None:
             table = table.drop(columns=list(task.targets), errors="ignore").join(_classes(path, table, task))
         else:
@@ -210,13 +179,14 @@ def all_pairs(orders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return less[known], more[known]
 
 
-def read_preferences(path: Path, splits: Mapping[str, str]) -> list[Order]:
+def read_preferences(path: Path, splits: Mapping[str, str], separator: str = SEPARATOR) -> list[Order]:
     """Read the preferences of a manifest; none where there is no file, as for clips that are only to be predicted.
 
     Parameters
     ----------
     path : a CSV whose columns are rank_1 (the least preferred), rank_2 ...; shorter orders leave the last cells empty.
     splits : clip id -> its split.
+    separator : as of `Manifest.load`.
 
     Raises
     ------
@@ -232,19 +202,19 @@ def read_preferences(path: Path, splits: Mapping[str, str]) -> list[Order]:
     orders = []
     for line, row in rows[1:]:
         try:
-            orders.append(_order(row, len(header), splits))
+            orders.append(_order(row, len(header), splits, separator))
         except UserError as error:
             raise UserError(f"{path}, line {line}: {error}") from None
     return orders
 
 
-def _order(row: Sequence[str], n_columns: int, splits: Mapping[str, str]) -> Order:
+def _order(row: Sequence[str], n_columns: int, splits: Mapping[str, str], separator: str) -> Order:
     cells = [cell.strip() for cell in row]
     while cells and not cells[-1]:
         cells.pop()
     if len(cells) > n_columns or not all(cells):
         raise UserError("an order fills its cells from rank_1 on, without a gap")
-    clips = tuple(clip_id(cell) for cell in cells)
+    clips = tuple(cell_id(cell, separator) for cell in cells)
     if len(clips) < 2:
         raise UserError("an order has at least two clips")
     for clip in clips:
@@ -257,11 +227,6 @@ def _order(row: Sequence[str], n_columns: int, splits: Mapping[str, str]) -> Ord
                 f"clips of different splits: {clips[0]!r} is in {splits[clips[0]]}, {clip!r} in {splits[clip]}"
             )
     return clips
-
-
-def _shown(cell: str) -> str:
-    """Return a cell as a message quotes it: on one line, and not all of it when it is long."""
-    return repr(cell if len(cell) <= 60 else f"{cell[:60]}...")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -296,7 +261,7 @@ def _labels(path: Path, column: pd.Series, target: str, task: Task) -> pd.Series
         where = int(np.flatnonzero(wrong)[0])
         allowed = f"a number in [{lowest:g}, {highest:g}]" if task.range else "a finite number"
         allowed = "0 or 1" if task.kind == "multi_label" else allowed
-        raise UserError(f"{path}, line {text.index[where]}: {target} is {_shown(text.iloc[where])}, not {allowed}")
+        raise UserError(f"{path}, line {text.index[where]}: {target} is {quoted_cell(text.iloc[where])}, not {allowed}")
     return values
 
 
@@ -308,7 +273,7 @@ def _classes(path: Path, table: pd.DataFrame, task: Task) -> pd.DataFrame:
     if wrong.any():
         where = int(np.flatnonzero(wrong)[0])
         raise UserError(
-            f"{path}, line {names.index[where]}: {task.label_column} is {_shown(names.iloc[where])}, none of "
+            f"{path}, line {names.index[where]}: {task.label_column} is {quoted_cell(names.iloc[where])}, none of "
             + ", ".join(task.targets)
         )
     one_hot = pd.DataFrame({name: (names == name).astype(np.float64) for name in task.targets}, index=table.index)

@@ -182,6 +182,8 @@ def test_exit_codes() -> None:
     assert Summary("s", failed=[failure]).exit_code == 1
     assert str(Summary("s", 4, seconds=2.0, device_seconds=1.8)).endswith("(2.0 s, 2.0 clips/s, device busy 90%)")
     assert str(Summary("s", 6, 2, [failure], 3.0)) == "s: 6 done, 2 already there, 1 failed (3.0 s, 2.0 clips/s)"
+    assert str(Summary("s", 420, 0, [], 1200.0)).endswith("(20 min, 21 clips/min)")
+    assert str(Summary("s", 2, 0, [], 300.0)).endswith("(5 min, 2.5 min a clip)")
 
 
 def test_nothing_to_do(place: Place) -> None:

@@ -140,7 +140,7 @@ def test_columns_in_another_order_are_read_by_name(tmp_path: Path) -> None:
         ("File_ID,Fear,Empathic-Pain\n", "has no rows"),
         ("File_ID,Fear,Empathic-Pain\na,0.1\n", "line 2: 2 cells, where the header has 3"),
         ("File_ID,Fear,Empathic-Pain\na,0.1,0.2\n\n[a],0.1,0.2\n", "line 4: the id 'a' was already used in line 2"),
-        ("File_ID,Fear,Empathic-Pain\na/b,0.1,0.2\n", "line 2: the id 'a/b' cannot name a file"),
+        ("File_ID,Fear,Empathic-Pain\n../b,0.1,0.2\n", "line 2: the id '../b' is not a path within a folder"),
         ("File_ID,Fear,Empathic-Pain\na,0.1,\n", "line 2: Empathic-Pain is '', not a number in"),
         ("File_ID,Fear,Empathic-Pain\na,nan,0.2\n", "line 2: Fear is 'nan'"),
         ("File_ID,Fear,Empathic-Pain\na,0.1,0.2\nb,1.2,0.2\n", r"line 3: Fear is '1.2', not a number in \[0, 1\]"),

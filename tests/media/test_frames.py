@@ -341,7 +341,6 @@ def test_wrong_folders_and_options(videos: Path, tmp_path: Path, run: Run, get_f
     assert str(videos) in refused(get_frame())
     (videos / "notes.txt").touch()
     (videos / ".hidden.mp4").touch()
-    (videos / "folder.mp4").mkdir()
     assert "no videos in it" in refused(get_frame())
     assert not (tmp_path / "frames").exists()
     missing = run("get_frame", "--input_folder", tmp_path / "none", "--output_folder", tmp_path / "frames")
@@ -353,12 +352,16 @@ def test_wrong_folders_and_options(videos: Path, tmp_path: Path, run: Run, get_f
 
 
 def test_two_files_that_would_be_one_clip(videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]) -> None:
-    for name in ("[7].mp4", "7.mov"):
+    for name in ("[7].mp4", "7.mov", "8.mp4"):
         write_coded(videos / name, 3, FPS)
-    line = refused(get_frame())
-    assert "7.mov" in line
-    assert "[7].mp4" in line
-    assert not (tmp_path / "frames").exists()
+    assert get_frame().code == 3
+    (row,) = read_failures(tmp_path / "frames")
+    assert row.clip == "7"
+    assert "'7.mov' and '[7].mp4' would both be clip '7'" in row.message
+    assert [clip.id for clip in list_frame_clips(tmp_path / "frames")] == ["8"]
+    (videos / "7.mov").unlink()
+    assert get_frame().code == 0
+    assert read_failures(tmp_path / "frames") == []
 
 
 def test_names_of_all_kinds(videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]) -> None:
@@ -374,15 +377,25 @@ def test_names_of_all_kinds(videos: Path, tmp_path: Path, get_frame: Callable[..
         assert codes(tmp_path / "frames" / clip) == [0, 2]
 
 
-def test_a_name_that_can_be_no_id_is_named(videos: Path, get_frame: Callable[..., Outcome]) -> None:
+def test_a_name_that_can_be_no_id_costs_that_clip_alone(
+    videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]
+) -> None:
     write_coded(videos / "[].mp4", 3, FPS)
-    assert "[].mp4" in refused(get_frame())
-    (videos / "[].mp4").unlink()
+    assert get_frame().code == 1  # nothing else is there
+    write_coded(videos / "a.mp4", 3, FPS)
+    assert get_frame().code == 3
+    (row,) = read_failures(tmp_path / "frames")
+    assert (row.clip, row.error) == ("[].mp4", "UnusableEntryError")
+    assert "'[].mp4' can be no clip: the id is empty" in row.message
+    (videos / "[].mp4").rename(videos / "b.mp4")
+    assert get_frame().code == 0
+    assert read_failures(tmp_path / "frames") == []  # the name is gone, and its row with it
     try:
         Path(os.fsdecode(os.fsencode(videos) + b"/caf\xe9.mp4")).touch()
     except OSError:
         pytest.skip("this file system has no names outside UTF-8")
-    assert "UTF-8" in refused(get_frame())
+    assert get_frame().code == 3
+    assert "UTF-8" in read_failures(tmp_path / "frames")[0].message
 
 
 def test_other_files_are_left_alone(videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]) -> None:
@@ -552,3 +565,15 @@ def test_a_killed_run_is_taken_up_where_it_stopped(
 
 def list_done(output: Path) -> list[str]:
     return sorted((path.name for path in output.iterdir() if not path.name.startswith(".")), key=int)
+
+
+def test_equal_names_in_two_folders(videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]) -> None:
+    for name in ("a/1.mp4", "b/1.mp4", "2.mp4"):
+        (videos / name).parent.mkdir(exist_ok=True)
+        write_coded(videos / name, 3, FPS)
+    outcome = get_frame(2)
+    assert outcome.code == 0
+    assert "its 2 subfolders have 2 videos, which are not read: --subfolders reads them, as 'a_1'" in outcome.said
+    assert [clip.id for clip in list_frame_clips(tmp_path / "frames")] == ["2"]
+    assert get_frame(2, "--subfolders").code == 0
+    assert [clip.id for clip in list_frame_clips(tmp_path / "frames")] == ["2", "a_1", "b_1"]

@@ -68,7 +68,7 @@ def test_clips_in_no_order_are_not_trained_on(tmp_path: Path) -> None:
         ("rank_1,rank_2\na,\n", "line 2: an order has at least two clips"),
         ("rank_1,rank_2,rank_3\na,,b\n", "line 2: an order fills its cells"),
         ("rank_1,rank_2\na,b,c\n", "line 2: an order fills its cells"),
-        ("rank_1,rank_2\na,b/c\n", "line 2: the id 'b/c' cannot name a file"),
+        ("rank_1,rank_2\na,b/../c\n", "line 2: the id 'b/../c' is not a path within a folder"),
     ],
 )
 def test_a_wrong_order_is_named(tmp_path: Path, preferences: str, message: str) -> None:

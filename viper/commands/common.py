@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from viper.clip_ids import record_separator, recorded_separator
 from viper.engine.failures import FAILURES_FILE
-from viper.engine.job import Summary
+from viper.engine.job import FolderOptions, Summary
 from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.logs import log
 
@@ -21,6 +22,19 @@ def finish(summary: Summary, output_folder: Path) -> int:
     if summary.failed:
         log.warning("%s: the clips that failed, and why, are in %s", summary.stage, output_folder / FAILURES_FILE)
     return summary.exit_code
+
+
+def pass_on_ids(options: FolderOptions, read: Sequence[Path | None], output_folder: Path) -> None:
+    """Record by which separator the clips of an output folder are named, if their ids are paths.
+
+    A manifest's paths are joined by the same one. The record of folders that are `read` and have one is passed on.
+    """
+    recorded = [recorded_separator(folder) for folder in read if folder is not None]
+    found = [separator for separator in recorded if separator is not None]
+    if not found and options.separator is not None:
+        found = [options.separator]
+    for separator in found:
+        record_separator(output_folder, separator)
 
 
 def report_scores(scores: Scores, split: str) -> None:

@@ -139,9 +139,11 @@ def _splits(options: CompareOptions, task: Task, checkpoint: Path) -> dict[str, 
     from viper.inference.stored import data_for
 
     model, stores = load_checkpoint(checkpoint), options.stores()
-    splits = {"Val": data_for(model, stores, Manifest.load(options.csv_path, task), "Val", labelled=True)}
+    separator = options.id_separator()
+    manifest = Manifest.load(options.csv_path, task, separator)
+    splits = {"Val": data_for(model, stores, manifest, "Val", labelled=True)}
     if options.test_csv_path is not None:
-        manifest = Manifest.load(options.test_csv_path, task)
+        manifest = Manifest.load(options.test_csv_path, task, separator)
         splits["Test"] = data_for(model, stores, manifest, "Test", labelled=True)
     return splits
 

@@ -44,7 +44,7 @@ def run(options: ConfusionOptions) -> int:
         raise UserError(f"--output_path {options.output_path}: is a file; the report needs a folder")
     model = load_checkpoint(options.model_path)
     task = task_of(model)
-    manifest = Manifest.load(options.csv_path, task)
+    manifest = Manifest.load(options.csv_path, task, options.id_separator())
     data = data_for(model, options.stores(), manifest, options.split, labelled=True)
     predictions = predict(model, data, options.batch_size, choose_device(options.device))
     report = build_report(task, data.clips, predictions, data.truth)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from viper.commands.common import finish
+from viper.commands.common import finish, pass_on_ids
 from viper.engine import run as engine
 from viper.engine.job import EngineOptions, Job
 from viper.files import atomic_folder
@@ -61,7 +61,8 @@ def run(options: CropImagesOptions) -> int:
         size=_size,
         batch_size=options.batch_size,
     )
-    clips = list_frame_clips(options.input_folder)
+    clips = list_frame_clips(options.input_folder, options.separator)
+    pass_on_ids(options, [options.input_folder], options.output_folder)
     summary = engine.run(job, clips, options.output_folder, options)
     return finish(summary, options.output_folder)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from viper.commands.common import finish
+from viper.commands.common import finish, pass_on_ids
 from viper.encoders.base import Encoder
 from viper.encoders.precomputed import ImportedEncoder
 from viper.encoders.registry import choose_encoder
@@ -25,7 +25,9 @@ from viper.media.clips import (
     ForeignClip,
     RowsClip,
     SubtitleClip,
+    first_usable,
     inputs_of,
+    is_usable,
     list_foreign_clips,
     list_picture_clips,
     list_sound_clips,
@@ -121,7 +123,7 @@ class VisualOptions(ExtractOptions):
 
     def clips(self) -> Sequence[Clip]:
         """Return folders of frames."""
-        return list_picture_clips(self.input_folder)
+        return list_picture_clips(self.input_folder, separator=self.separator)
 
 
 @dataclass(kw_only=True)
@@ -147,13 +149,15 @@ class AudioOptions(ExtractOptions):
     """Layer to read: -1 is the last, k the k-th hidden state."""
     pool: Literal["mean", "meanstd"] = "mean"
     """Over the time steps of a window: the mean, or mean and standard deviation."""
+    prefer: Literal["audio", "video"] = "audio"
+    """Which file is read where a clip has both an audio file and a video."""
     from_files: Path | None = None
     """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
     of MMSA."""
 
     def clips(self) -> Sequence[Clip]:
         """Return files with sound."""
-        return list_sound_clips(self.input_folder)
+        return list_sound_clips(self.input_folder, self.separator, self.prefer)
 
 
 @dataclass(kw_only=True)
@@ -194,12 +198,15 @@ class TextualOptions(ExtractOptions):
     def clips(self) -> Sequence[Clip]:
         """Return folders of frames, or subtitles."""
         if self.subtitles is None:
-            return list_picture_clips(self.input_folder)
-        files = {clip.id: clip.path for clip in list_subtitles(self.subtitles)}
-        ids = list(files)
-        if self.input_folder is not None:
-            ids = [clip.id for clip in list_frame_clips(self.input_folder)]
-        return [SubtitleClip(identifier, files.get(identifier)) for identifier in ids]
+            return list_picture_clips(self.input_folder, separator=self.separator)
+        files = {clip.id: clip for clip in list_subtitles(self.subtitles, self.separator)}
+        pictures = [] if self.input_folder is None else list_frame_clips(self.input_folder, self.separator)
+        clips = []
+        for clip in pictures or files.values():
+            file = files.get(clip.id)
+            path, problem = (None, None) if file is None else (file.path, file.problem)
+            clips.append(SubtitleClip(clip.id, path, problem=clip.problem or problem))
+        return clips
 
 
 @dataclass(kw_only=True)
@@ -228,8 +235,8 @@ class FAUOptions(ExtractOptions):
 
     def clips(self) -> Sequence[Clip]:
         """Return folders of crops. Whole frames, by their record, are a UserError."""
-        clips = list_picture_clips(self.input_folder, "--from_csv")
-        if any(isinstance(clip, FrameClip) and clip.is_whole for clip in clips):
+        clips = list_picture_clips(self.input_folder, "--from_csv", self.separator)
+        if any(isinstance(clip, FrameClip) and is_usable(clip) and clip.is_whole for clip in clips):
             raise UserError(f"{self.input_folder}: holds whole frames; action units are read from crop_images' output")
         return clips
 
@@ -257,6 +264,9 @@ def run_together(together: Sequence[ExtractOptions]) -> list[int]:
     """
     first = together[0]
     clips = _clips(first)
+    for each in together:
+        read = (getattr(each, "input_folder", None) if each.foreign is None else None, each.read_folder)
+        pass_on_ids(each, read, each.output_folder)
     jobs = [make_job(options, clips if options is first else _clips(options)) for options in together]
     summaries = engine.run_together(jobs, clips, [each.output_folder for each in together], first)
     return [finish(summary, each.output_folder) for summary, each in zip(summaries, together, strict=True)]
@@ -264,7 +274,8 @@ def run_together(together: Sequence[ExtractOptions]) -> list[int]:
 
 def _clips(options: ExtractOptions) -> Sequence[Clip]:
     if options.foreign is not None:
-        return list_foreign_clips(options.foreign, options.key or MMSA_KEYS[options.modality], tuple(options.columns))
+        key = options.key or MMSA_KEYS[options.modality]
+        return list_foreign_clips(options.foreign, key, tuple(options.columns), options.separator)
     for option in ("step_seconds", "key", "columns"):
         if getattr(options, option) not in (None, []):
             raise UserError(f"--{option}: is for features made elsewhere only (--from_files, --from_csv)")
@@ -301,7 +312,7 @@ def _begin(options: ExtractOptions, clips: Sequence[Clip], encoder: Encoder[Any,
     encode.prepare(FeatureStore.begun_in(options.output_folder))
     info = dataclasses.replace(
         encoder.info(),
-        source=source_of(clips[0]),
+        source=source_of(first_usable(clips)),
         versions=package_versions(RECORDED_PACKAGES),
         inputs=inputs_of(clips),
         input_folder=_relative(options.read_folder, options.output_folder),
@@ -321,7 +332,7 @@ def _relative(folder: Path | None, start: Path) -> str:
 
 
 def _encoder(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, Any]:
-    source = source_of(clips[0])
+    source = source_of(first_usable(clips))
     reads = "frames" if source == "faces" else source
     return choose_encoder(options.modality, reads, options.encoder_options)
 
@@ -329,7 +340,7 @@ def _encoder(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, Any
 def _imported(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, Any]:
     """Return the importing encoder; the first clip that can be read settles the channels."""
     for clip in clips:
-        if isinstance(clip, ForeignClip | RowsClip):
+        if isinstance(clip, ForeignClip | RowsClip) and is_usable(clip):
             try:
                 example = clip.read()
             except ClipError as error:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from viper.clip_ids import separator_of
 from viper.errors import UserError
 from viper.store import MODALITIES, FeatureStore
 
@@ -57,6 +58,10 @@ class FeatureOptions:
                 "no features given: name a folder with --visual_features_input_folder or another of its kind"
             )
         return folders
+
+    def id_separator(self) -> str:
+        """What joins the parts of a manifest's paths to ids: as the folders record it."""
+        return separator_of(self.folders().values())
 
     def stores(self) -> dict[str, FeatureStore]:
         """Modality -> opened store."""

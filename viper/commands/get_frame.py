@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from viper.commands.common import finish
+from viper.commands.common import finish, pass_on_ids
 from viper.engine import run as engine
 from viper.engine.job import EngineOptions, Job
 from viper.errors import UserError
@@ -65,7 +65,8 @@ def run(options: GetFrameOptions) -> int:
         save=_Save(options.output_folder, rule, options.plot),
         is_done=_IsDone(options.output_folder, rule, options.plot),
     )
-    videos = list_videos(options.input_folder)
+    videos = list_videos(options.input_folder, options.separator)
+    pass_on_ids(options, [options.input_folder], options.output_folder)
     summary = engine.run(job, videos, options.output_folder, options)
     return finish(summary, options.output_folder)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from viper.clip_ids import separator_of
 from viper.engine.job import EngineOptions
 from viper.errors import UserError
 from viper.files import check_own_folder, digest_of, read_json, remove, write_json, write_text
@@ -41,6 +42,7 @@ TEMPLATE = """\
 task: hume_reaction          # a card's name, or the path of your own
 csv_path: manifest.csv       # File_ID, Split (Train, Val, Test), a column per target
 videos: videos               # <File_ID without brackets>.mp4, .mov, .mkv, ...
+subfolders: false            # true: read its subfolders too; a/1.mp4 is then the clip a_1 (id_separator: _)
 output: work                 # frames, faces, features, run, submission.csv, matrices and report go here
 # subtitles: subtitles       # <clip>.srt or .vtt; textual features are then made of words, not frames
 device: auto                 # auto, cpu, cuda, cuda:1, mps
@@ -258,7 +260,7 @@ def _inputs(plan: Plan) -> _Inputs:
     A row of Test does not concern the training, unless it standardizes within groups, which are of all splits.
     """
     task = load_task(plan.task)
-    manifest = Manifest.load(plan.csv_path, task)
+    manifest = Manifest.load(plan.csv_path, task, separator_of(each.output_folder for each in plan.features.values()))
     splits, known = manifest.table[task.split_column], set(manifest.clips)
     encoders, features = {}, {}
     for name, options in plan.features.items():

@@ -22,7 +22,8 @@ from viper.logs import shell_line
 from viper.training.run_records import SUMMARY_FILE
 
 Options = TypeVar("Options")
-SHARED_KEYS = ("n_workers", "device", "offline", "clip_timeout", "engine", "ray_address", "num_gpus")
+SHARED_KEYS = ("subfolders", "id_separator", "n_workers", "device", "offline", "clip_timeout", "engine", "ray_address",
+               "num_gpus")  # fmt: skip
 SECTIONS = ("frames", "faces", "features", "train", "submission", "confusion", "report")
 TOP_KEYS = ("task", "csv_path", "videos", "output", "subtitles", *SHARED_KEYS, *SECTIONS)
 REQUIRED_KEYS = ("csv_path", "videos", "output", "features")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
+from viper.engine.job import FolderOptions
 from viper.engine.progress import Progress
 from viper.errors import ClipError, NothingDoneError, UserError, one_line
 from viper.evaluation.submission import submission_path, write_submission, write_timelines
 from viper.logs import command_line, log, say
-from viper.manifest import clip_id
-from viper.media.listing import MediaClip, list_videos
+from viper.media.listing import MediaClip, Place, list_videos, one_each
 
 if TYPE_CHECKING:
     from viper.inference.predictor import ClipPredictor, ClipReading
@@ -60,7 +61,7 @@ class PredictorOptions:
 
 
 @dataclass(kw_only=True)
-class PredictOptions(PredictorOptions):
+class PredictOptions(PredictorOptions, FolderOptions):
     """Predict new videos: the encoders that made the checkpoint's features run here, in memory.
 
     Only --csv and --html write files. A modality whose model, sound or subtitles are missing is left out.
@@ -84,7 +85,7 @@ def run(options: PredictOptions) -> int:
     """Predict the videos and return the exit code."""
     _check(options)
     options.models_by_name()  # a wrong one is said before anything is read
-    clips = _clips(options.videos)
+    clips = _clips(options.videos, options.separator)
     predictor = options.predictor()
     try:
         timelines, failures = _predict(options, predictor, clips)
@@ -93,7 +94,9 @@ def run(options: PredictOptions) -> int:
     if not timelines:
         raise NothingDoneError(f"predict: none of the {len(clips)} videos could be predicted")
     if options.csv is not None:
-        _write_csv(submission_path(options.csv), predictor.task, timelines, options.every is not None)
+        ids = {clip.path: clip.id for clip in clips}
+        named = [(ids[timeline.path], timeline) for timeline in timelines]
+        _write_csv(submission_path(options.csv), predictor.task, named, options.every is not None)
     if options.html is not None:
         _write_page(options, predictor, timelines, failures)
     if options.csv is None:
@@ -122,19 +125,16 @@ def _check(options: PredictOptions) -> None:
                 raise UserError(f"{path}: cannot be written, {place} is a file")
 
 
-def _clips(paths: Sequence[Path]) -> list[MediaClip]:
+def _clips(paths: Sequence[Path], separator: str | None) -> list[MediaClip]:
     """Return the videos named and those of folders, with ids of their names; two of one id are a UserError."""
     if not paths:
         raise UserError("name at least one video, or a folder of videos")
     clips: dict[str, MediaClip] = {}
     for path in paths:
         if path.is_dir():
-            found = list_videos(path)
-        elif path.exists():
-            try:
-                found = [MediaClip(clip_id(path.stem), path)]
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from error
+            found = list_videos(path, separator)
+        elif path.exists() or path.is_symlink():
+            found = one_each([Place((path.stem,), str(path), False)], separator)
         else:
             raise UserError(f"{path}: no such video or folder")
         for clip in found:
@@ -147,15 +147,18 @@ def _clips(paths: Sequence[Path]) -> list[MediaClip]:
 def _predict(
     options: PredictOptions, predictor: ClipPredictor, clips: Sequence[MediaClip]
 ) -> tuple[list[Timeline], dict[str, str]]:
-    """Return the timelines of the videos that can be read, and why the others cannot."""
+    """Return the timelines of the videos that can be read, and why the others cannot, by what they are called."""
     from viper.inference.timeline import Timeline, predict_together
 
     timelines: list[Timeline] = []
     failures: dict[str, str] = {}
+    called = Counter(clip.path.name for clip in clips)
     with Progress("predict", len(clips)) as progress:
         for clip in clips:
-            timeline = Timeline(predictor, clip.path, with_pictures=options.html is not None)
+            name = clip.path.name if called[clip.path.name] == 1 else f"{clip.id}{clip.path.suffix}"
+            timeline = Timeline(predictor, clip.path, options.html is not None, name)
             try:
+                clip.check()
                 for reading in _readings(options, predictor, clip.path):
                     timeline.add(reading)
                 timeline.check()
@@ -163,8 +166,8 @@ def _predict(
                 raise
             except Exception as error:  # whatever a library raises of a file: the others go on
                 text = str(error) if isinstance(error, ClipError) else f"{type(error).__name__}: {error}"
-                failures[clip.path.name] = one_line(text)
-                log.warning("%s", failures[clip.path.name])
+                failures[name] = one_line(text)
+                log.warning("%s", failures[name])
             else:
                 _say_absent(predictor, timeline)
                 timelines.append(timeline)
@@ -191,15 +194,15 @@ def _say_absent(predictor: ClipPredictor, timeline: Timeline) -> None:
     if here:
         from viper.inference.predictor import in_words
 
-        log.info("%s: without %s", timeline.path.name, in_words(here))
+        log.info("%s: without %s", timeline.name, in_words(here))
 
 
-def _write_csv(path: Path, task: Task, timelines: Sequence[Timeline], in_pieces: bool) -> None:
-    ids = [clip_id(timeline.path.stem) for timeline in timelines]
+def _write_csv(path: Path, task: Task, timelines: Sequence[tuple[str, Timeline]], in_pieces: bool) -> None:
     if in_pieces:
-        write_timelines(path, task, [(i, each.spans, each.rows) for i, each in zip(ids, timelines, strict=True)])
+        write_timelines(path, task, [(clip, timeline.spans, timeline.rows) for clip, timeline in timelines])
     else:
-        write_submission(path, task, ids, np.concatenate([timeline.rows for timeline in timelines]))
+        rows = np.concatenate([timeline.rows for _, timeline in timelines])
+        write_submission(path, task, [clip for clip, _ in timelines], rows)
 
 
 def _table(task: Task, timelines: Sequence[Timeline], in_pieces: bool) -> str:
@@ -209,7 +212,7 @@ def _table(task: Task, timelines: Sequence[Timeline], in_pieces: bool) -> str:
     lines = []
     for timeline in timelines:
         for (start, end), row in zip(timeline.spans, timeline.rows, strict=True):
-            line: dict[str, object] = {"video": timeline.path.name}
+            line: dict[str, object] = {"video": timeline.name}
             line |= {"start": start, "end": end} if in_pieces else {}
             if task.label_column is not None:
                 line[task.label_column] = "-" if np.isnan(row).any() else task.targets[int(row.argmax())]
@@ -257,7 +260,7 @@ def _video(task: Task, timeline: Timeline, in_pieces: bool) -> VideoPrediction:
     known = ~np.isnan(rows).any(axis=1)
     means = rows[known].mean(axis=0) if known.any() else rows[0]
     return VideoPrediction(
-        name=timeline.path.name,
+        name=timeline.name,
         seconds=timeline.spans[-1][1],
         summary=f"mean of {known.sum()} pieces of {end - start:g} s" if in_pieces else "the whole video",
         values=dict(zip(task.targets, means.tolist(), strict=True)),

@@ -112,11 +112,24 @@ def look(folder: Path, expected: Sequence[str], known: Collection[str], verify: 
     reasons = dict(zip(present, _problems(store, present, verify), strict=True))
     known = set(known)
     extra = [clip for clip in files if clip not in known]
-    # On its way from a Mac a file may have got a name that looks the same and is another.
-    alike = {unicodedata.normalize("NFC", clip) for clip in extra}
-    reasons |= {clip: OTHER_SPELLING for clip in expected if clip not in there and clip in alike}
+    reasons |= _spelled_otherwise([clip for clip in expected if clip not in there], extra)
     state = ModalityStatus(folder, store.info.encoder, extra=extra, problem=problem, precision=store.info.precision)
     return _state(state, expected, reasons, failures)
+
+
+def _spelled_otherwise(lacking: Sequence[str], extra: Sequence[str]) -> dict[str, str]:
+    """Return those of the clips without a file that have one of another name, with what is wrong with it."""
+    # On its way from a Mac a file may have got a name that looks the same and is another.
+    alike = {unicodedata.normalize("NFC", clip) for clip in extra}
+    folded = {clip.casefold(): clip for clip in extra}
+    reasons = {}
+    for clip in lacking:
+        other = folded.get(clip.casefold())
+        if clip in alike:
+            reasons[clip] = OTHER_SPELLING
+        elif other is not None:
+            reasons[clip] = f"its file is called {other!r}, in another case of letters; write both the same way"
+    return reasons
 
 
 def _problems(store: FeatureStore, clips: Sequence[str], verify: bool) -> list[str | None]:
@@ -148,7 +161,8 @@ def _failures_of(folder: Path) -> tuple[dict[str, str], str | None]:
 def _read_manifest(options: StatusOptions) -> Manifest:
     """Return the manifest without its labels and preferences, which may be wrong or not there yet."""
     task = load_task(options.task) if options.task else Task("any", "regression", ())
-    return Manifest.load(options.csv_path, replace(task, kind="regression", targets=(), label_column=None))
+    card = replace(task, kind="regression", targets=(), label_column=None)
+    return Manifest.load(options.csv_path, card, options.id_separator())
 
 
 def _as_json(options: StatusOptions, states: Mapping[str, ModalityStatus]) -> dict[str, Any]:

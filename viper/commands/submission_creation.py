@@ -39,7 +39,7 @@ def run(options: SubmissionOptions) -> int:
     path = submission_path(options.output_path)
     model = load_checkpoint(options.model_path)
     task = task_of(model)
-    manifest = Manifest.load(options.csv_path, task)
+    manifest = Manifest.load(options.csv_path, task, options.id_separator())
     stores = options.stores()
     data = data_for(model, stores, manifest, options.split)
     predictions = predict(model, data, options.batch_size, choose_device(options.device))

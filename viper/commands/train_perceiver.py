@@ -106,7 +106,7 @@ def train(options: TrainOptions) -> None:
     terms = parse_loss(options.loss or task.loss, task)
     if "bce" in terms and task.kind == "regression" and options.fusion == "channels":
         raise UserError("--loss bce: channels fusion has no bounded output for a regression; give --loss mse")
-    manifest = Manifest.load(options.csv_path, task)
+    manifest = Manifest.load(options.csv_path, task, options.id_separator())
     stores = options.stores()
     _check_modalities_agree(stores)
     data = TrainingData.load(manifest, stores, options.group_column)

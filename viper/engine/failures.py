@@ -6,10 +6,11 @@ import csv
 import errno
 import os
 import time
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
-from viper.errors import UserError, WorkerError, one_line
+from viper.errors import UnusableEntryError, UserError, WorkerError, one_line
 from viper.files import csv_text, files_only, locked, natural_key, write_text
 
 FAILURES_FILE = "failures.csv"
@@ -64,6 +65,12 @@ class FailureLog:
         self._refresh()
         if clip in self._known or clip in self._waiting:
             self._change(clip, None)
+
+    def forget_entries(self, is_gone: Callable[[str], bool]) -> None:
+        """Take off rows of what could be no clip and is gone: renamed, it is another clip."""
+        for row in read_failures(self._path.parent):
+            if row.stage == self._stage and row.error == UnusableEntryError.__name__ and is_gone(row.clip):
+                self._change(row.clip, None)
 
     def flush(self) -> None:
         """Write the rows that wait."""

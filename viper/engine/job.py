@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from viper.clip_ids import SEPARATOR, check_separator
 from viper.engine.failures import Failure
 from viper.engine.pool import attempt
 from viper.errors import OutputError, UserError
+from viper.logs import duration, pace
 
 
 class Item(Protocol):
@@ -86,7 +88,27 @@ class Shard:
 
 
 @dataclass(kw_only=True)
-class EngineOptions:
+class FolderOptions:
+    """How a folder of clips is read. Wrong options are a UserError."""
+
+    subfolders: bool = False
+    """Read the subfolders of the input folder too. A clip's id is then its path: a/1.mp4 is the clip a_1."""
+    id_separator: str = SEPARATOR
+    """With --subfolders: what stands between the parts of such an id."""
+
+    def __post_init__(self) -> None:
+        check_separator(self.id_separator)
+        if self.id_separator != SEPARATOR and not self.subfolders:
+            raise UserError(f"--id_separator {self.id_separator}: is for --subfolders")
+
+    @property
+    def separator(self) -> str | None:
+        """What joins the names of subfolders and files to ids; None: subfolders are not read."""
+        return self.id_separator if self.subfolders else None
+
+
+@dataclass(kw_only=True)
+class EngineOptions(FolderOptions):
     """How a stage goes over its clips; the commands of stages inherit these options. Wrong ones are a UserError."""
 
     n_workers: int = -1
@@ -105,6 +127,7 @@ class EngineOptions:
     """With Ray: how many GPUs the model runs on, each with a copy of it; 0: on processors."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         Shard.parse(self.shard)
         if self.n_workers < -1:
             raise UserError(f"--n_workers {self.n_workers}: 0 (none), a number of processes, or -1 (chosen)")
@@ -135,13 +158,13 @@ class Summary:
         return 3 if self.done or self.skipped else 1
 
     def __str__(self) -> str:
-        rate = f", {self.done / self.seconds:.1f} clips/s" if self.done and self.seconds > 0 else ""
+        rate = f", {pace(self.done / self.seconds)}" if self.done and self.seconds > 0 else ""
         # By this one sees whether more workers would help. Encoders without a network leave the device idle.
         share = self.device_seconds / self.seconds if self.seconds > 0 else 0.0
         busy = f", device busy {share:.0%}" if share >= 0.01 else ""
         return (
             f"{self.stage}: {self.done} done, {self.skipped} already there, {len(self.failed)} failed "
-            f"({self.seconds:.1f} s{rate}{busy})"
+            f"({f'{self.seconds:.1f} s' if self.seconds < 100 else duration(self.seconds)}{rate}{busy})"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from viper.logs import log, progress_bar
+from viper.logs import duration, log, pace, progress_bar
 
 LOG_EVERY_SECONDS = 30.0
 
@@ -40,6 +40,6 @@ class Progress:
         if self._bar.disable and now - self._said >= LOG_EVERY_SECONDS:
             self._said = now
             rate = self._done / (now - self._began)
-            left = (self._total - self._done) / rate
-            log.info("%s: %d of %d clips, %.1f clips/s, %.0f s left, %d failed",
-                     self._name, self._done, self._total, rate, left, n_failed)  # fmt: skip
+            left = duration((self._total - self._done) / rate)
+            log.info("%s: %d of %d clips, %s, %s left, %d failed",
+                     self._name, self._done, self._total, pace(rate), left, n_failed)  # fmt: skip

@@ -57,6 +57,9 @@ def run_together(
         prepare_outputs(folder)
     logs = [FailureLog(folder, job.stage) for job, folder in zip(jobs, folders, strict=True)]
     summaries = [Summary(job.stage) for job in jobs]
+    there = {item.id for item in items}
+    for failures in logs:
+        failures.forget_entries(lambda clip: shard.has(clip) and clip not in there)
     pending: list[Work[ItemT]] = []
     for item, are_done in zip(items, _look(jobs, items, options.incremental), strict=True):
         for number, is_done in enumerate(are_done):

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from viper.clip_ids import cell_id
 from viper.errors import UserError, one_line
 from viper.files import read_csv_rows, write_csv
-from viper.manifest import clip_id
 from viper.task import Task
 
 SUBMISSION_FILE = "submission.csv"
@@ -158,7 +158,7 @@ def _checked(task: Task, file_ids: Sequence[str], predicted: np.ndarray) -> np.n
         )
     seen: set[str] = set()
     for file_id in file_ids:
-        clip = clip_id(file_id)
+        clip = cell_id(file_id)
         if clip in seen:
             raise UserError(f"clip {file_id!r}: given more than once")
         seen.add(clip)
@@ -174,7 +174,7 @@ def _unique_clips(file_ids: Iterable[str], path: Path, lines: list[int]) -> list
     first_line: dict[str, int] = {}
     for line, file_id in zip(lines, file_ids, strict=True):
         try:
-            clip = clip_id(file_id)
+            clip = cell_id(file_id)
         except UserError as error:
             raise UserError(f"{path}, line {line}: {error}") from None
         if clip in first_line:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from viper.clip_ids import separator_of
 from viper.errors import UserError
 from viper.fusion.checkpoint import load_checkpoint, resolve_checkpoint, task_of
 from viper.fusion.perceiver import PerceiverFusion
@@ -101,7 +102,8 @@ def open_run(
         hint = f"; give {csv_option}" if can_override else ""
         raise UserError(f"{where}: no such file, though {folder / CONFIG_FILE} names it as the manifest{hint}")
     settings = {name: value for name, value in options.items() if name not in FREE_OPTIONS}
-    return OpenedRun(str(path), folder, checkpoint, card, settings, model, task, Manifest.load(where, task), stores)
+    manifest = Manifest.load(where, task, separator_of(store.folder for store in stores.values()))
+    return OpenedRun(str(path), folder, checkpoint, card, settings, model, task, manifest, stores)
 
 
 def _recorded_folders(options: Mapping[str, Any]) -> dict[str, Path]:

@@ -23,17 +23,19 @@ class Timeline:
     predictor : what predicts. One that standardises within groups needs all pieces of all videos first: it is asked by
         `predict_together`, and the features are kept until then.
     with_pictures : keep thumbnails of the face.
+    name : what the video is called where it is shown; by default its file's name.
 
     Attributes
     ----------
     path : the video.
+    name : what it is called.
     spans : (start, end) of each piece, seconds of the file.
     used : modalities that at least one piece has.
     absent : the others, with the reason of the first piece.
     """
 
-    def __init__(self, predictor: ClipPredictor, path: Path, with_pictures: bool = False) -> None:
-        self.path = path
+    def __init__(self, predictor: ClipPredictor, path: Path, with_pictures: bool = False, name: str = "") -> None:
+        self.path, self.name = path, name or path.name
         self.spans: list[tuple[float, float]] = []
         self.waiting: list[ClipReading] = []
         self._rows: list[np.ndarray] = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from viper.errors import ClipError, UserError
 from viper.files import digest_of
 from viper.fingerprints import fingerprint, fingerprint_bytes
 from viper.logs import log
-from viper.media.imports.files import FEATURE_SUFFIXES, companions, read_table
+from viper.media.imports.files import COMPANIONS, FEATURE_SUFFIXES, companions, read_table
 from viper.media.imports.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.media.imports.table import Table, table_of_array
 from viper.media.listing import MediaClip, clip_errors, list_files, list_sounds
@@ -41,9 +41,12 @@ class SubtitleClip:
 
     id: str
     path: Path | None
+    problem: ClipError | None = field(default=None, kw_only=True, compare=False)  # as of MediaClip
 
     def source(self) -> str:
         """Return the fingerprint of the file."""
+        if self.problem is not None:
+            raise self.problem
         return MediaClip(self.id, self.path).source() if self.path else "none"
 
     def read(self) -> list[Cue] | None:
@@ -69,6 +72,7 @@ class ForeignClip(MediaClip):
 
     def source(self) -> str:
         """Return a fingerprint of the file, and of those beside it that have its times and mask."""
+        self.check()
         with clip_errors():
             beside = {name: fingerprint(path) for name, path in companions(self.path).items()}
             return digest_of([fingerprint(self.path), beside])
@@ -125,28 +129,47 @@ def inputs_of(clips: Sequence[Clip]) -> dict[str, Any]:
     return {}
 
 
-def list_sound_clips(folder: Path | None) -> Sequence[Clip]:
-    """Return the files of a folder that have, or may have, sound. No folder is a UserError."""
+def is_usable(clip: Clip) -> bool:
+    """Return whether nothing is known yet that keeps the clip from being read."""
+    return getattr(clip, "problem", None) is None
+
+
+def first_usable(clips: Sequence[Clip]) -> Clip:
+    """Return the first clip that may be read, or the first."""
+    return next(filter(is_usable, clips), clips[0])
+
+
+def list_sound_clips(
+    folder: Path | None, separator: str | None = None, prefer: Literal["audio", "video"] = "audio"
+) -> Sequence[Clip]:
+    """Return the files of a folder that have, or may have, sound, see `list_sounds`. No folder is a UserError."""
     if folder is None:
         raise UserError("--input_folder is missing")
-    return [SoundClip(clip.id, clip.path) for clip in list_sounds(folder)]
+    clips = list_sounds(folder, separator, prefer)
+    return [SoundClip(clip.id, clip.path, problem=clip.problem) for clip in clips]
 
 
-def list_picture_clips(folder: Path | None, option: str = "--from_files") -> Sequence[Clip]:
-    """Return folders of pictures. No folder is a UserError, which also names `option`."""
+def list_picture_clips(
+    folder: Path | None, option: str = "--from_files", separator: str | None = None
+) -> Sequence[Clip]:
+    """Return folders of pictures, see `list_frame_clips`. No folder is a UserError, which also names `option`."""
     if folder is None:
         raise UserError(f"--input_folder is missing (or {option}, for features made elsewhere)")
-    return list_frame_clips(folder)
+    return list_frame_clips(folder, separator)
 
 
-def list_foreign_clips(path: Path, key: str, columns: tuple[str, ...]) -> Sequence[Clip]:
+def list_foreign_clips(path: Path, key: str, columns: tuple[str, ...], separator: str | None = None) -> Sequence[Clip]:
     """Return features made elsewhere: a folder's files, one a clip, or the clips of one pickle, as MMSA makes it.
 
     `key` and `columns` as of ForeignClip. UserError where there is none.
     """
     if not path.is_file():
-        files = list_files(path, FEATURE_SUFFIXES, "features")
-        return [ForeignClip(file.id, file.path, key, columns) for file in files if file.path.name != FAILURES_FILE]
+        files = list_files(path, FEATURE_SUFFIXES, "features", (), separator, COMPANIONS)
+        return [
+            ForeignClip(file.id, file.path, key, columns, problem=file.problem)
+            for file in files
+            if file.path.name != FAILURES_FILE
+        ]
     if path.suffix.lower() not in MMSA_SUFFIXES:
         raise UserError(f"{path}: is a file; name its folder (one file may hold many clips only as a pickle of MMSA)")
     splits = read_mmsa(path).splits.values()

@@ -10,7 +10,7 @@ import re
 import struct
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from viper.clip_ids import recorded_separator
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, read_bytes, read_json, visible_entries, write_json
 from viper.fingerprints import fingerprint_folder
-from viper.media.listing import by_clip, clip_errors
+from viper.media.listing import Tree, clip_errors, one_each
 from viper.media.video import MAX_PICTURE_BYTES, MAX_PIXELS, VideoFrames
 
 FRAMES_FILE = "frames.json"
@@ -68,6 +69,12 @@ class FrameClip:
 
     id: str
     folder: Path
+    problem: ClipError | None = field(default=None, kw_only=True, compare=False)  # as of MediaClip
+
+    def check(self) -> None:
+        """Raise the problem, if there is one."""
+        if self.problem is not None:
+            raise self.problem
 
     @property
     def record(self) -> dict[str, Any]:
@@ -76,26 +83,29 @@ class FrameClip:
         Read each time: a run has many clips, and each would keep its own. A record that cannot be read, and a folder
         with neither record nor pictures, are a ClipError.
         """
+        self.check()
         for name in (FACES_FILE, FRAMES_FILE):
             if (self.folder / name).is_file():
                 return _read_record(self.folder / name)
         frames = [{"index": i, "time": i / ASSUMED_FPS, "file": name} for i, name in _numbered(self.folder)]
         if not frames:
-            raise ClipError(f"{self.id}: no pictures in its folder")
+            hint = ", only subfolders (--subfolders reads them)" if _only_holds_folders(self.folder) else ""
+            raise ClipError(f"{self.id}: no pictures in its folder{hint}")
         return {"frames": frames}
 
     @property
     def has_faces(self) -> bool:
         """Whether the pictures are crops made by crop_images."""
-        return (self.folder / FACES_FILE).is_file()
+        return os.path.isfile(self.folder / FACES_FILE)
 
     @property
     def is_whole(self) -> bool:
         """Whether the pictures are frames made by get_frame, not crops."""
-        return (self.folder / FRAMES_FILE).is_file() and not self.has_faces
+        return os.path.isfile(self.folder / FRAMES_FILE) and not self.has_faces
 
     def source(self) -> str:
         """Return a fingerprint of the pictures, by which features made from older ones are seen to be out of date."""
+        self.check()
         with clip_errors():
             names = os.listdir(self.folder)
             record = next((name for name in (FACES_FILE, FRAMES_FILE) if name in names), None)
@@ -236,16 +246,54 @@ def _encoded(image: np.ndarray, name: str) -> bytes:
     return data.tobytes()
 
 
-def list_frame_clips(folder: Path) -> list[FrameClip]:
+def list_frame_clips(folder: Path, separator: str | None = None) -> list[FrameClip]:
     """Return every clip's folder of pictures in `folder`, in natural order.
 
-    Raises UserError when there are none, when two would be the same clip, and for a name that can be no id.
+    A name that can be no id, folders that would be one clip, and a link to nowhere are clips with a problem.
+
+    Parameters
+    ----------
+    separator : joins the names of folders to ids: those in subfolders are clips too. None: only those in `folder` are.
+
+    Raises
+    ------
+    UserError when there are none.
     """
-    folders = by_clip(folder, (entry for entry in visible_entries(folder) if entry.is_dir()))
-    clips = [FrameClip(identifier, path) for identifier, path in folders.items()]
+    # What get_frame or crop_images named by subfolders has none.
+    is_deep = separator is not None and recorded_separator(folder) is None
+    tree = Tree.of(folder, is_deep)
+    places = [place for place in tree.places if place.is_folder or _leads_nowhere(place.path)]
+    if is_deep:
+        places = [place for place in places if not _only_holds_folders(place.path)]
+    nowhere = {Path(place.path) for place in places if not place.is_folder}
+    clips = []
+    for clip in (*one_each(places, separator), *tree.unread):
+        problem = clip.problem
+        if nowhere and problem is None and clip.path in nowhere:
+            problem = ClipError(f"{clip.path.name}: is a link that leads nowhere")
+        clips.append(FrameClip(clip.id, clip.path, problem=problem))
     if not clips:
         raise UserError(f"{folder}: no folders of frames in it; make them with get_frame or crop_images")
+    tree.warn()
     return clips
+
+
+def _leads_nowhere(path: str) -> bool:
+    return os.path.islink(path) and not os.path.exists(path)
+
+
+def _only_holds_folders(folder: Path | str) -> bool:
+    """Return whether a folder has subfolders, and neither pictures nor a record."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+            has_pictures = any(
+                entry.name in (FACES_FILE, FRAMES_FILE) or entry.name.lower().endswith(IMAGE_SUFFIXES)
+                for entry in shown
+            )
+            return not has_pictures and any(entry.is_dir() for entry in shown)
+    except OSError:
+        return False
 
 
 def write_record(folder: Path, record_name: str, record: dict[str, Any]) -> None:

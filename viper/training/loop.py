@@ -91,7 +91,7 @@ def train(
     steps_per_epoch = math.ceil(n_examples / (options.batch_size * options.accumulate_steps))
     factor = learning_rate_factor(options, steps_per_epoch)
     step = start * steps_per_epoch
-    bar = progress_bar(total=options.n_epochs * steps_per_epoch, initial=step, leave=False,
+    bar = progress_bar(total=options.n_epochs * steps_per_epoch, initial=step, leave=False, unit="step",
                        is_wanted=accelerator.is_main_process)  # fmt: skip
     recent: list[Tensor] = []
     for epoch in range(start, options.n_epochs):
