@@ -15,8 +15,8 @@ from skimage.data import astronaut
 
 from viper.cli import run_command
 from viper.engine.failures import read_failures
-from viper.media.faces.crop import crop_square
 from viper.media.faces.choose import FaceBox, boxes_of, rank
+from viper.media.faces.crop import crop_square
 from viper.media.faces.detect import Detection
 from viper.media.faces.follow import Face, follow, overlap
 from viper.media.pictures import FRAMES_FILE, FrameClip, frame_name, read_image, write_image

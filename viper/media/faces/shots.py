@@ -15,9 +15,10 @@ _WIDTH, _HEIGHT = 48, 36
 _SHIFT = 1 / 7
 # How far neighbouring frames are apart, in colours and in structure. In real clips those of one shot differ by less
 # than .15 and .3, also a second apart, and those of two by more than .3 and .25; both must differ: a flash, a fade or a
-# lamp changes the colours alone, a moving camera or crowd the structure alone.
+# lamp changes the colours alone, a moving camera or crowd the structure alone. The one makes up for the other in part.
 _CUT = np.array([0.25, 0.20])
-# Two shots before one wall are nearer. They count where they stand out among the clip's other steps.
+# Two shots before one wall are nearer. They count where they stand out among the clip's other steps. Both limits are
+# low: who is seen on both sides of a cut that is none is found again by the look, two people in one shot are not.
 _FAINT_CUT = np.array([0.12, 0.08])
 _STANDS_OUT = 4.0
 _EVEN = 3.0  # grey levels; a deviation below that is a frame without structure (black, white)
@@ -32,9 +33,10 @@ def shot_numbers(images: Sequence[np.ndarray]) -> np.ndarray:
         if before is not None:
             steps[number] = _step(before, scene)
         before = scene
-    usual = np.median(steps[1:], axis=0) if len(images) > 1 else np.zeros(2)
-    is_cut = (steps > _CUT).all(axis=1) | (steps > np.maximum(_FAINT_CUT, _STANDS_OUT * usual)).all(axis=1)
-    return np.cumsum(is_cut)
+    # Most steps of a clip are within a shot, but with few frames not many more than half.
+    usual = np.quantile(steps[1:], 0.25, axis=0) if len(images) > 1 else np.zeros(2)
+    stands_out = (steps > _STANDS_OUT * usual).all(axis=1)
+    return np.cumsum((steps > _FAINT_CUT).all(axis=1) & (((steps / _CUT).mean(axis=1) > 1) | stands_out))
 
 
 def _scene(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
