@@ -135,20 +135,20 @@ class _Save:
 def _tell(clip: str, crops: Crops, no_face: str) -> None:
     """Say what had to be decided about a clip: that there is no face in it, or who of several is followed."""
     people = crops.people
-    if not crops.n_counting:
+    if not crops.n_people:
         kept = "whole frames are kept and masked" if no_face == "whole" else "no crops are written"
         doubtful = ""
         if people:
             doubtful = (
-                f"; what was taken for one in {len(people[0].faces)} of its frames "
-                f"(probability {people[0].score:.2f}) is too seldom or too faint to count"
+                f"; what was taken for one in {people[0]['frames']} of its frames "
+                f"(probability {people[0]['score']:.2f}) is too seldom or too faint to count"
             )
         log.info("crop_images: %s: no face found%s; %s", clip, doubtful, kept)
-    elif crops.n_counting > 1:
-        other = max(person.seconds for person in people[1:] if person.counts)
+    elif crops.n_people > 1:
+        other = max(person["seconds"] for person in people[1:] if person["counts"])
         log.info(
             "crop_images: %s: %d people; the one followed is on screen for %.3g s, the next longest for %.3g s",
-            clip, crops.n_counting, people[0].seconds, other,
+            clip, crops.n_people, people[0]["seconds"], other,
         )  # fmt: skip
 
 

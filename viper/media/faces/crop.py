@@ -12,7 +12,7 @@ import numpy as np
 
 from viper.errors import UserError
 from viper.logs import log
-from viper.media.faces.choose import Person, boxes_of, rank
+from viper.media.faces.choose import boxes_of, rank
 from viper.media.faces.detect import Detection, FaceDetector
 from viper.media.faces.follow import faces_in, follow
 from viper.media.faces.shots import shot_numbers
@@ -86,23 +86,20 @@ class Crops:
     ----------
     images : crops (size, size, 3) uint8; whole frames of a clip without any face.
     records : what faces.json says of each.
-    people : everybody who was seen, the followed one first, see `viper.media.faces.choose.rank`.
+    people : what faces.json says of those who were seen, the followed one first.
+    n_people : how many were seen often enough to count.
     cuts : the frame numbers with which a new shot begins.
     """
 
     images: list[np.ndarray]
     records: list[dict[str, Any]]
-    people: list[Person]
+    people: list[dict[str, Any]]
+    n_people: int
     cuts: list[int]
-
-    @property
-    def n_counting(self) -> int:
-        """Return how many people there are, without what was seen too seldom."""
-        return sum(person.counts for person in self.people)
 
     def record(self) -> dict[str, Any]:
         """Return what faces.json says of the clip as a whole."""
-        return {"people": [person.record() for person in self.people[:MOST_PEOPLE]], "cuts": self.cuts}
+        return {"n_people": self.n_people, "people": self.people, "cuts": self.cuts}
 
 
 class FaceCropper:
@@ -141,8 +138,9 @@ def crop_one(sample: NumberedFrames, detections: Sequence[Sequence[Detection]], 
     seen = [faces_in(image, faces) for image, faces in zip(images, detections, strict=True)]
     people = rank(follow(seen, times, shots), times)
     cuts = [sample.indices[number] for number in np.flatnonzero(np.diff(shots)) + 1]
-    if not people or not people[0].counts:
-        return _without_face(sample, options, people, cuts)
+    n_people, known = sum(person.counts for person in people), [person.record() for person in people[:MOST_PEOPLE]]
+    if not n_people:
+        return Crops(*_without_face(sample, options), known, n_people, cuts)
     sizes = np.array([image.shape[1::-1] for image in images])
     crops, records = [], []
     for number, face in enumerate(boxes_of(people[0], sizes, times, shots)):
@@ -161,12 +159,13 @@ def crop_one(sample: NumberedFrames, detections: Sequence[Sequence[Detection]], 
                 "crop": square,
             }
         records.append(record)
-    return Crops(crops, records, people, cuts)
+    return Crops(crops, records, known, n_people, cuts)
 
 
-def _without_face(sample: NumberedFrames, options: CropOptions, people: list[Person], cuts: list[int]) -> Crops:
+def _without_face(sample: NumberedFrames, options: CropOptions) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+    """Return what is kept of a clip without a face, and its records."""
     if options.no_face == "skip":
-        return Crops([], [], people, cuts)
+        return [], []
     records = []
     for index, image, time in zip(sample.indices, sample.frames.images, sample.frames.times, strict=True):
         height, width = image.shape[:2]
@@ -175,7 +174,7 @@ def _without_face(sample: NumberedFrames, options: CropOptions, people: list[Per
             {"index": index, "time": float(time), "found": False, "box": None, "score": 0.0, "landmarks": None,
              "crop": square}
         )  # fmt: skip
-    return Crops(list(sample.frames.images), records, people, cuts)
+    return list(sample.frames.images), records
 
 
 def crop_square(image: np.ndarray, box: np.ndarray, margin: float, size: int) -> tuple[np.ndarray, list[float]]:

@@ -86,8 +86,9 @@ def follow(frames: Sequence[Sequence[Face]], times: np.ndarray, shots: np.ndarra
     Tracks, in the order in which they were first seen.
     """
     tracks: list[Track] = []
+    near: list[Track] = []
     for number, faces in enumerate(frames):
-        near = [track for track in tracks if _is_near(track.last, number, times, shots)]
+        near = [track for track in near if _is_near(track.last, number, times, shots)]
         pairs = [(_affinity(track, face), p, f) for p, track in enumerate(near) for f, face in enumerate(faces)]
         joined: set[int] = set()
         taken: set[int] = set()
@@ -96,7 +97,9 @@ def follow(frames: Sequence[Sequence[Face]], times: np.ndarray, shots: np.ndarra
                 near[p].add(number, faces[f])
                 joined.add(f)
                 taken.add(p)
-        tracks.extend(Track(number, face) for f, face in enumerate(faces) if f not in joined)
+        new = [Track(number, face) for f, face in enumerate(faces) if f not in joined]
+        tracks += new
+        near += new
     return _joined_by_look(tracks)
 
 

@@ -147,10 +147,14 @@ def _aligned(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     if not patch.size:
         return np.zeros((_SIDE, _SIDE), np.float32)
     grey = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)
-    matrix = _similarity(points - (left, top), _TEMPLATE * _SIDE)
-    shrink = 1 / max(float(np.hypot(matrix[0, 0], matrix[1, 0])), 1e-6)
-    if shrink > 1.5:  # warpAffine skips pixels where it shrinks
-        grey = cv2.GaussianBlur(grey, (0, 0), min(0.5 * shrink - 0.3, 50))
+    points = points - (left, top)
+    # warpAffine skips pixels where it shrinks by more than 2; the points take up .38 of the template.
+    share = min(1.0, 2 * 0.38 * _SIDE / reach)
+    if share < 1:
+        size = [max(1, round(share * length)) for length in grey.shape[::-1]]
+        points = points * size / grey.shape[::-1]
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    matrix = _similarity(points, _TEMPLATE * _SIDE)
     face = cv2.warpAffine(grey, matrix, (_SIDE, _SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     # Blurred as much as an enlarged small face is, so that close-up and long shot are alike.
     return np.asarray(cv2.GaussianBlur(face.astype(np.float32), (0, 0), 0.8))
