@@ -23,7 +23,7 @@ from viper.encoders.registry import in_words_of, recorded_encoder
 from viper.engine.device import Runtime
 from viper.errors import UserError
 from viper.inference.reader import ClipReader, PictureSource, Source, source_of
-from viper.media.faces.crop import CropOptions
+from viper.media.faces.crop import FOLLOWING, CropOptions
 from viper.media.pictures import write_record
 from viper.media.sampling import FrameRule
 from viper.store import ENCODER_FILE, EncoderInfo, FeatureStore
@@ -156,7 +156,8 @@ def test_encoder_json_says_how_its_pictures_were_made(root: Path, tmp_path: Path
     store = extracted(root, tmp_path / "deep" / "features", "Visual", "faces_events", model_name="hog")
     sampling = {"method": "events", "n_frames": N_FRAMES}
     assert sampling.items() <= store.info.inputs["sampling"].items()
-    assert store.info.inputs["faces"] == {"margin": 0.3, "min_face_size": 30, "image_size": 96, "no_face": "whole"}
+    faces_options = {"margin": 0.3, "min_face_size": 30, "image_size": 96, "no_face": "whole", "following": FOLLOWING}
+    assert store.info.inputs["faces"] == faces_options
     assert (store.folder / store.info.input_folder).resolve() == (root / "faces_events").resolve()
     assert not Path(store.info.input_folder).is_absolute()
     assert store.info.command == ""  # the stage was called from Python; test_pipeline.py has one that was typed

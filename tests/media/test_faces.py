@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from conftest import Run
@@ -14,9 +15,10 @@ from skimage.data import astronaut
 
 from viper.cli import run_command
 from viper.engine.failures import read_failures
+from viper.media.faces.choose import FaceBox, boxes_of, rank
 from viper.media.faces.crop import crop_square
 from viper.media.faces.detect import Detection
-from viper.media.faces.follow import follow, overlap
+from viper.media.faces.follow import Face, follow, overlap
 from viper.media.pictures import FRAMES_FILE, FrameClip, frame_name, read_image, write_image
 
 POINTS = np.array([(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)])
@@ -27,6 +29,18 @@ def face(x: float, y: float, size: float, score: float = 0.99) -> Detection:
     return Detection(box, score, box[:2] + POINTS * size)
 
 
+def followed(
+    frames: list[list[Detection]], times: list[float] | None = None, shots: list[int] | None = None
+) -> list[FaceBox | None] | None:
+    """Where the person a clip is about is in each frame, of 400 x 200 pixels; their looks are not known."""
+    size = np.array([400, 200])
+    seconds = np.arange(len(frames), dtype=float) if times is None else np.array(times)
+    of_shot = np.zeros(len(frames), int) if shots is None else np.array(shots)
+    faces = [[Face(face, face.box / np.tile(size, 2)) for face in row] for row in frames]
+    people = [person for person in rank(follow(faces, seconds, of_shot), seconds) if person.counts]
+    return boxes_of(people[0], np.tile(size, (len(frames), 1)), seconds, of_shot) if people else None
+
+
 def test_overlap_has_known_values() -> None:
     box = np.array([0.0, 0.0, 2.0, 2.0])
     assert overlap(box, box) == 1.0
@@ -35,51 +49,84 @@ def test_overlap_has_known_values() -> None:
     assert overlap(box, np.array([5.0, 5.0, 6.0, 6.0])) == 0.0
 
 
-def test_the_person_with_most_size_times_probability_is_followed_throughout() -> None:
+def found_in(boxes: list[FaceBox | None] | None) -> list[bool]:
+    assert boxes is not None
+    return [box is not None and box.found for box in boxes]
+
+
+def test_of_two_who_are_there_nearly_as_long_the_larger_is_followed_throughout() -> None:
     """The small face is there first, alone in one frame, and more probable; it is still not taken."""
     small = [face(200, 0, 20, 1.0) for _ in range(4)]
     large = [face(10 + i, 0, 60, 0.9) for i in range(4)]
-    frames = [[small[0]], [large[1], small[1]], [small[2], large[2]], [large[3], small[3]]]
-    boxes = follow(frames)
+    boxes = followed([[small[0]], [large[1], small[1]], [small[2], large[2]], [large[3], small[3]]])
+    assert found_in(boxes) == [False, True, True, True]
     assert boxes is not None
-    assert [box.found for box in boxes] == [False, True, True, True]
     for box, expected in zip(boxes[1:], large[1:], strict=True):
+        assert box is not None
         np.testing.assert_array_equal(box.box, expected.box)
-    np.testing.assert_array_equal(boxes[0].box, large[1].box)  # the nearest, at either end
+    assert boxes[0] is not None
+    np.testing.assert_allclose(boxes[0].box, large[1].box)  # the nearest, at either end
+
+
+def test_who_is_there_longest_is_followed_not_the_close_up() -> None:
+    close, far = face(0, 0, 120), face(300, 150, 20)
+    assert found_in(followed([[close]] * 2 + [[far]] * 5)) == [False] * 2 + [True] * 5
+    # By the seconds that frames stand for, not by their number: the close-up's are a tenth of a second apart.
+    times = [0.1 * k for k in range(10)] + [1, 4, 7, 10]
+    assert found_in(followed([[close]] * 10 + [[far]] * 4, times)) == [False] * 10 + [True] * 4
 
 
 def test_the_order_of_detections_does_not_matter() -> None:
     frames = [[face(0, 0, 40), face(100, 0, 41)], [face(2, 0, 40), face(102, 0, 41)]]
-    straight, reverse = follow(frames), follow([row[::-1] for row in frames])
+    straight, reverse = followed(frames), followed([row[::-1] for row in frames])
     assert straight is not None
     assert reverse is not None
     for a, b in zip(straight, reverse, strict=True):
+        assert a is not None
+        assert b is not None
         np.testing.assert_array_equal(a.box, b.box)
+    assert straight[0] is not None
     assert straight[0].box[0] == 100
 
 
 def test_a_gap_takes_the_box_between_its_neighbours() -> None:
-    boxes = follow([[face(0, 0, 40)], [], [face(8, 4, 44)], []])
+    boxes = followed([[face(0, 0, 40)], [], [face(8, 4, 44)], []])
+    assert found_in(boxes) == [True, False, True, False]
     assert boxes is not None
-    assert [box.found for box in boxes] == [True, False, True, False]
+    assert boxes[1] is not None
+    assert boxes[3] is not None
     np.testing.assert_allclose(boxes[1].box, [4, 2, 46, 44])
     np.testing.assert_allclose(boxes[3].box, [8, 4, 52, 48])
     assert boxes[1].landmarks is None
 
 
+def test_no_box_is_guessed_across_a_cut_or_a_long_gap() -> None:
+    """And nobody is known by the place alone behind one: the later face is somebody else, who is there longer."""
+    first, last = [face(0, 0, 40)], [face(4, 0, 40)]
+    boxes = followed([first, first, [], last, last, last], shots=[0, 0, 1, 2, 2, 2])
+    assert boxes is not None
+    assert found_in(boxes) == [False, False, False, True, True, True]
+    assert boxes[:3] == [None, None, None]
+    boxes = followed([first, first, [], [], last, last, last], times=[0, 0.5, 1, 3, 4, 5, 6])
+    assert boxes is not None
+    assert found_in(boxes) == [False] * 4 + [True] * 3
+    assert boxes[:2] == [None, None]
+
+
 def test_a_head_that_moves_by_its_own_width_is_still_the_same() -> None:
     """Chosen frames may be a second apart. What is further away is somebody else."""
-    boxes = follow([[face(0, 0, 40)], [face(45, 0, 40)], [face(90, 10, 40)]])
-    assert boxes is not None
-    assert [box.found for box in boxes] == [True, True, True]
-    boxes = follow([[face(0, 0, 40)], [face(200, 0, 41)]])
-    assert boxes is not None
-    assert [box.found for box in boxes] == [False, True]
+    assert found_in(followed([[face(0, 0, 40)], [face(45, 0, 40)], [face(90, 10, 40)]])) == [True, True, True]
+    assert found_in(followed([[face(0, 0, 40)], [face(200, 0, 41)]])) == [False, True]
 
 
-def test_no_face_at_all_is_none() -> None:
-    assert follow([[], [], []]) is None
-    assert follow([]) is None
+def test_what_was_taken_for_a_face_once_is_none() -> None:
+    assert followed([[], [], []]) is None
+    assert followed([]) is None
+    assert followed([[face(0, 0, 40, 0.98)], [], []]) is None
+    assert followed([[face(0, 0, 40, 0.995)], [], []]) is not None
+    assert followed([[face(0, 0, 40, 1.0)]] + [[]] * 31) is None  # of a long clip not even a sure one
+    assert followed([[face(0, 0, 40, 0.88)], [face(0, 0, 40, 0.91)]] + [[]] * 30) is not None
+    assert followed([[face(0, 0, 40, 0.82)], [face(0, 0, 40, 0.85)]] + [[]] * 30) is None
 
 
 def test_crop_square_is_the_box_and_its_margin() -> None:
@@ -118,13 +165,14 @@ def _write_clip(folder: Path, images: list[np.ndarray]) -> None:
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clip of the astronaut moving, one of her with a frame of nothing between, one of nothing at all."""
+    """A clip of the astronaut moving, one of her out of focus between and nothing at the end, one of nothing at all."""
     folder = tmp_path_factory.mktemp("frames")
     photograph = astronaut()
     nothing = np.full((200, 200, 3), 90, np.uint8)
     moving = [photograph[0:200, 120 + step : 320 + step] for step in (0, 8, 16)]
     _write_clip(folder / "moving", moving)
-    _write_clip(folder / "gap", [moving[0], nothing, moving[2]])
+    blurred = cv2.GaussianBlur(moving[1], (0, 0), 12)
+    _write_clip(folder / "gap", [moving[0], blurred, moving[2], nothing])
     _write_clip(folder / "empty", [nothing, nothing])
     return folder
 
@@ -143,7 +191,7 @@ def faces(frames: Path) -> Path:
     return folder
 
 
-def _record(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def _record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "faces.json").read_text())
 
 
@@ -165,13 +213,21 @@ def test_the_face_is_found_where_it_is(faces: Path) -> None:
 
 
 def test_a_frame_without_the_face_is_masked_and_cut_between(faces: Path) -> None:
-    first, gap, last = _record(faces / "gap")["frames"]
-    assert [frame["found"] for frame in (first, gap, last)] == [True, False, True]
+    """After a cut to something else nothing is cropped: what is there is not hers."""
+    record = _record(faces / "gap")
+    first, gap, last, elsewhere = record["frames"]
+    assert [frame["found"] for frame in record["frames"]] == [True, False, True, False]
     np.testing.assert_allclose(gap["box"], np.mean([first["box"], last["box"]], axis=0), atol=0.02)
+    assert (elsewhere["box"], record["cuts"], len(record["people"])) == (None, [30], 1)
+    assert record["people"][0] == pytest.approx(
+        {"frames": 2, "seconds": 0.5, "size": 0.5, "score": 1, "counts": True}, abs=0.05
+    )
     read = FrameClip("gap", faces / "gap").read()
-    assert read.found.tolist() == [True, False, True]
+    assert read.found.tolist() == [True, False, True, False]
+    assert read.images[3].shape == (224, 224, 3)
+    assert read.images[3].max() == 0
     assert read.points is not None
-    assert np.isnan(read.points[1]).all()
+    assert np.isnan(read.points[[1, 3]]).all()
 
 
 def test_a_clip_without_a_face_keeps_whole_frames_or_none(frames: Path, faces: Path, tmp_path: Path) -> None:
@@ -181,7 +237,7 @@ def test_a_clip_without_a_face_keeps_whole_frames_or_none(frames: Path, faces: P
     assert _crop(frames, tmp_path, "--no_face", "skip") == 0
     assert _record(tmp_path / "empty")["frames"] == []
     assert not list((tmp_path / "empty").glob("*.jpg"))
-    assert len(list((tmp_path / "gap").glob("*.jpg"))) == 3
+    assert len(list((tmp_path / "gap").glob("*.jpg"))) == 4
     # Its features are there, and say nothing.
     visual = ["--input_folder", str(tmp_path), "--output_folder", str(tmp_path / "f"), "--model_name", "hog"]
     assert run_command("extract_visual_features", [*visual, "--n_workers", "0"]) == 0

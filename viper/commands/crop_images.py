@@ -117,20 +117,40 @@ class _Save:
 
     def __call__(self, clip: FrameClip, result: Sourced[_Result]) -> None:
         crops = result.value.crops
-        if not any(entry["found"] for entry in crops.records):
-            log.info("crop_images: %s: no face in any frame (%s)", clip.id, self.options.no_face)
+        _tell(clip.id, crops, self.options.no_face)
         record = {
             "clip": clip.id,
             "source": result.source,
             "detector": "mtcnn",
             "options": self.options.record(),
             "sampling": result.value.sampling,
+            **crops.record(),
             "frames": crops.records,
         }
         with atomic_folder(self.output_folder / clip.id, make_parent=False, own=_OWN_FILES) as folder:
             for image, entry in zip(crops.images, crops.records, strict=True):
                 frames.write_image(folder / frames.frame_name(entry["index"]), image)
             frames.write_record(folder, frames.FACES_FILE, record)
+
+
+def _tell(clip: str, crops: Crops, no_face: str) -> None:
+    """Say what had to be decided about a clip: that there is no face in it, or who of several is followed."""
+    people = crops.people
+    if not crops.n_people:
+        kept = "whole frames are kept and masked" if no_face == "whole" else "no crops are written"
+        doubtful = ""
+        if people:
+            doubtful = (
+                f"; what was taken for one in {people[0]['frames']} of its frames "
+                f"(probability {people[0]['score']:.2f}) is too seldom or too faint to count"
+            )
+        log.info("crop_images: %s: no face found%s; %s", clip, doubtful, kept)
+    elif crops.n_people > 1:
+        other = max(person["seconds"] for person in people[1:] if person["counts"])
+        log.info(
+            "crop_images: %s: %d people; the one followed is on screen for %.3g s, the next longest for %.3g s",
+            clip, crops.n_people, people[0]["seconds"], other,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

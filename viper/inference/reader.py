@@ -64,7 +64,7 @@ class FaceTrack:
     times : (n,) float64, seconds from the start of the clip (of a window: of the window).
     found : (n,) bool, False where no face was found; True throughout where none was looked for.
     boxes : (n, 4) float64, the face's left, top, right and bottom as shares of the frame's width and height; where
-        it was not found, interpolated between neighbours. NaN where there is none at all.
+        it was not found, interpolated between neighbours. NaN where the person is not on screen.
     frames : n small copies of the frames, (H, W, 3) uint8 RGB, at most `FRAME_SIDE` on a side.
     crops : n small copies of the crops, at most `CROP_SIDE` on a side; of the frames where no face was looked for.
     """

@@ -1,4 +1,4 @@
-"""Frames -> square crops of one person's face, with what faces.json says of each."""
+"""Frames -> square crops of one person's face, with what faces.json says of each and of everybody seen."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ import cv2
 import numpy as np
 
 from viper.errors import UserError
-from viper.media.faces.detect import FaceDetector
-from viper.media.faces.follow import FaceBox, follow
+from viper.logs import log
+from viper.media.faces.choose import boxes_of, rank
+from viper.media.faces.detect import Detection, FaceDetector
+from viper.media.faces.follow import faces_in, follow
+from viper.media.faces.shots import shot_numbers
 from viper.media.pictures import Frames
 
 BATCH_SIZE = 64
+# How the person is followed and chosen: raised where the same frames give other crops, so that those are made again.
+# Records of the first way, which joined boxes by overlap alone, do not have it.
+FOLLOWING = 2
+# Of a crowd faces.json names the first.
+MOST_PEOPLE = 20
 MAX_MARGIN, MAX_SIDE = 10, 4096
 
 
@@ -37,13 +45,21 @@ class CropOptions:
 
     def record(self) -> dict[str, Any]:
         """Return the options as faces.json has them."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"following": FOLLOWING}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> CropOptions:
         """Return the options whose record this is; others than this version has are a UserError."""
+        known = dict(record)
+        following = known.pop("following", None)
+        if following is None:
+            log.warning(
+                "faces were followed by an earlier version of viper: of several people this one may take another"
+            )
+        elif following != FOLLOWING:
+            raise UserError(f"faces were followed in a way that this version of viper does not know ({following!r})")
         try:
-            options = cls(**record)
+            options = cls(**known)
             options.check()
         except TypeError as error:
             raise UserError(
@@ -64,10 +80,26 @@ class NumberedFrames:
 
 @dataclass(frozen=True)
 class Crops:
-    """Crops (size, size, 3) uint8, and what faces.json says of each."""
+    """The crops of one clip.
+
+    Attributes
+    ----------
+    images : crops (size, size, 3) uint8; whole frames of a clip without any face.
+    records : what faces.json says of each.
+    people : what faces.json says of those who were seen, the followed one first.
+    n_people : how many were seen often enough to count.
+    cuts : the frame numbers with which a new shot begins.
+    """
 
     images: list[np.ndarray]
     records: list[dict[str, Any]]
+    people: list[dict[str, Any]]
+    n_people: int
+    cuts: list[int]
+
+    def record(self) -> dict[str, Any]:
+        """Return what faces.json says of the clip as a whole."""
+        return {"n_people": self.n_people, "people": self.people, "cuts": self.cuts}
 
 
 class FaceCropper:
@@ -92,32 +124,57 @@ class FaceCropper:
         crops = []
         for sample in samples:
             own, detections = detections[: len(sample.frames.images)], detections[len(sample.frames.images) :]
-            crops.append(self._cut(sample, follow(own)))
+            crops.append(crop_one(sample, own, self._options))
         return crops
 
-    def _cut(self, sample: NumberedFrames, boxes: list[FaceBox] | None) -> Crops:
-        if boxes is None and self._options.no_face == "skip":
-            return Crops([], [])
-        records, images = [], []
-        for number, image in enumerate(sample.frames.images):
-            record: dict[str, Any] = {"index": sample.indices[number], "time": float(sample.frames.times[number])}
-            if boxes is None:
-                height, width = image.shape[:2]
-                images.append(image)
-                record |= {"found": False, "box": None, "score": 0.0, "landmarks": None, "crop": [0, 0, width, height]}
-            else:
-                face = boxes[number]
-                crop, square = crop_square(image, face.box, self._options.margin, self._options.image_size)
-                images.append(crop)
-                record |= {
-                    "found": face.found,
-                    "box": np.round(face.box, 2).tolist(),
-                    "score": round(face.score, 4),
-                    "landmarks": None if face.landmarks is None else np.round(face.landmarks, 2).tolist(),
-                    "crop": square,
-                }
-            records.append(record)
-        return Crops(images, records)
+
+def crop_one(sample: NumberedFrames, detections: Sequence[Sequence[Detection]], options: CropOptions) -> Crops:
+    """Return the crops of one clip from the faces detected in each of its frames.
+
+    A frame in which the followed person is not on screen gets a black crop: what else is there is not theirs.
+    """
+    images, times = sample.frames.images, sample.frames.times
+    shots = shot_numbers(images)
+    seen = [faces_in(image, faces) for image, faces in zip(images, detections, strict=True)]
+    people = rank(follow(seen, times, shots), times)
+    cuts = [sample.indices[number] for number in np.flatnonzero(np.diff(shots)) + 1]
+    n_people, known = sum(person.counts for person in people), [person.record() for person in people[:MOST_PEOPLE]]
+    if not n_people:
+        return Crops(*_without_face(sample, options), known, n_people, cuts)
+    sizes = np.array([image.shape[1::-1] for image in images])
+    crops, records = [], []
+    for number, face in enumerate(boxes_of(people[0], sizes, times, shots)):
+        record: dict[str, Any] = {"index": sample.indices[number], "time": float(times[number])}
+        if face is None:
+            crops.append(np.zeros((options.image_size, options.image_size, 3), np.uint8))
+            record |= {"found": False, "box": None, "score": 0.0, "landmarks": None, "crop": None}
+        else:
+            crop, square = crop_square(images[number], face.box, options.margin, options.image_size)
+            crops.append(crop)
+            record |= {
+                "found": face.found,
+                "box": np.round(face.box, 2).tolist(),
+                "score": round(face.score, 4),
+                "landmarks": None if face.landmarks is None else np.round(face.landmarks, 2).tolist(),
+                "crop": square,
+            }
+        records.append(record)
+    return Crops(crops, records, known, n_people, cuts)
+
+
+def _without_face(sample: NumberedFrames, options: CropOptions) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+    """Return what is kept of a clip without a face, and its records."""
+    if options.no_face == "skip":
+        return [], []
+    records = []
+    for index, image, time in zip(sample.indices, sample.frames.images, sample.frames.times, strict=True):
+        height, width = image.shape[:2]
+        square = [0, 0, width, height]
+        records.append(
+            {"index": index, "time": float(time), "found": False, "box": None, "score": 0.0, "landmarks": None,
+             "crop": square}
+        )  # fmt: skip
+    return list(sample.frames.images), records
 
 
 def crop_square(image: np.ndarray, box: np.ndarray, margin: float, size: int) -> tuple[np.ndarray, list[float]]:

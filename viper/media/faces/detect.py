@@ -26,12 +26,6 @@ class Detection:
     score: float
     landmarks: np.ndarray
 
-    @property
-    def weight(self) -> float:
-        """Size times probability, by which the person the clip is about is chosen."""
-        width, height = self.box[2:] - self.box[:2]
-        return float(max(width, 0) * max(height, 0) * self.score)
-
 
 class FaceDetector:
     """facenet-pytorch's MTCNN (Zhang et al. 2016); its weights come with the package."""
