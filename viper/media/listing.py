@@ -54,13 +54,19 @@ def list_sounds(folder: Path) -> list[MediaClip]:
 
 
 def list_subtitles(folder: Path) -> list[MediaClip]:
-    """Return the subtitle files of a folder."""
-    return list_files(folder, SUBTITLE_SUFFIXES, "subtitles")
+    """Return the subtitle files of a folder, and the videos, which may have subtitles inside."""
+    suffixes = {path.suffix.lower() for path in visible_entries(folder)}
+    found = []
+    for own, others in ((SUBTITLE_SUFFIXES, VIDEO_SUFFIXES), (VIDEO_SUFFIXES, SUBTITLE_SUFFIXES)):
+        if suffixes & set(own):
+            found += list_files(folder, own, "subtitles", others)
+    return found or list_files(folder, SUBTITLE_SUFFIXES, "subtitles")
 
 
-def list_files(folder: Path, suffixes: Iterable[str], what: str) -> list[MediaClip]:
+def list_files(folder: Path, suffixes: Iterable[str], what: str, others: Iterable[str] = ()) -> list[MediaClip]:
     """Return files with one of these suffixes, in natural order of their names.
 
+    How many there are with no suffix of these, nor of the others, is said in the log.
     Raises UserError when there are none, when two files would be the same clip, and for a name that can be no id.
     """
     suffixes = tuple(suffixes)
@@ -69,9 +75,9 @@ def list_files(folder: Path, suffixes: Iterable[str], what: str) -> list[MediaCl
     if not files:
         raise UserError(f"{folder}: no {what} in it ({', '.join(suffixes)})")
     clips = [MediaClip(identifier, path) for identifier, path in by_clip(folder, files).items()]
-    others = len(entries) - len(files)
-    if others:
-        log.info("%s: ignoring %d files that are not %s", folder, others, what)
+    n_ignored = len(entries) - sum(path.suffix.lower() in (*suffixes, *others) for path in entries)
+    if n_ignored:
+        log.info("%s: ignoring %d files that are not %s", folder, n_ignored, what)
     return clips
 
 
