@@ -13,6 +13,7 @@ from viper.errors import UserError
 _WIDE = ("gb18030", "big5hkscs", "cp932", "cp949", "euc_jp")
 # Of a file with fewer readable characters for each that is broken, UTF-8 is not what it was written in.
 _MOSTLY = 8
+_ENOUGH = 1 << 13  # bytes of text, by which an encoding is told
 # Of each: a national standard, which orders characters by how usual they are, the first bytes of its usual ones there,
 # and whether kana are among them.
 _USUAL = {
@@ -21,7 +22,7 @@ _USUAL = {
     "euc_jp": ("euc_jp", b"\xb0", b"\xcf", True),
 }  # fmt: skip
 _HIGH = bytes(range(0xA1, 0xFF))
-_WIDE_MARKS = frozenset("　、。，．！？：；…—‘’“”「」『』（）《》〈〉・～♪")  # noqa: RUF001
+_WIDE_MARKS = frozenset("　、。，．！？：；…—‘’“”「」『』（）《》〈〉・～♪")
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
@@ -194,7 +195,7 @@ def _guessed(data: bytes) -> Decoded:
     from charset_normalizer import from_bytes
 
     spoken = b"\n".join(line for line in re.split(rb"[\r\n]+", data) if not line.isascii())
-    sample = spoken[: 1 << 16]
+    sample = spoken if len(spoken) <= _ENOUGH else spoken[:_ENOUGH].rpartition(b"\n")[0] or spoken[:_ENOUGH]
     found = from_bytes(sample, cp_isolation=[*_WIDE, *_PAGES], enable_fallback=False).best()
     first = found.encoding if found is not None else ""
     usual = {encoding: _usual(sample, encoding) for encoding in _WIDE if first in (*_WIDE, _THAI)}
@@ -224,7 +225,7 @@ def _found(data: bytes, encoding: str, is_sure: bool, rivals: Iterable[str] = ()
 
 
 def _fits(sample: bytes, encoding: str) -> bool:
-    """Return whether text in an Asian encoding looks like it: not single letters of another script among Latin ones."""
+    """Return whether text in an Asian encoding looks like it: no single letters of another script among Latin ones."""
     text = sample.decode(encoding, errors="replace")
     wide = sum(character > "\u2e7f" for character in text)
     letters = sum(character.isascii() and character.isalpha() for character in text)
@@ -232,9 +233,9 @@ def _fits(sample: bytes, encoding: str) -> bool:
 
 
 def _usual(sample: bytes, encoding: str) -> float:
-    """Return which share of the characters of an Asian text are its language's usual ones; 0 where it cannot be that."""
+    """Return which share of an Asian text's characters are its language's usual ones; 0 where it cannot be that."""
     try:
-        text = sample[: 1 << 12].decode(encoding, errors="ignore" if len(sample) > 1 << 12 else "strict")
+        text = sample.decode(encoding)
     except UnicodeDecodeError:
         return 0.0
     standard, first, last, has_kana = _USUAL[encoding]
