@@ -239,7 +239,7 @@ def words_of(path: Path, subtitles: Path | None, rules: WordRules) -> list[Cue]:
     if cues:
         return cues
     if file is None:
-        raise ClipError(f"no subtitles of its name ({', '.join(SUBTITLE_SUFFIXES)}) and none inside")
+        raise ClipError("no subtitles of its name, none inside")
     raise ClipError(f"{file.name}: no words in it")
 
 

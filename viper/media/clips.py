@@ -191,10 +191,11 @@ def list_subtitle_clips(folder: Path, rules: WordRules, pictures: Sequence[Frame
     words = [(file.id, file.path) for file in files if file.path.suffix.lower() in SUBTITLE_SUFFIXES]
     videos = {file.id: file.path for file in files if file.path.suffix.lower() not in SUBTITLE_SUFFIXES}
     frames = None if pictures is None else {clip.id: clip.folder for clip in pictures}
-    is_closed, known = frames is not None, [*(frames or {}), *videos]
+    is_closed, known = frames is not None, {*(frames or {}), *videos}
     named = by_clip(words, known, rules.language, is_closed, (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES))
     clips = []
-    for clip in frames if frames is not None else sorted({*named, *videos}, key=natural_key):
+    names = sorted({*named, *videos}, key=natural_key) if videos else list(named)
+    for clip in names if frames is None else frames:
         path, problem = videos.get(clip), None
         try:
             if clip in named:

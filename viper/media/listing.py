@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def list_sounds(folder: Path) -> list[MediaClip]:
 
 def list_subtitles(folder: Path) -> list[MediaClip]:
     """Return the subtitle files of a folder, and the videos, which may have subtitles inside."""
-    suffixes = {path.suffix.lower() for path in visible_entries(folder)}
+    suffixes = {os.path.splitext(name)[1].lower() for name in os.listdir(folder)} if folder.is_dir() else set()
     found = []
     for own, others in ((SUBTITLE_SUFFIXES, VIDEO_SUFFIXES), (VIDEO_SUFFIXES, SUBTITLE_SUFFIXES)):
         if suffixes & set(own):

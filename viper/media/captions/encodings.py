@@ -286,6 +286,9 @@ def _oddity(text: str) -> float:
     # A capital behind a small letter; Latin and other letters in one word.
     mixed = sum((word[0].islower() and not word.islower()) or (min(word) < "\u0250" <= max(word)) for word in words)
     odd = mixed / len(words)
+    n_ascii, n_other = len(re.findall("[a-zA-Z]", text)), len(re.findall("[\u0370-\u1fff]", text))
+    if n_ascii > n_other > 0:  # some letters of another script among Latin text
+        odd += 0.6 * n_ascii / (n_ascii + n_other)
     if sum(map(len, words)) >= 12:
         # Hebrew's bytes are small letters of Cyrillic and Greek, never the last ones or accents; or capitals.
         odd += 0.2 * any(letters & script and not letters & telling for script, telling in _TELLING)

@@ -112,11 +112,10 @@ def by_clip(
     videos = _names_beside([path for path, choices in meant if len(choices) > 1], beside)
     found: dict[str, list[NamedFile]] = {}
     for path, choices in meant:
-        there = videos.get(path.parent, set())
-        stems = [choice[0] for choice in readings(path.stem)]
-        chosen = next(
-            (each for each, stem in zip(choices, stems, strict=False) if each[0] in known or stem in there), None
-        )
+        there = videos.get(path.parent) or ()
+        own = readings(path.stem) if there else choices
+        pairs = zip(choices, own, strict=False)
+        chosen = next((each for each, (name, _, _) in pairs if each[0] in known or name in there), None)
         if is_closed and (chosen is None or chosen[0] not in known):
             continue
         if chosen is None:

@@ -35,7 +35,10 @@ def without_repeats(cues: Sequence[Timed], is_rolling: bool) -> list[Timed]:
         lines = cue.lines
         if shown is not None and cue.start <= _end(shown) + BLINK:
             grown = _n_grown(shown.lines, lines) if is_growing else None
-            if is_rolling and (n_same := _n_same(shown.lines, lines)):
+            n_same = _n_same(shown.lines, lines) if is_rolling else 0
+            # One line in the place of an equal one, for longer than a blink, is said again.
+            is_again = len(lines) == len(shown.lines) == n_same == 1 and _end(cue) - cue.start > BLINK
+            if n_same and not is_again:
                 lines = lines[n_same:]
             elif grown is not None:
                 place, length = grown
