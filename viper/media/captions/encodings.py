@@ -272,8 +272,8 @@ def _score(sample: bytes, page: str) -> float:
     for language in _LANGUAGES:
         if page in language.code_pages:
             known = sum(character in language.letters for character in beyond) / len(beyond) if beyond else 1.0
-            common = sum(word in language.words for word in words) / len(words) if words else 0.0
-            best = max(best, known - odd + min(0.5, common))
+            common = sum(word in language.words for word in words) / max(len(words), 6)
+            best = max(best, known - odd + (min(0.5, common) if known > 0.75 else 0.0))
     return best
 
 
@@ -288,7 +288,7 @@ def _oddity(text: str) -> float:
     odd = mixed / len(words)
     n_ascii, n_other = len(re.findall("[a-zA-Z]", text)), len(re.findall("[\u0370-\u1fff]", text))
     if n_ascii > n_other > 0:  # some letters of another script among Latin text
-        odd += 0.6 * n_ascii / (n_ascii + n_other)
+        odd += n_ascii / (n_ascii + n_other)
     if sum(map(len, words)) >= 12:
         # Hebrew's bytes are small letters of Cyrillic and Greek, never the last ones or accents; or capitals.
         odd += 0.2 * any(letters & script and not letters & telling for script, telling in _TELLING)
