@@ -132,6 +132,19 @@ CASES: dict[str, tuple[str, str, Shown]] = {
         "a.srt", "1\n00:00:03,000 --> 00:00:05,000\nB\n\n2\n00:00:01,000 --> 00:00:04,000\nA\n",
         [(1, 4, "A"), (3, 5, "B")],
     ),
+    "names of cues": (
+        "a.srt", "one\n00:00:01,000 --> 00:00:02,000\nA\n\ntwo\n00:00:03,000 --> 00:00:04,000\nB\n",
+        [(1, 2, "A"), (3, 4, "B")],
+    ),
+    "empty lines everywhere": (
+        "a.srt", "1\n\n00:00:01,000 --> 00:00:02,000\n\nA\n\n7\n\n\n\n2\n\n00:00:03,000 --> 00:00:04,000\n\nB\n",
+        [(1, 2, "A 7"), (3, 4, "B")],
+    ),
+    "a number as the last word": ("a.srt", f"{FIRST}The answer is\n\n42\n", [(1, 2, "The answer is 42")]),
+    "an end that is days away": ("a.srt", "1\n00:00:01,000 --> 99:00:00,000\nA\n", [(1, 6, "A")]),
+    "before the beginning": (
+        "a.srt", "1\n-00:00:05,000 --> -00:00:03,000\nA\n\n2\n-00:00:01,000 --> 00:00:02,000\nB\n", [(0, 2, "B")]
+    ),
     "words behind the times": ("a.srt", "1\n00:00:01,000 --> 00:00:02,000 Hello you\n", [(1, 2, "Hello you")]),
     "blanks in the times": ("a.srt", "1\n00: 00: 01,000 --> 00: 00: 02,000\nHello\n", [(1, 2, "Hello")]),
     "places and settings": (
@@ -170,6 +183,9 @@ CASES: dict[str, tuple[str, str, Shown]] = {
     "MicroDVD with its rate": (
         "a.sub", "{1}{1}23.976\n{24}{48}Hello|{y:i}there\n{100}{}/Bye\n",
         [(1.001, 2.002, "Hello there"), (4.171, 9.171, "Bye")]
+    ),
+    "MicroDVD with a style first": (
+        "a.sub", "{DEFAULT}{}{C:$00FF00}\n{0}{0}25\n{25}{50}{C:$0000FF}12:30 {x}\n", [(1, 2, "12:30 {x}")]
     ),
     "MPL2": ("a.sub", "[10][25]Hello|/you\n[30][40]Bye\n", [(1, 2.5, "Hello you"), (3, 4, "Bye")]),
     "SubViewer": (

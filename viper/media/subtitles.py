@@ -146,7 +146,7 @@ def _read(path: Path, text: str, rules: WordRules, video_fps: float | None) -> t
         return "srt", read_ttml(text)
     if suffix == ".lrc":
         return "srt", read_lyrics(text)
-    if re.match(r"\{\s*\d+\s*\}\s*\{\s*\d*\s*\}", start):
+    if start.startswith("{") and re.search(r"^\s*\{\s*\d+\s*\}\s*\{\s*\d*\s*\}", start, re.MULTILINE):
         return "srt", read_microdvd(text, _rate(path, text, rules, video_fps))
     if re.match(r"\[\d+\]\s*\[\d*\]", start):
         return "srt", read_mpl2(text)
@@ -175,7 +175,10 @@ def _cues(path: Path, kind: str, found: Found, rules: WordRules) -> list[Cue]:
             cues.append(Cue(cue.start, cue.end, text))
     notes = list(found.notes)
     if n_without and path.suffix.lower() != ".lrc":
-        notes.append(f"{n_without} cues have no end, or one before their start: they last until the next, at most 5 s")
+        notes.append(
+            f"{n_without} cues have no end, or one before or far behind their start: they last until the next, "
+            "at most 5 s"
+        )
     for note in notes:
         log.warning("%s: %s", path.name, note)
     return cues

@@ -68,7 +68,7 @@ def _in_usual_order(lines: list[str], kind: str) -> list[str]:
 
 def microdvd_rate(text: str) -> float | None:
     """Return the frames a second that a MicroDVD file's first line names; None where it does not."""
-    first = next((line for line in split_lines(text.lstrip("\ufeff")) if line.strip()), "")
+    first = next((line for line in split_lines(text.lstrip("\ufeff")) if _FRAMES.fullmatch(line)), "")
     found = _RATE_LINE.fullmatch(first)
     rate = float(found[2].replace(",", ".")) if found else 0.0
     return rate if RATES[0] <= rate <= RATES[1] else None
@@ -85,7 +85,7 @@ def read_microdvd(text: str, rate: float) -> Found:
         if frames := _FRAMES.fullmatch(line):
             kept.append(f"{{{frames[1]}}}{{{frames[2] or frames[1]}}}{frames[3] or ' '}")
         else:
-            n_else += bool(re.search(r"[^\W\d_]", line))
+            n_else += bool(re.search(r"[^\W\d_]", line)) and not line.startswith("{DEFAULT}")
     for event in pysubs2.SSAFile.from_string("\n".join(kept), format_="microdvd", fps=rate).events:
         end = event.end / 1000 if event.end > event.start else None
         found.cues.append(Timed(event.start / 1000, end, [line.lstrip("/") for line in event.text.split(r"\N")]))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 LONGEST = 5.0  # seconds that a line without an end is shown for, at most
+FAR = 600.0  # seconds from a start, beyond which an end is none
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def read_timed_text(text: str, is_webvtt: bool) -> Found:
     Only WebVTT has comments, styles and names of cues.
     """
     lines = split_lines(text)
-    timing = _ARROW if any("-->" in line or _is_arrow(line) for line in lines if ">" in line) else _COMMA
-    return _Blocks(lines, timing, is_webvtt).read()
+    is_by_commas = any(map(_COMMA.fullmatch, lines)) and not any(_is_arrow(line) for line in lines if ">" in line)
+    return _Blocks(lines, _COMMA if is_by_commas else _ARROW, is_webvtt).read()
 
 
 def _tightened(line: str) -> str:
@@ -87,6 +88,9 @@ class _Blocks:
         self._places = [k for k, line in enumerate(lines) if self._is_timing(line)]
         numbered = [k for k in self._places if k and _NUMBER.fullmatch(lines[k - 1])]
         self._is_numbered = len(numbered) > 0.9 * len(self._places)
+        named = [k for k in self._places if k and lines[k - 1].strip() and not "".join(lines[k - 2 : k - 1]).strip()]
+        # Without a line above the first, what is above the others is text.
+        self._is_named = is_webvtt or (len(named) > 0.9 * len(self._places) and self._places[:1] == named[:1])
         self._shift = 0.0
         self._first_map: float | None = None
 
@@ -102,15 +106,19 @@ class _Blocks:
         found, n_unplaced, n_before, number = Found(), 0, 0, 0
         first = self._places[0] if self._places else len(self._lines)
         head = self._without_blocks(self._lines[:first], is_head=True)
-        found.has_words = not self._places and any(re.search(r"[^\W\d_]", line) for line in head)
-        if self._places and (own := _NUMBER.fullmatch(self._lines[first - 1] if first else "")):
+        n_stray = sum(bool(re.search(r"[^\W\d_]", line)) for line in head)
+        found.has_words = not self._places and n_stray > 0
+        above = [line for line in self._lines[:first] if line.strip()]
+        if self._places and above and (own := _NUMBER.fullmatch(above[-1])):
             number = int(own[1])
+        if self._places and n_stray > self._is_named and not self._is_webvtt and self._timing is _ARROW:
+            found.notes.append(f"{n_stray} lines are above the first time, and are left out")
         for k, place in enumerate(self._places):
             is_last = k + 1 == len(self._places)
             body = self._lines[place + 1 : len(self._lines) if is_last else self._places[k + 1]]
             shift = self._shift
             body = self._without_blocks(body)
-            body, number = (_without_end(body), number) if is_last else self._without_name(body, number)
+            body, number = (_without_end(body, number), number) if is_last else self._without_name(body, number)
             cue = self._cue(_tightened(self._lines[place]), body, shift)
             if cue is None:
                 n_unplaced += any(line.strip() for line in body)
@@ -133,7 +141,8 @@ class _Blocks:
         end = None if match[9] is None else _seconds(match.groups()[6:12]) + shift
         rest = (match[13] or "").split()
         words = [] if all(_SETTING.fullmatch(word) for word in rest) else [" ".join(rest)]
-        return Timed(start, None if end is not None and end < start else end, [*words, *body])
+        is_end = end is not None and start <= end <= start + FAR
+        return Timed(start, end if is_end else None, [*words, *body])
 
     def _without_blocks(self, body: list[str], is_head: bool = False) -> list[str]:
         """Return lines without WebVTT's comments, styles and headers, and without empty ones at the end."""
@@ -161,22 +170,30 @@ class _Blocks:
 
     def _without_name(self, body: list[str], number: int) -> tuple[list[str], int]:
         """Return the lines of a cue without the number, or the name, of the next, and the latest number."""
-        if not body or not body[-1].strip():
+        kept = list(body)
+        while kept and not kept[-1].strip():
+            kept.pop()
+        if len(kept) < len(body):  # in files with empty lines everywhere the number is not right above the time
+            own = _NUMBER.fullmatch(kept[-1]) if kept else None
+            is_next = own is not None and number > 0 and int(own[1]) == number + 1
+            return (kept[:-1], number + 1) if is_next and len(kept) > 1 and not kept[-2].strip() else (body, number)
+        if not body:
             return body, number
         is_apart = len(body) > 1 and not body[-2].strip()
         if own := _NUMBER.fullmatch(body[-1]):
             if is_apart or self._is_numbered or int(own[1]) == number + 1:
                 return body[:-1], int(own[1])
-        elif self._is_webvtt and len(body) > 1 and not body[-2]:
+        elif self._is_named and len(body) > 1 and not body[-2]:
             return body[:-1], number
         return body, number
 
 
-def _without_end(body: list[str]) -> list[str]:
-    """Return the last cue's lines without a number and half a timing, with which a file that was cut off ends."""
+def _without_end(body: list[str], number: int) -> list[str]:
+    """Return the last cue's lines without the next number and half a timing, with which a cut off file ends."""
     kept = [line for line in body if line.strip()]
     for n in (2, 1):
-        if len(kept) < n or not _NUMBER.fullmatch(kept[-n]):
+        own = _NUMBER.fullmatch(kept[-n]) if len(kept) >= n else None
+        if own is None or int(own[1]) != number + 1:
             continue
         place = max(k for k, line in enumerate(body) if line.strip() == kept[-n].strip())
         is_apart = place > 0 and not body[place - 1].strip()
