@@ -82,12 +82,3 @@ def video_rate(path: Path) -> float | None:
     except ClipError:
         return None
     return next((float(rate) for rate in rates if rate), None)
-
-
-def with_words(path: Path) -> bool:
-    """Return whether a video has a subtitle track of text."""
-    try:
-        with open_media(path) as container:
-            return any(stream.codec_context.name in _TEXT for stream in container.streams.subtitles)
-    except ClipError:
-        return False
