@@ -146,7 +146,7 @@ def predict(
     ----------
     videos : a video, a folder of videos, or several of either.
     run : a run, its folder, or a checkpoint's.
-    subtitles : folder of <video>.srt or .vtt; default: beside each video.
+    subtitles : folder of <video>.srt, <video>.en.vtt and the like; default: beside each video, or inside it.
     hidden : modalities to leave out.
     models : modality -> name or folder of its model on this machine, where that is not the recorded one.
     offline : never touch the network.

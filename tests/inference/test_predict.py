@@ -139,7 +139,7 @@ def test_predictions_are_those_of_the_submission(fusion: str, root: Path, tmp_pa
     assert rows_of(tmp_path / "predicted.csv")[0] == rows_of(tmp_path / "submission.csv")[0]
     assert [row[0] for row in rows_of(tmp_path / "predicted.csv")[1:]] == list(CLIPS)
     np.testing.assert_allclose(numbers(tmp_path / "predicted.csv"), expected, rtol=0, atol=1e-5)
-    assert f"{CLIPS[1]}.mp4: without textual: no .srt or .vtt of its name" in told.said
+    assert f"{CLIPS[1]}.mp4: without textual: no subtitles of its name, none inside" in told.said
     assert CLIPS[0] not in told.said
 
 
@@ -322,7 +322,8 @@ def test_the_page_shows_faces_timelines_and_what_failed(root: Path, checkpoint: 
     assert told.code == 3, told.said
     page = (tmp_path / "page.html").read_text()
     names = [*(f"{clip}.mp4" for clip in CLIPS), "broken.mp4", *load_task("hume_reaction").targets]
-    for text in (*names, "cannot be opened as audio or video", "of 2 pieces of 0.5 s", "no .srt or .vtt of its name"):
+    lacking = "no subtitles of its name, none inside"
+    for text in (*names, "cannot be opened as audio or video", "of 2 pieces of 0.5 s", lacking):
         assert text in page, text
     assert page.count("data:image/jpeg;base64,") >= 2 * 2 * N_FRAMES
     assert 'src="http' not in page
@@ -350,7 +351,7 @@ def test_a_bad_file_costs_a_line(root: Path, checkpoint: Path, tmp_path: Path, r
     for said in (
         "broken.mp4: cannot be opened as audio or video", "empty.mp4: the file is empty",
         "faceless.mp4: holds nothing that the checkpoint can read (visual, FAU: no face in any of the 4 frames that "
-        "were looked at; audio: no sound in it; textual: no .srt or .vtt of its name)",
+        "were looked at; audio: no sound in it; textual: no subtitles of its name, none inside)",
     ):  # fmt: skip
         assert sum(line.startswith(said) for line in lines) == 1, (said, lines)
     assert [row[0] for row in rows_of(tmp_path / "out.csv")[1:]] == ["noise", CLIPS[0]]

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, RobertaModel
 from viper.encoders.hashed_words import HashedWordsEncoder
 from viper.encoders.words import SentenceModel
 from viper.engine.device import Runtime
+from viper.errors import ClipError
 from viper.media.subtitles import Cue, read_cues
 from viper.store import FeatureStore
 
@@ -78,12 +79,30 @@ def test_entities_are_the_characters_they_stand_for(tmp_path: Path) -> None:
     assert [cue.text for cue in read_cues(tmp_path / "a.srt")] == ["salt & pepper"]
 
 
-def test_a_file_without_cues_has_none(tmp_path: Path) -> None:
-    (tmp_path / "empty.srt").write_text("\n \n")
-    assert read_cues(tmp_path / "empty.srt") == []
-    (tmp_path / "no.srt").write_bytes(bytes(range(256)) * 4)
-    (tmp_path / "no.vtt").write_text("there is no arrow in here")
-    assert read_cues(tmp_path / "no.vtt") == []
+def test_a_file_without_words_has_none_and_one_with_words_but_no_cue_fails(tmp_path: Path) -> None:
+    for name, content in (("empty.srt", "\n \n"), ("head.vtt", "WEBVTT\n\nNOTE nothing\n")):
+        (tmp_path / name).write_text(content)
+        assert read_cues(tmp_path / name) == []
+    for name, content in (("no.srt", bytes(range(256)) * 4), ("no.vtt", b"there is no arrow in here")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ClipError, match=f"{name}: has words, but no cue"):
+            read_cues(tmp_path / name)
+
+
+def test_youtubes_words_with_times_come_once_and_without_stamps(tmp_path: Path) -> None:
+    (tmp_path / "a.vtt").write_text(
+        "WEBVTT\n\n00:00:00.160 --> 00:00:02.389 align:start position:0%\n \nhello<00:00:00.480><c> you</c>"
+        "<00:00:00.900><c> and</c>\n\n00:00:02.389 --> 00:00:02.399 align:start position:0%\nhello you and\n \n\n"
+        "00:00:02.399 --> 00:00:04.000 align:start position:0%\nhello you and\nyeah\n"
+    )
+    assert read_cues(tmp_path / "a.vtt") == [Cue(0.16, 2.389, "hello you and"), Cue(2.399, 4.0, "yeah")]
+
+
+def test_an_encoding_is_told_from_three_lines_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for encoding, said in (("cp1251", "Я не знаю, что тебе сказать."), ("big5", "我不知道該對你說什麼。我們等了你。")):
+        (tmp_path / "a.srt").write_bytes(f"1\n00:00:00,000 --> 00:00:01,000\n{said}\n".encode(encoding))
+        assert [cue.text for cue in read_cues(tmp_path / "a.srt")] == [said]
+    assert "a.srt: read as cp1251" in caplog.text
 
 
 def test_the_same_words_are_hashed_to_the_same_unit_vector() -> None:

@@ -24,18 +24,18 @@ from viper.media.clips import (
     Content,
     ForeignClip,
     RowsClip,
-    SubtitleClip,
     first_usable,
     inputs_of,
     is_usable,
     list_foreign_clips,
     list_picture_clips,
     list_sound_clips,
+    list_subtitle_clips,
     source_of,
 )
-from viper.media.listing import list_subtitles
 from viper.media.pictures import FrameClip, list_frame_clips
 from viper.media.sources import Sourced, read_sourced
+from viper.media.subtitles import Cleaning, WordRules
 from viper.offline import go_offline
 from viper.store import Feature, FeatureStore, PrecisionError
 
@@ -182,7 +182,21 @@ class TextualOptions(ExtractOptions):
     task: str = "hume_reaction"
     """The task whose prompts are scored: a card's name or path."""
     subtitles: Path | None = None
-    """Folder of <clip>.srt or <clip>.vtt: their cues are encoded instead of frames."""
+    """Folder of <clip>.srt, .vtt, .ass, .ssa, .sub, .sbv, .ttml or .lrc, also as <clip>.en.srt: their cues are encoded
+    instead of frames. Of a video in it without such a file, its own subtitle track is read."""
+    language: str | None = None
+    """With --subtitles: the language to read where clips have several, such as en. none: names of files have none
+    (talk.no.srt is of the clip talk.no)."""
+    encoding: str | None = None
+    """With --subtitles: what the files are in, such as cp1251, gb18030, big5 or cp932. By default told from each; the
+    log says so where it is not UTF-8."""
+    subtitle_fps: float | None = None
+    """With --subtitles: frames per second of MicroDVD files (.sub), which count frames. By default as their first line,
+    the frames of --input_folder or a video beside them says."""
+    clean: list[Cleaning] = field(default_factory=lambda: ["dashes"])
+    """With --subtitles: what to leave out. dashes: dashes and >> in front of speech. speakers: ANN: or [Ann]: in front.
+    notes: music notes. lyrics: what is sung between them. sounds: [laughs], (sighs), which tell of feelings and are
+    kept by default. Nothing behind --clean keeps all."""
     batch_size: int = 64
     """Frames or sentences on the device at once, from any clips."""
     from_files: Path | None = None
@@ -198,15 +212,13 @@ class TextualOptions(ExtractOptions):
     def clips(self) -> Sequence[Clip]:
         """Return folders of frames, or subtitles."""
         if self.subtitles is None:
+            for option in ("language", "encoding", "subtitle_fps"):
+                if getattr(self, option) is not None:
+                    raise UserError(f"--{option}: is for --subtitles FOLDER")
             return list_picture_clips(self.input_folder, separator=self.separator)
-        files = {clip.id: clip for clip in list_subtitles(self.subtitles, self.separator)}
-        pictures = [] if self.input_folder is None else list_frame_clips(self.input_folder, self.separator)
-        clips = []
-        for clip in pictures or files.values():
-            file = files.get(clip.id)
-            path, problem = (None, None) if file is None else (file.path, file.problem)
-            clips.append(SubtitleClip(clip.id, path, problem=clip.problem or problem))
-        return clips
+        pictures = None if self.input_folder is None else list_frame_clips(self.input_folder, self.separator)
+        rules = WordRules(tuple(self.clean), self.language, self.encoding, self.subtitle_fps)
+        return list_subtitle_clips(self.subtitles, rules, pictures, self.separator)
 
 
 @dataclass(kw_only=True)

@@ -78,7 +78,21 @@ class PredictOptions(PredictorOptions, FolderOptions):
     window: float | None = None
     """Seconds per piece (default: --every). A last piece shorter than half of this is joined to the one before."""
     subtitles: Path | None = None
-    """Folder of <video>.srt or <video>.vtt (default: beside the videos)."""
+    """Folder of <video>.srt, <video>.en.vtt and the like (default: beside the videos, or inside them)."""
+    language: str | None = None
+    """Language of the subtitles to read where there are several, such as en (default: as in training)."""
+    encoding: str | None = None
+    """What the subtitles are in, such as cp1251 (default: told from each)."""
+
+    def predictor(self) -> ClipPredictor:
+        """Load the checkpoint and those of its encoders that can run here."""
+        from viper.inference.predictor import ClipPredictor
+        from viper.media.subtitles import WordRules
+
+        return ClipPredictor.load(
+            self.model_path, models=self.models_by_name(), device=self.device, offline=self.offline,
+            words=WordRules(language=self.language, encoding=self.encoding),
+        )  # fmt: skip
 
 
 def run(options: PredictOptions) -> int:
@@ -108,12 +122,14 @@ def run(options: PredictOptions) -> int:
 
 def _check(options: PredictOptions) -> None:
     """Check, before a network is loaded, what would fail after an hour."""
+    from viper.media.subtitles import WordRules
     from viper.media.windows import check_windows
 
     if options.every is None and options.window is not None:
         raise UserError(f"--window {options.window:g}: is for --every SECONDS")
     if options.every is not None:
         check_windows(options.every, options.every if options.window is None else options.window)
+    WordRules(language=options.language, encoding=options.encoding).check()
     if options.subtitles is not None and not options.subtitles.is_dir():
         raise UserError(f"--subtitles {options.subtitles}: no such folder")
     if options.html is not None and (options.html.is_dir() or options.html.suffix.lower() not in (".html", ".htm")):

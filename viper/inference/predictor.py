@@ -19,6 +19,7 @@ from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, source_of
 from viper.inference.stored import answers, on_device, ready
 from viper.logs import log
+from viper.media.subtitles import WordRules
 from viper.media.windows import check_windows
 from viper.offline import go_offline
 from viper.store import EncoderInfo, Feature
@@ -71,13 +72,18 @@ class ClipPredictor:
     """
 
     def __init__(
-        self, model: PerceiverFusion, streams: Mapping[str, _Stream], unavailable: Mapping[str, str], runtime: Runtime
+        self,
+        model: PerceiverFusion,
+        streams: Mapping[str, _Stream],
+        unavailable: Mapping[str, str],
+        runtime: Runtime,
+        words: WordRules | None = None,
     ) -> None:
         self.task: Task = task_of(model)
         self.modalities: list[str] = list(model.config.modality_order)
         self.unavailable: dict[str, str] = dict(unavailable)
         self._streams, self._device = dict(streams), runtime.device
-        self._reader = ClipReader((stream.source for stream in streams.values()), str(runtime.device))
+        self._reader = ClipReader((stream.source for stream in streams.values()), str(runtime.device), words)
         self._network = ready(model, self._device)
 
     @classmethod
@@ -88,6 +94,7 @@ class ClipPredictor:
         models: Mapping[str, str] | None = None,
         device: str = "auto",
         offline: bool = False,
+        words: WordRules | None = None,
     ) -> ClipPredictor:
         """Load a checkpoint, or a run's best, and its encoders; one that cannot run here is left out, with a line.
 
@@ -97,6 +104,7 @@ class ClipPredictor:
             weights than the features were made with are not taken.
         device : auto, cpu, cuda, cuda:1, mps ...
         offline : never ask the network.
+        words : language and encoding of the videos' subtitles, where they are not those of the record.
 
         Raises
         ------
@@ -133,7 +141,7 @@ class ClipPredictor:
                 "%s: the checkpoint does not say how the pictures were made; the defaults of get_frame and crop_images "
                 "are assumed", ", ".join(assumed)
             )  # fmt: skip
-        return cls(model, streams, unavailable, choose_runtime(device, "float32"))
+        return cls(model, streams, unavailable, choose_runtime(device, "float32"), words)
 
     def without_encoders(self) -> ClipPredictor:
         """Return one that shares the network and only predicts from readings, for they were made elsewhere."""
@@ -158,7 +166,7 @@ class ClipPredictor:
         Parameters
         ----------
         path : the video; a file of sound alone will do where the checkpoint listens.
-        subtitles : their file, or a folder with <name>.srt or <name>.vtt; by default the video's folder.
+        subtitles : their file, or a folder with <name>.srt, <name>.en.vtt or alike; by default the video's folder.
 
         Raises
         ------
@@ -292,7 +300,7 @@ def predict_clip(
     path : the video's file. A modality that it lacks (no sound, no face, no subtitles) is left out.
     model : a checkpoint's folder, or a run's (then its best); or a `ClipPredictor`, which spares loading the networks
         again for every video.
-    subtitles : a .srt or .vtt file, or a folder with one of the video's name; by default the video's own folder.
+    subtitles : their file, or a folder with one of the video's name; by default the video's own folder.
     hidden : modalities to leave out, such as {"audio"}.
     models, device, offline : as for `ClipPredictor.load`; of no effect where `model` is one.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +13,15 @@ from typing import Any, Literal
 import numpy as np
 
 from viper.errors import ClipError, UserError
+from viper.logs import log
+from viper.media.captions.names import by_clip, chosen_file
+from viper.media.captions.tracks import video_rate
 from viper.media.faces.crop import CropOptions, Crops, FaceCropper, NumberedFrames
+from viper.media.listing import VIDEO_SUFFIXES
 from viper.media.pictures import Frames, as_if_stored, frame_entries, shrunk
 from viper.media.sampling import FrameRule, read_chosen
 from viper.media.sound import Sound, read_sound
-from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, read_cues
+from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, WordRules, read_cues
 from viper.media.video import VideoFrames, open_media
 from viper.media.windows import Span, Window, read_windows, spans
 from viper.store import EncoderInfo
@@ -31,7 +37,14 @@ class PictureSource:
     crops: CropOptions | None
 
 
-Source = PictureSource | Literal["sound", "subtitles"]
+@dataclass(frozen=True)
+class WordSource:
+    """Words of a video's subtitles, read by rules."""
+
+    rules: WordRules
+
+
+Source = PictureSource | WordSource | Literal["sound"]
 Content = Frames | Sound | list[Cue]
 
 
@@ -41,8 +54,13 @@ def source_of(info: EncoderInfo) -> tuple[Source, bool]:
     For pictures without a record (from an older version, or another tool) the defaults of get_frame and crop_images are
     assumed. UserError for a source that a video does not have.
     """
-    if info.source in ("sound", "subtitles"):
-        return ("sound" if info.source == "sound" else "subtitles"), True
+    if info.source == "sound":
+        return "sound", True
+    if info.source == "subtitles":
+        words = info.inputs.get("words")
+        if not isinstance(words, Mapping | None):
+            raise UserError("the record of how its words were read cannot be read")
+        return WordSource(WordRules.from_record(words)), True
     if info.source not in ("frames", "faces"):
         raise UserError(f"its features were made of {info.source or 'something unknown'}, not of a video")
     sampling, faces = info.inputs.get("sampling"), info.inputs.get("faces")
@@ -89,8 +107,12 @@ class ClipContent:
 class ClipReader:
     """Reads what a set of encoders wants of a video; what several want is decoded, and its faces looked for, once."""
 
-    def __init__(self, sources: Iterable[Source], device: str = "auto") -> None:
+    def __init__(self, sources: Iterable[Source], device: str = "auto", words: WordRules | None = None) -> None:
+        """`words` says what is different for these videos: language and encoding of their subtitles."""
         self.sources = set(sources)
+        self._words = {
+            source: _own_rules(source.rules, words) for source in self.sources if isinstance(source, WordSource)
+        }
         self._pictures = sorted(
             (source for source in self.sources if isinstance(source, PictureSource)), key=lambda source: str(source)
         )
@@ -104,9 +126,16 @@ class ClipReader:
         contents, faces = self.pictures(chosen)
         if "sound" in self.sources:
             contents["sound"] = attempt(lambda: heard(read_sound(path)))
-        if "subtitles" in self.sources:
-            contents["subtitles"] = attempt(lambda: words_of(path, subtitles))
-        return ClipContent(0.0, _length([*chosen.values(), *contents.values()]), contents, faces)
+        words = self._read_words(path, subtitles)
+        length = _length([*chosen.values(), *contents.values(), *words.values()])
+        for cues in words.values():
+            n_late = 0 if isinstance(cues, ClipError) else sum(cue.start >= length for cue in cues)
+            if n_late:
+                log.warning("%s: %d of its cues begin after its end: are they of another cut?", path.name, n_late)
+        return ClipContent(0.0, length, contents | words, faces)
+
+    def _read_words(self, path: Path, subtitles: Path | None) -> dict[Source, list[Cue] | ClipError]:
+        return {source: attempt(lambda own=own: words_of(path, subtitles, own)) for source, own in self._words.items()}
 
     def windows(self, path: Path, every: float, window: float, subtitles: Path | None = None) -> Iterator[ClipContent]:
         """Yield the clip in pieces, see `viper.media.windows.next_span`: by times of the pictures, else the sound,
@@ -116,7 +145,7 @@ class ClipReader:
         """
         open_media(path).close()
         sound = attempt(lambda: heard(read_sound(path))) if "sound" in self.sources else None
-        words = attempt(lambda: words_of(path, subtitles)) if "subtitles" in self.sources else None
+        words = self._read_words(path, subtitles)
         pieces = read_windows(path, self.rules, every, window) if self.rules else iter(())
         first = attempt(lambda: next(pieces, None))
         if isinstance(first, Window):
@@ -126,9 +155,9 @@ class ClipReader:
                     piece.span, {rule: piece.chosen.get(rule, lacking) for rule in self.rules}, sound, words
                 )
             return
-        length = _length([sound, words])
+        length = _length([sound, *words.values()])
         if not length:
-            raise next(each for each in (first, sound, words) if isinstance(each, ClipError))
+            raise next(each for each in (first, sound, *words.values()) if isinstance(each, ClipError))
         for span in spans(length, every, window):
             yield self._piece(span, dict.fromkeys(self.rules, first), sound, words)
 
@@ -137,15 +166,17 @@ class ClipReader:
         span: Span,
         chosen: Mapping[FrameRule, VideoFrames | ClipError],
         sound: Sound | ClipError | None,
-        words: list[Cue] | ClipError | None,
+        words: Mapping[Source, list[Cue] | ClipError],
     ) -> ClipContent:
         contents, faces = self.pictures(chosen)
         if sound is not None:
             contents["sound"] = (
                 sound if isinstance(sound, ClipError) else attempt(lambda: heard(_cut_sound(sound, span)))
             )
-        if words is not None:
-            contents["subtitles"] = words if isinstance(words, ClipError) else attempt(lambda: _cut_words(words, span))
+        for source, cues in words.items():
+            contents[source] = (
+                cues if isinstance(cues, ClipError) else attempt(lambda cues=cues: _cut_words(cues, span))
+            )
         return ClipContent(span.start, span.end, contents, faces)
 
     def pictures(
@@ -186,26 +217,54 @@ def heard(sound: Sound | None) -> Sound:
     return sound
 
 
-def words_of(path: Path, subtitles: Path | None) -> list[Cue]:
+def _own_rules(rules: WordRules, other: WordRules | None) -> WordRules:
+    if other is None:
+        return rules
+    return replace(rules, language=other.language or rules.language, encoding=other.encoding, fps=other.fps)
+
+
+def words_of(path: Path, subtitles: Path | None, rules: WordRules) -> list[Cue]:
     """Return the cues of a video; none is a ClipError.
 
-    `subtitles` is their file, or a folder that has one of the video's name, by default the video's own.
+    `subtitles` is their file, or a folder that has one of the video's name, by default the video's own. Where there is
+    none, those inside the video are read.
     """
-    file = subtitles
-    if subtitles is None or subtitles.is_dir():
-        folder = path.parent if subtitles is None else subtitles
-        files = [folder / f"{path.stem}{suffix}" for suffix in SUBTITLE_SUFFIXES]
-        file = next((each for each in files if each.is_file()), None)
-        if file is None:
-            raise ClipError(f"no {' or '.join(SUBTITLE_SUFFIXES)} of its name")
-    assert file is not None
+    is_file = subtitles is not None and not subtitles.is_dir()
     try:
-        cues = read_cues(file)
+        file = subtitles if is_file else _subtitles_of(path, subtitles or path.parent, rules)
+        cues = read_cues(file or path, rules, video_rate(path) if file and file.suffix.lower() == ".sub" else None)
     except OSError as error:
-        raise ClipError(f"{file.name}: cannot be read ({error.strerror})") from error
-    if not cues:
-        raise ClipError(f"{file.name}: no words in it")
-    return cues
+        name = Path(str(error.filename)).name
+        raise ClipError(f"{name}: cannot be read ({error.strerror})") from error
+    if cues:
+        return cues
+    if file is None:
+        raise ClipError("no subtitles of its name, none inside")
+    raise ClipError(f"{file.name}: no words in it")
+
+
+def _subtitles_of(path: Path, folder: Path, rules: WordRules) -> Path | None:
+    """Return the file in a folder with a video's words, see `viper.media.captions.names`; None where there is none."""
+    own = _composed(path.stem)
+    with os.scandir(folder) as entries:
+        near = [Path(each.path) for each in entries if each.is_file() and _composed(each.name).startswith(f"{own}.")]
+    files = [(_composed(each.stem), each) for each in sorted(near) if each.suffix.lower() in SUBTITLE_SUFFIXES]
+    if not files:
+        return None
+    with os.scandir(path.parent) as entries:
+        videos = {_composed(Path(each.name).stem) for each in entries if each.name.lower().endswith(VIDEO_SUFFIXES)}
+    named = by_clip(files, {own, *videos}, rules.language)
+    if own not in named:
+        return None
+    try:
+        chosen = chosen_file(own, named[own], rules.language)
+    except UserError as error:  # this video's only
+        raise ClipError(str(error)) from error
+    return None if chosen is None else chosen.path
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _cut_sound(sound: Sound, span: Span) -> Sound:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,16 +12,26 @@ import numpy as np
 
 from viper.engine.failures import FAILURES_FILE
 from viper.errors import ClipError, UserError
-from viper.files import digest_of
+from viper.files import digest_of, natural_key
 from viper.fingerprints import fingerprint, fingerprint_bytes
 from viper.logs import log
+from viper.media.captions.names import NO_LANGUAGE, NamedFile, by_clip, chosen_file
+from viper.media.captions.tracks import video_rate
 from viper.media.imports.files import COMPANIONS, FEATURE_SUFFIXES, companions, read_table
 from viper.media.imports.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.media.imports.table import Table, table_of_array
-from viper.media.listing import MediaClip, clip_errors, list_files, list_sounds
+from viper.media.listing import (
+    AUDIO_SUFFIXES,
+    VIDEO_SUFFIXES,
+    MediaClip,
+    clip_errors,
+    list_files,
+    list_sounds,
+    list_subtitles,
+)
 from viper.media.pictures import FrameClip, Frames, list_frame_clips
 from viper.media.sound import Sound, read_sound
-from viper.media.subtitles import Cue, read_cues
+from viper.media.subtitles import READ_AS, SUBTITLE_SUFFIXES, Cue, WordRules, read_cues
 
 
 @dataclass(frozen=True)
@@ -37,21 +48,45 @@ class SoundClip(MediaClip):
 
 @dataclass(frozen=True)
 class SubtitleClip:
-    """A clip whose subtitles are read; it may have none."""
+    """A clip whose subtitles are read; it may have none.
+
+    Attributes
+    ----------
+    path : the subtitle file, or a video with a track of words.
+    rules : how words are read.
+    frames : the clip's folder of frames, whose record says at which rate the video counts them.
+    """
 
     id: str
     path: Path | None
+    rules: WordRules = field(default_factory=WordRules)
+    frames: Path | None = None
     problem: ClipError | None = field(default=None, kw_only=True, compare=False)  # as of MediaClip
 
     def source(self) -> str:
-        """Return the fingerprint of the file."""
+        """Return the fingerprint of the file and of how it is read."""
         if self.problem is not None:
             raise self.problem
-        return MediaClip(self.id, self.path).source() if self.path else "none"
+        if self.path is None:
+            return "none"
+        return digest_of([MediaClip(self.id, self.path).source(), READ_AS, self.rules.record, self._rate()])
+
+    def _rate(self) -> float | None:
+        """Return the frames a second of the video, where words are counted in frames."""
+        if self.path is None or self.path.suffix.lower() != ".sub":
+            return None
+        if self.frames is not None:
+            with contextlib.suppress(ClipError):
+                rate = FrameClip(self.id, self.frames).record.get("fps")
+                if isinstance(rate, int | float):
+                    return float(rate)
+        videos = (self.path.with_suffix(suffix) for suffix in VIDEO_SUFFIXES)
+        video = next((path for path in videos if path.is_file()), None)
+        return None if video is None else video_rate(video)
 
     def read(self) -> list[Cue] | None:
         """Return its cues; None, and a line in the log, where there are none."""
-        cues = read_cues(self.path) if self.path else None
+        cues = read_cues(self.path, self.rules, self._rate()) if self.path else None
         if not cues:
             log.info("extract_textual_features: %s: no subtitles; its tokens are masked", self.id)
         return cues
@@ -116,9 +151,12 @@ def source_of(clip: Clip) -> str:
 def inputs_of(clips: Sequence[Clip]) -> dict[str, Any]:
     """Return how the pictures of a folder were made, for encoder.json; nothing if not pictures, or if unknown.
 
-    The first clip with a record speaks for all: the stages make a folder anew when their options change.
+    The first clip with a record speaks for all: the stages make a folder anew when their options change. Of words, how
+    they were read of subtitles.
     """
     for clip in clips:
+        if isinstance(clip, SubtitleClip):
+            return {"words": clip.rules.record}
         if isinstance(clip, FrameClip):
             try:
                 record = clip.record
@@ -147,6 +185,56 @@ def list_sound_clips(
         raise UserError("--input_folder is missing")
     clips = list_sounds(folder, separator, prefer)
     return [SoundClip(clip.id, clip.path, problem=clip.problem) for clip in clips]
+
+
+def list_subtitle_clips(
+    folder: Path, rules: WordRules, pictures: Sequence[FrameClip] | None = None, separator: str | None = None
+) -> Sequence[Clip]:
+    """Return the clips of a folder of subtitles, and of videos that may have them inside.
+
+    Parameters
+    ----------
+    pictures : the clips that there are; None: those that the files' names say. Which language a name ends in, and
+        whether it does, is decided by `by_clip`, and said in the log.
+    separator : as of `list_files`.
+
+    Raises
+    ------
+    UserError : no such folder, no subtitles, or several languages of a clip and none asked for.
+    """
+    rules.check()
+    files = list_subtitles(folder, separator)
+    problems = {file.path: file.problem for file in files}
+    wrong = {clip.id: clip.problem for clip in pictures or ()}
+    words = [(file.id, file.path) for file in files if file.path.suffix.lower() in SUBTITLE_SUFFIXES]
+    videos = {file.id: file.path for file in files if file.path.suffix.lower() not in SUBTITLE_SUFFIXES}
+    frames = None if pictures is None else {clip.id: clip.folder for clip in pictures}
+    is_closed, known = frames is not None, {*(frames or {}), *videos}
+    named = by_clip(words, known, rules.language, is_closed, (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES))
+    clips = []
+    names = sorted({*named, *videos}, key=natural_key) if videos else list(named)
+    for clip in names if frames is None else frames:
+        path, problem = videos.get(clip), wrong.get(clip)
+        try:
+            if clip in named:
+                chosen = chosen_file(clip, named[clip], rules.language)
+                path = path if chosen is None else chosen.path
+        except ClipError as error:
+            problem = problem or error
+        problem = problem or (problems.get(path) if path else None)
+        clips.append(SubtitleClip(clip, path, rules, None if frames is None else frames[clip], problem=problem))
+    _say_languages(folder, named, rules)
+    return clips
+
+
+def _say_languages(folder: Path, named: Mapping[str, Sequence[NamedFile]], rules: WordRules) -> None:
+    """Log which part of the files' names was taken for a language."""
+    cut = [(file.path.name, clip) for clip, files in named.items() for file in files if file.language or file.kind]
+    if cut:
+        log.info(
+            "%s: %d files are named by their language: %s is of the clip %s (--language %s takes names whole)",
+            folder, len(cut), cut[0][0], cut[0][1], NO_LANGUAGE,
+        )  # fmt: skip
 
 
 def list_picture_clips(

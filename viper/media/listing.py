@@ -88,8 +88,14 @@ def list_sounds(
 
 
 def list_subtitles(folder: Path, separator: str | None = None) -> list[MediaClip]:
-    """Return the subtitle files of a folder; see `list_files`."""
-    return list_files(folder, SUBTITLE_SUFFIXES, "subtitles", separator=separator)
+    """Return the subtitle files of a folder, and the videos, which may have subtitles inside; see `list_files`."""
+    places = Tree.of(folder, separator is not None).places
+    suffixes = {os.path.splitext(place.path)[1].lower() for place in places}
+    found = []
+    for own, others in ((SUBTITLE_SUFFIXES, VIDEO_SUFFIXES), (VIDEO_SUFFIXES, SUBTITLE_SUFFIXES)):
+        if suffixes & set(own):
+            found += list_files(folder, own, "subtitles", others, separator)
+    return found or list_files(folder, SUBTITLE_SUFFIXES, "subtitles", (), separator)
 
 
 def list_files(
