@@ -27,7 +27,7 @@ from media import write_coded
 from viper.clip_ids import IDS_FILE, cell_id, path_id, recorded_separator
 from viper.commands.predict import _clips as videos_to_predict
 from viper.engine.failures import Failure, read_failures
-from viper.errors import UserError
+from viper.errors import ClipError, UserError
 from viper.logs import duration, pace
 from viper.manifest import Manifest
 from viper.media.listing import list_sounds, list_videos
@@ -368,6 +368,17 @@ def test_natural_order_over_subfolders(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.mp4").touch()
     assert [clip.id for clip in list_videos(tmp_path, "_")] == ["3", "20", "s9_1", "s9_t_1", "s10_2", "s10_10"]
+
+
+def test_folders_in_each_other_without_an_end_are_named(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["x"] * 40)
+    deep.mkdir(parents=True)
+    (deep / "a.mp4").touch()
+    (tmp_path / "x" / "b.mp4").touch()
+    clip, left_out = list_videos(tmp_path, "_")
+    assert (clip.id, clip.problem) == ("x_b", None)
+    with pytest.raises(ClipError, match="is not read: it is in 30 others"):
+        left_out.source()
 
 
 def test_a_folder_called_like_a_video(media: Path, tmp_path: Path) -> None:

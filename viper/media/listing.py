@@ -209,9 +209,7 @@ class Tree:
             except OSError as error:
                 if not parts:
                     raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
-                name = "/".join(parts)
-                problem = UnusableEntryError(f"the subfolder {unbroken(name)!r} cannot be read ({error.strerror})")
-                tree.unread.append(MediaClip(_stand_in(name), folder.joinpath(*parts), problem=problem))
+                tree._leave_out(parts, f"cannot be read ({error.strerror})")
         tree.places.sort(key=lambda place: tuple(map(natural_key, place.parts)))
         return tree
 
@@ -234,9 +232,16 @@ class Tree:
                 if is_folder and is_deep:
                     if entry.is_symlink():
                         self.links.append("/".join(below))
-                    elif len(below) <= MAX_DEPTH:
+                    elif len(below) > MAX_DEPTH:
+                        self._leave_out(below, f"is not read: it is in {MAX_DEPTH} others")
+                    else:
                         deeper.append(below)
         return deeper
+
+    def _leave_out(self, parts: tuple[str, ...], why: str) -> None:
+        name = "/".join(parts)
+        problem = UnusableEntryError(f"the subfolder {unbroken(name)[:300]!r} {why}")
+        self.unread.append(MediaClip(_stand_in(name), self.folder.joinpath(*parts), problem=problem))
 
     def warn(self) -> None:
         """Log what was not looked into."""
