@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 from av.error import FFmpegError
+from av.stream import Disposition
 
-from viper.errors import ClipError
+from viper.errors import ClipError, UserError
 from viper.logs import log
+from viper.media.downmix import Downmix, mix_weights
+from viper.media.sound_clock import Findings, Placed, SoundClock
 from viper.media.video import MAX_SOUND_SECONDS, SOUND_RATES, open_media, start_seconds
 
 SAMPLE_RATE = 16000
+# Formats whose sound has no clock but the number of its samples: FFmpeg reckons its time stamps from bytes, and from an
+# entry of the header that is often wrong.
+_WITHOUT_CLOCK = {"avi", "wav", "w64", "flac", "mp3", "aac", "aiff"}
+# Tracks that are not, or not only, what was heard where the pictures were taken.
+_SPECIAL = ("comment", "dub", "karaoke", "hearing_impaired", "visual_impaired", "clean_effects", "dependent")
+_SHOWN = ("default", "original", *_SPECIAL)
+
+
+@dataclass(frozen=True)
+class SoundRule:
+    """How the sound of a file is read.
+
+    Attributes
+    ----------
+    track : which of its sound tracks, from 1; None: the one that is flagged as default, or else FFmpeg's choice.
+    """
+
+    track: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.track is not None and (type(self.track) is not int or self.track < 1):
+            raise UserError(f"--sound_track {self.track}: must be a whole number from 1")
+
+    def record(self) -> dict[str, Any]:
+        """Return it as encoder.json keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> SoundRule:
+        """Return what `record` gave; a UserError for anything else."""
+        if record.keys() != {"track"}:
+            raise UserError(f"sound was read in a way that this version of viper does not know ({dict(record)})")
+        return cls(record["track"])
+
+
+_ANY_TRACK = SoundRule()
 
 
 @dataclass(frozen=True)
@@ -26,64 +69,146 @@ class Sound:
     start: float
 
 
-def read_sound(path: Path, rate: int = SAMPLE_RATE) -> Sound | None:
-    """Decode a file's first audio stream, mix it to mono and resample it; None where there is no sound.
+def read_sound(path: Path, rate: int = SAMPLE_RATE, rule: SoundRule = _ANY_TRACK) -> Sound | None:
+    """Decode a sound track of a file, mix it to mono and resample it; None where there is no sound.
 
-    Packets that cannot be decoded are left out; values that are not numbers become silence.
+    It lasts as long as its time stamps say: where packets are missing or cannot be decoded there is silence, see
+    `viper.media.sound_clock.SoundClock`. Two channels become their mean or, where that would be next to nothing because
+    one is the other upside down, the first; more become the mix of `viper.media.downmix`. Values that are not numbers
+    become silence. The log says what was found and chosen.
 
-    Raises ClipError when the file cannot be opened, when nothing of its sound can be decoded, and beyond the limits
-    on length and rate.
+    Raises ClipError when the file cannot be opened, lacks the track of the rule, when nothing of its sound can be
+    decoded, and beyond the limits on length and rate.
     """
-    mono = _Mono(path.name, rate)
-    start: float | None = None
-    n_errors = 0
+    mix = Downmix()
+    sound, notes = _read(path, rate, rule, mix)
+    if mix.cancels_out:
+        sound, notes = _read(path, rate, rule, Downmix(is_left=True))
+        notes.append("one of its two channels is the other upside down, so only the first is taken")
+    for note in notes:
+        log.info("%s: %s", path.name, note)
+    return sound
+
+
+def _read(path: Path, rate: int, rule: SoundRule, mix: Downmix) -> tuple[Sound | None, list[str]]:
+    """Return the sound, and what is to be said of it."""
     with open_media(path) as container:
         if not container.streams.audio:
-            return None
-        stream = container.streams.audio[0]
-        if stream.codec_context is None:
-            raise ClipError(f"{path.name}: its sound is in a format that FFmpeg cannot decode")
-        try:
-            for packet in container.demux(stream):
-                try:
-                    frames = packet.decode()
-                except FFmpegError:
-                    n_errors += 1
-                    continue
-                for frame in frames:
-                    if start is None:
-                        start = max(0.0, (frame.time or 0.0) - start_seconds(container))
-                    mono.add(frame)
-            mono.finish()
-        except FFmpegError as error:
-            n_errors += 1
-            log.info("%s: its sound is cut short (%s); what came before is kept", path.name, error)
-    if not mono.n_samples and n_errors:
+            return None, []
+        stream, notes = _track(container, rule, path.name)
+        clock: SoundClock[AudioFrame] = SoundClock(
+            None if container.duration is None else container.duration / av.time_base, MAX_SOUND_SECONDS
+        )
+        mono = _Mono(path.name, rate, mix)
+        errors: list[str] = []
+        start = start_seconds(container)
+        has_clock = _WITHOUT_CLOCK.isdisjoint(container.format.name.split(","))
+        for number, frame in enumerate(_decoded(container, stream, errors)):
+            is_stamped = frame.time is not None and (has_clock or number == 0)
+            time = frame.time - start if is_stamped else None
+            for placed in clock.add(frame, time, frame.samples / frame.sample_rate):
+                mono.add(placed, clock.start)
+        for placed in clock.finish():
+            mono.add(placed, clock.start)
+        mono.finish()
+    if not mono.n_samples and errors:
         raise ClipError(f"{path.name}: nothing of its sound could be decoded")
-    return Sound(np.concatenate(mono.chunks), rate, start or 0.0) if mono.n_samples else None
+    notes += [*(error for error in errors if error), *mono.notes, *_said_of(clock.findings)]
+    return Sound(np.concatenate(mono.chunks), rate, clock.start) if mono.n_samples else None, notes
+
+
+def _track(container: av.container.InputContainer, rule: SoundRule, name: str) -> tuple[AudioStream, list[str]]:
+    """Return the sound track to read, and which one it is where there are several."""
+    tracks = container.streams.audio
+    if rule.track is not None and rule.track > len(tracks):
+        raise ClipError(f"{name}: has no sound track {rule.track}, only {len(tracks)}")
+    best = container.streams.best("audio")
+
+    def rank(track: AudioStream) -> tuple[bool, ...]:
+        flags = _flags(track)
+        is_special = any(flag in flags for flag in _SPECIAL)
+        is_default, is_original = "default" in flags, "original" in flags
+        return track.codec_context is not None, is_default, not is_special, is_original, track is best
+
+    stream = tracks[rule.track - 1] if rule.track else max(tracks, key=rank)
+    if stream.codec_context is None:
+        raise ClipError(f"{name}: its sound is in a format that FFmpeg cannot decode")
+    if len(tracks) == 1:
+        return stream, []
+    named = (" ".join([str(number), *_described(track)]) for number, track in enumerate(tracks, 1))
+    chosen = "" if rule.track else " (--sound_track N reads another)"
+    return stream, [f"track {tracks.index(stream) + 1} of its sound tracks {', '.join(named)} is read{chosen}"]
+
+
+def _flags(track: AudioStream) -> list[str]:
+    return [flag for flag in _SHOWN if track.disposition & Disposition[flag]]
+
+
+def _described(track: AudioStream) -> list[str]:
+    language = [track.language] if track.language and track.language != "und" else []
+    words = [*language, *(flag.replace("_", " ") for flag in _flags(track))]
+    return [f"({' '.join(words)})"] if words else []
+
+
+def _decoded(container: av.container.InputContainer, stream: AudioStream, errors: list[str]) -> Iterator[AudioFrame]:
+    """Return every frame that can be decoded; for each error add what is to be said of it, if anything."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except FFmpegError as error:
+            errors.append(f"its sound is cut short ({error}); what came before is kept")
+            return
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            errors.append("")
+            continue
+        yield from (frame for frame in frames if isinstance(frame, AudioFrame))
+
+
+def _said_of(findings: Findings) -> Iterator[str]:
+    if findings.n_gaps:
+        yield (
+            f"its sound stops {findings.n_gaps} times by its clock; silence of {findings.silence:.2f} s in all is there"
+        )
+    if findings.n_beyond:
+        yield "its sound's clock jumps beyond the file's end; the sound goes on without a gap"
+    if findings.n_back:
+        yield f"its sound's clock steps back {findings.n_back} times; the sound goes on without a gap"
+    if findings.n_wrong:
+        yield f"{findings.n_wrong} frames of its sound have wrong times, which are not followed"
+    if findings.cut:
+        yield f"its sound is longer than its clock says; {findings.cut:.2f} s in all are cut out, evenly"
 
 
 class _Mono:
     """Frames of sound of any kind, mixed and resampled as they come: the channels never fill the memory."""
 
-    def __init__(self, name: str, rate: int) -> None:
+    def __init__(self, name: str, rate: int, mix: Downmix) -> None:
         self.chunks: list[np.ndarray] = []
         self.n_samples = 0
-        self._name, self._rate = name, rate
+        self.notes: list[str] = []
+        self._name, self._rate, self._mix = name, rate, mix
         self._kind: tuple[str, str, int] | None = None
         self._resampler: AudioResampler | None = None
+        self._n_cut = 0  # samples to leave out of what comes next
 
-    def add(self, frame: AudioFrame) -> None:
-        """Take a frame; one of another kind than those before (a broadcast's jingle) gets a resampler of its own."""
+    def add(self, placed: Placed[AudioFrame], start: float) -> None:
+        """Take a frame, with its place in a file whose sound begins at `start`, in seconds.
+
+        One of another kind than those before (a broadcast's jingle) gets a resampler of its own.
+        """
+        frame, begin = placed
         kind = frame.format.name, frame.layout.name, frame.sample_rate
         if kind != self._kind:
-            lowest, highest = SOUND_RATES
-            if not lowest <= frame.sample_rate <= highest:
-                raise ClipError(
-                    f"{self._name}: its sound claims {frame.sample_rate:,} samples a second; "
-                    f"{lowest:,} to {highest:,} are read"
-                )
+            self._check(frame)
+        if kind != self._kind or begin is not None:
             self.finish()
+            if begin is not None:
+                self._go_to(round((begin - start) * self._rate))
             # The channels stay apart here: FFmpeg's own mix to mono is louder than their mean. They are interleaved,
             # since PyAV reads beyond the memory of a frame with more than eight planes.
             self._resampler = AudioResampler(format="flt", rate=self._rate)
@@ -97,12 +222,36 @@ class _Mono:
             self._keep(self._resampler.resample(None))
             self._resampler = None
 
+    def _check(self, frame: AudioFrame) -> None:
+        lowest, highest = SOUND_RATES
+        if not lowest <= frame.sample_rate <= highest:
+            raise ClipError(
+                f"{self._name}: its sound claims {frame.sample_rate:,} samples a second; "
+                f"{lowest:,} to {highest:,} are read"
+            )
+        names = [channel.name for channel in frame.layout.channels]
+        if len(names) > 2:
+            is_known = mix_weights(names) is not None
+            how = "mixed as ITU-R BS.775 says" if is_known else "in no known places; their mean is taken"
+            self.notes.append(f"its {len(names)} channels ({frame.layout.name}) are {how}")
+
+    def _go_to(self, position: int) -> None:
+        """Go on at a sample: with silence up to there, or without so many samples of what comes next."""
+        self._n_cut = max(0, self.n_samples - position)
+        if position > self.n_samples:
+            self._append(np.zeros(position - self.n_samples, np.float32))
+
     def _keep(self, parts: list[AudioFrame]) -> None:
         for part in parts:
+            names = [channel.name for channel in part.layout.channels]
             channels: np.ndarray = part.to_ndarray().reshape(-1, part.layout.nb_channels)
-            channels = np.nan_to_num(channels, nan=0.0, posinf=0.0, neginf=0.0)
-            self.chunks.append(channels.mean(axis=1, dtype=np.float32))
-            self.n_samples += len(channels)
+            channels = np.nan_to_num(channels, nan=0.0, posinf=0.0, neginf=0.0)[self._n_cut :]
+            self._n_cut -= min(self._n_cut, part.samples)
+            self._append(self._mix(channels, names))
+
+    def _append(self, samples: np.ndarray) -> None:
+        self.chunks.append(samples)
+        self.n_samples += len(samples)
         if self.n_samples > MAX_SOUND_SECONDS * self._rate:
             raise ClipError(
                 f"{self._name}: its sound is longer than {MAX_SOUND_SECONDS // 3600} hours; cut it to clips"
