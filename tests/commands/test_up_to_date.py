@@ -192,8 +192,8 @@ def test_a_file_that_changes_while_it_is_read_fails_its_clip(
     write_wav(tmp_path / "sounds" / "1.wav", voice(1.0), RATE)
     read_sound = clips.read_sound
 
-    def and_change(path: Path) -> object:
-        sound = read_sound(path)
+    def and_change(path: Path, **how: object) -> object:
+        sound = read_sound(path, **how)
         spoil(path)
         return sound
 

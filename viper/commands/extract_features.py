@@ -33,6 +33,7 @@ from viper.media.clips import (
 )
 from viper.media.listing import list_subtitles
 from viper.media.pictures import FrameClip, list_frame_clips
+from viper.media.sound import SoundRule
 from viper.media.sources import Sourced, read_sourced
 from viper.offline import go_offline
 from viper.store import Feature, FeatureStore, PrecisionError
@@ -147,13 +148,15 @@ class AudioOptions(ExtractOptions):
     """Layer to read: -1 is the last, k the k-th hidden state."""
     pool: Literal["mean", "meanstd"] = "mean"
     """Over the time steps of a window: the mean, or mean and standard deviation."""
+    sound_track: int | None = None
+    """Sound track to read of every video, from 1 (default: the one flagged as default, else FFmpeg's choice)."""
     from_files: Path | None = None
     """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
     of MMSA."""
 
     def clips(self) -> Sequence[Clip]:
         """Return files with sound."""
-        return list_sound_clips(self.input_folder)
+        return list_sound_clips(self.input_folder, rule=SoundRule(self.sound_track))
 
 
 @dataclass(kw_only=True)

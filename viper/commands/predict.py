@@ -78,6 +78,20 @@ class PredictOptions(PredictorOptions):
     """Seconds per piece (default: --every). A last piece shorter than half of this is joined to the one before."""
     subtitles: Path | None = None
     """Folder of <video>.srt or <video>.vtt (default: beside the videos)."""
+    sound_track: int | None = None
+    """Sound track to read of every video, from 1 (default: as in training)."""
+
+    def predictor(self) -> ClipPredictor:
+        """Load the checkpoint and those of its encoders that can run here."""
+        from viper.inference.predictor import ClipPredictor
+
+        return ClipPredictor.load(
+            self.model_path,
+            models=self.models_by_name(),
+            device=self.device,
+            offline=self.offline,
+            sound_track=self.sound_track,
+        )
 
 
 def run(options: PredictOptions) -> int:
@@ -105,8 +119,10 @@ def run(options: PredictOptions) -> int:
 
 def _check(options: PredictOptions) -> None:
     """Check, before a network is loaded, what would fail after an hour."""
+    from viper.media.sound import SoundRule
     from viper.media.windows import check_windows
 
+    SoundRule(options.sound_track)  # a wrong one is a UserError
     if options.every is None and options.window is not None:
         raise UserError(f"--window {options.window:g}: is for --every SECONDS")
     if options.every is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, source_of
 from viper.inference.stored import answers, on_device, ready
 from viper.logs import log
+from viper.media.sound import SoundRule
 from viper.media.windows import check_windows
 from viper.offline import go_offline
 from viper.store import EncoderInfo, Feature
@@ -88,6 +89,7 @@ class ClipPredictor:
         models: Mapping[str, str] | None = None,
         device: str = "auto",
         offline: bool = False,
+        sound_track: int | None = None,
     ) -> ClipPredictor:
         """Load a checkpoint, or a run's best, and its encoders; one that cannot run here is left out, with a line.
 
@@ -97,6 +99,7 @@ class ClipPredictor:
             weights than the features were made with are not taken.
         device : auto, cpu, cuda, cuda:1, mps ...
         offline : never ask the network.
+        sound_track : the videos' sound track to read, from 1, where that is not the recorded choice.
 
         Raises
         ------
@@ -118,6 +121,8 @@ class ClipPredictor:
             try:
                 info = _record(model.config.modalities[name].get("encoder"))
                 source, is_recorded = source_of(info)
+                if isinstance(source, SoundRule) and sound_track is not None:
+                    source = replace(source, track=sound_track)
                 encoder = recorded_encoder(info, _runtime(info, device), (models or {}).get(name))
             except UserError as error:
                 unavailable[name] = in_words_of(error, name)

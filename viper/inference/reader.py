@@ -14,7 +14,7 @@ from viper.errors import ClipError, UserError
 from viper.media.faces.crop import CropOptions, Crops, FaceCropper, NumberedFrames
 from viper.media.pictures import Frames, as_if_stored, frame_entries, shrunk
 from viper.media.sampling import FrameRule, read_chosen
-from viper.media.sound import Sound, read_sound
+from viper.media.sound import Sound, SoundRule, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, read_cues
 from viper.media.video import VideoFrames, open_media
 from viper.media.windows import Span, Window, read_windows, spans
@@ -31,7 +31,7 @@ class PictureSource:
     crops: CropOptions | None
 
 
-Source = PictureSource | Literal["sound", "subtitles"]
+Source = PictureSource | SoundRule | Literal["subtitles"]
 Content = Frames | Sound | list[Cue]
 
 
@@ -41,8 +41,13 @@ def source_of(info: EncoderInfo) -> tuple[Source, bool]:
     For pictures without a record (from an older version, or another tool) the defaults of get_frame and crop_images are
     assumed. UserError for a source that a video does not have.
     """
-    if info.source in ("sound", "subtitles"):
-        return ("sound" if info.source == "sound" else "subtitles"), True
+    if info.source == "sound":
+        sound = info.inputs.get("sound")
+        if not isinstance(sound, Mapping | None):
+            raise UserError("the record of how its sound was read cannot be read")
+        return SoundRule() if sound is None else SoundRule.from_record(sound), True
+    if info.source == "subtitles":
+        return "subtitles", True
     if info.source not in ("frames", "faces"):
         raise UserError(f"its features were made of {info.source or 'something unknown'}, not of a video")
     sampling, faces = info.inputs.get("sampling"), info.inputs.get("faces")
@@ -94,6 +99,7 @@ class ClipReader:
         self._pictures = sorted(
             (source for source in self.sources if isinstance(source, PictureSource)), key=lambda source: str(source)
         )
+        self._sounds = [source for source in self.sources if isinstance(source, SoundRule)]
         self.rules = list(dict.fromkeys(source.rule for source in self._pictures))
         self._croppers = {s.crops: FaceCropper(s.crops, device) for s in self._pictures if s.crops is not None}
 
@@ -102,11 +108,13 @@ class ClipReader:
         open_media(path).close()
         chosen = {rule: attempt(lambda rule=rule: read_chosen(path, rule).video) for rule in self.rules}
         contents, faces = self.pictures(chosen)
-        if "sound" in self.sources:
-            contents["sound"] = attempt(lambda: heard(read_sound(path)))
+        contents |= self._read_sounds(path)
         if "subtitles" in self.sources:
             contents["subtitles"] = attempt(lambda: words_of(path, subtitles))
         return ClipContent(0.0, _length([*chosen.values(), *contents.values()]), contents, faces)
+
+    def _read_sounds(self, path: Path) -> dict[Source, Sound | ClipError]:
+        return {rule: attempt(lambda rule=rule: heard(read_sound(path, rule=rule))) for rule in self._sounds}
 
     def windows(self, path: Path, every: float, window: float, subtitles: Path | None = None) -> Iterator[ClipContent]:
         """Yield the clip in pieces, see `viper.media.windows.next_span`: by times of the pictures, else the sound,
@@ -115,7 +123,7 @@ class ClipReader:
         ClipError for a file that is no sound or video at all, or has nothing that is read.
         """
         open_media(path).close()
-        sound = attempt(lambda: heard(read_sound(path))) if "sound" in self.sources else None
+        sounds = self._read_sounds(path)
         words = attempt(lambda: words_of(path, subtitles)) if "subtitles" in self.sources else None
         pieces = read_windows(path, self.rules, every, window) if self.rules else iter(())
         first = attempt(lambda: next(pieces, None))
@@ -123,26 +131,26 @@ class ClipReader:
             for piece in chain([first], pieces):
                 lacking = ClipError(f"{path.name}: no frame from {piece.span.start:g} to {piece.span.end:g} s")
                 yield self._piece(
-                    piece.span, {rule: piece.chosen.get(rule, lacking) for rule in self.rules}, sound, words
+                    piece.span, {rule: piece.chosen.get(rule, lacking) for rule in self.rules}, sounds, words
                 )
             return
-        length = _length([sound, words])
+        length = _length([*sounds.values(), words])
         if not length:
-            raise next(each for each in (first, sound, words) if isinstance(each, ClipError))
+            raise next(each for each in (first, *sounds.values(), words) if isinstance(each, ClipError))
         for span in spans(length, every, window):
-            yield self._piece(span, dict.fromkeys(self.rules, first), sound, words)
+            yield self._piece(span, dict.fromkeys(self.rules, first), sounds, words)
 
     def _piece(
         self,
         span: Span,
         chosen: Mapping[FrameRule, VideoFrames | ClipError],
-        sound: Sound | ClipError | None,
+        sounds: Mapping[Source, Sound | ClipError],
         words: list[Cue] | ClipError | None,
     ) -> ClipContent:
         contents, faces = self.pictures(chosen)
-        if sound is not None:
-            contents["sound"] = (
-                sound if isinstance(sound, ClipError) else attempt(lambda: heard(_cut_sound(sound, span)))
+        for rule, sound in sounds.items():
+            contents[rule] = (
+                sound if isinstance(sound, ClipError) else attempt(lambda sound=sound: heard(_cut_sound(sound, span)))
             )
         if words is not None:
             contents["subtitles"] = words if isinstance(words, ClipError) else attempt(lambda: _cut_words(words, span))

@@ -19,17 +19,23 @@ from viper.media.imports.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.media.imports.table import Table, table_of_array
 from viper.media.listing import MediaClip, clip_errors, list_files, list_sounds
 from viper.media.pictures import FrameClip, Frames, list_frame_clips
-from viper.media.sound import Sound, read_sound
+from viper.media.sound import ANY_TRACK, READ_AS, Sound, SoundRule, read_sound
 from viper.media.subtitles import Cue, read_cues
 
 
 @dataclass(frozen=True)
 class SoundClip(MediaClip):
-    """A file whose sound is read."""
+    """A file whose sound is read, and how."""
+
+    rule: SoundRule = ANY_TRACK
+
+    def source(self) -> str:
+        """Return a fingerprint of the file and of how it is read; ClipError where it cannot be read."""
+        return digest_of([super().source(), READ_AS, self.rule.record()])
 
     def read(self) -> Sound | None:
         """Return its sound; None, and a line in the log, where there is none."""
-        sound = read_sound(self.path)
+        sound = read_sound(self.path, rule=self.rule)
         if sound is None:
             log.info("extract_audio_features: %s: no sound in it; its tokens are masked", self.path.name)
         return sound
@@ -110,11 +116,13 @@ def source_of(clip: Clip) -> str:
 
 
 def inputs_of(clips: Sequence[Clip]) -> dict[str, Any]:
-    """Return how the pictures of a folder were made, for encoder.json; nothing if not pictures, or if unknown.
+    """Return how the pictures of a folder were made, or its sound is read, for encoder.json; nothing if unknown.
 
     The first clip with a record speaks for all: the stages make a folder anew when their options change.
     """
     for clip in clips:
+        if isinstance(clip, SoundClip):
+            return {"sound": clip.rule.record()}
         if isinstance(clip, FrameClip):
             try:
                 record = clip.record
@@ -125,11 +133,11 @@ def inputs_of(clips: Sequence[Clip]) -> dict[str, Any]:
     return {}
 
 
-def list_sound_clips(folder: Path | None) -> Sequence[Clip]:
-    """Return the files of a folder that have, or may have, sound. No folder is a UserError."""
+def list_sound_clips(folder: Path | None, rule: SoundRule) -> Sequence[Clip]:
+    """Return the files of a folder that have, or may have, sound, to be read by a rule. No folder is a UserError."""
     if folder is None:
         raise UserError("--input_folder is missing")
-    return [SoundClip(clip.id, clip.path) for clip in list_sounds(folder)]
+    return [SoundClip(clip.id, clip.path, rule=rule) for clip in list_sounds(folder)]
 
 
 def list_picture_clips(folder: Path | None, option: str = "--from_files") -> Sequence[Clip]:

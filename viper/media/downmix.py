@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# ITU-R BS.775-3, table 2, to one channel: left and right 0.7071, centre 1, surround 0.5 (a single one 0.7071). It leaves
-# the low-frequency effects out, and knows no channels above or below the listener, which are taken as surround.
+# ITU-R BS.775-3, table 2, to one channel: left and right 0.7071, centre 1, surround 0.5 (a single one 0.7071), without
+# the low-frequency effects. It knows no channels above or below the listener, which are taken as surround.
 _WEIGHTS = {
     **dict.fromkeys(("FL", "FR", "FLC", "FRC", "BC", "DL", "DR"), 0.5**0.5),
     **dict.fromkeys(("BL", "BR", "SL", "SR", "WL", "WR", "SDL", "SDR", "SSL", "SSR"), 0.5),
     **dict.fromkeys(("TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR", "TSL", "TSR", "TTL", "TTR"), 0.5),
     **dict.fromkeys(("BFL", "BFC", "BFR"), 0.5),
-    **{"FC": 1.0, "LFE": 0.0, "LFE2": 0.0},
+    "FC": 1.0,
+    "LFE": 0.0,
+    "LFE2": 0.0,
 }
 # Of the channels of one microphone for all directions (ambisonics), the first has all of them; others would cancel out.
 _ALL_DIRECTIONS = "AMBI0"

@@ -22,6 +22,8 @@ from viper.media.sound_clock import Findings, Placed, SoundClock
 from viper.media.video import MAX_SOUND_SECONDS, SOUND_RATES, open_media, start_seconds
 
 SAMPLE_RATE = 16000
+# How sound is read: 1 took the first track and the mean of all channels, and closed up gaps.
+READ_AS = 2
 # Formats whose sound has no clock but the number of its samples: FFmpeg reckons its time stamps from bytes, and from an
 # entry of the header that is often wrong.
 _WITHOUT_CLOCK = {"avi", "wav", "w64", "flac", "mp3", "aac", "aiff"}
@@ -57,7 +59,7 @@ class SoundRule:
         return cls(record["track"])
 
 
-_ANY_TRACK = SoundRule()
+ANY_TRACK = SoundRule()
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Sound:
     start: float
 
 
-def read_sound(path: Path, rate: int = SAMPLE_RATE, rule: SoundRule = _ANY_TRACK) -> Sound | None:
+def read_sound(path: Path, rate: int = SAMPLE_RATE, rule: SoundRule = ANY_TRACK) -> Sound | None:
     """Decode a sound track of a file, mix it to mono and resample it; None where there is no sound.
 
     It lasts as long as its time stamps say: where packets are missing or cannot be decoded there is silence, see
@@ -104,8 +106,7 @@ def _read(path: Path, rate: int, rule: SoundRule, mix: Downmix) -> tuple[Sound |
         start = start_seconds(container)
         has_clock = _WITHOUT_CLOCK.isdisjoint(container.format.name.split(","))
         for number, frame in enumerate(_decoded(container, stream, errors)):
-            is_stamped = frame.time is not None and (has_clock or number == 0)
-            time = frame.time - start if is_stamped else None
+            time = None if frame.time is None or (number and not has_clock) else frame.time - start
             for placed in clock.add(frame, time, frame.samples / frame.sample_rate):
                 mono.add(placed, clock.start)
         for placed in clock.finish():

@@ -17,8 +17,8 @@ TOLERANCE = 0.05
 _PROOF = 1.0
 # Seconds of a jump at the end of a file that is believed without that.
 _BELIEVED_AT_END = 60.0
-# Seconds by which a clock steps back that has begun anew (files joined byte by byte): later jumps count from there. What
-# a smaller step took back, a later jump ahead gives again.
+# Seconds by which a clock steps back that has begun anew (files joined byte by byte): later jumps count from there.
+# What a smaller step took back, a later jump ahead gives again.
 _RESTART = 1.0
 # Frames whose stamps show how much they jitter: one that is as late as these but for half the tolerance is no step.
 _RECENT = 32
@@ -69,8 +69,8 @@ class SoundClock(Generic[ItemT]):
     - ahead by more than `TOLERANCE`, at once or little by little, if the frames behind it agree: silence is between;
     - behind by as much little by little: there are more samples than seconds, and some are cut out.
 
-    A clock that steps back at once is not followed, for sound would be laid over sound; nor is one that leads beyond the
-    end of the file.
+    A clock that steps back at once is not followed, for sound would be laid over sound; nor is one that leads beyond
+    the end of the file.
 
     Parameters
     ----------
