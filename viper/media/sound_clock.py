@@ -22,9 +22,9 @@ _BELIEVED_AT_END = 60.0
 _RESTART = 1.0
 # Frames whose stamps show how much they jitter: one that is as late as these but for half the tolerance is no step.
 _RECENT = 32
-# The largest share of a sound that is cut out of it to follow a clock slower than its samples. No recorder is that far
-# off; such a clock counts something else.
-_MOST_CUT = 0.05
+# Share by which a clock may be slower than the samples to be followed. No recorder is farther off; such a clock counts
+# something else, and most of the sound might be cut out.
+_MOST_SLOW = 0.05
 
 
 class Placed(NamedTuple, Generic[ItemT]):
@@ -91,6 +91,7 @@ class SoundClock(Generic[ItemT]):
         self._end = 0.0  # where the next frame begins by the samples
         self._shift = 0.0  # from the clock, since it began anew, to seconds of the file
         self._recent: deque[float] = deque(maxlen=_RECENT)  # by how much the last stamps were ahead
+        self._anchor = 0.0  # where the clock was compared with the sound for the last time, to go on from there
         self._late = 0.0  # what the clock has stepped back by, at most 0
         self._back = 0.0  # seconds of sound since it seems to have begun anew
         self._held: list[_Stamped[ItemT]] = []  # the frames behind a jump ahead that is not proved yet
@@ -108,7 +109,7 @@ class SoundClock(Generic[ItemT]):
 
     def _take(self, frame: _Stamped[ItemT]) -> list[Placed[ItemT]]:
         if self._n_frames == 0:
-            self.start = self._end = max(0.0, frame.time or 0.0)
+            self.start = self._end = self._anchor = max(0.0, frame.time or 0.0)
             return [self._append(frame)]
         placed: list[Placed[ItemT]] = []
         if self._held:
@@ -176,8 +177,9 @@ class SoundClock(Generic[ItemT]):
         behind = self._late - error
         if behind <= TOLERANCE:
             return self._append(frame)
+        elapsed, self._anchor = self._end - self._anchor, self._end
         self._recent.clear()
-        if not is_step and self.findings.cut + behind <= _MOST_CUT * (self._end - self.start):
+        if not is_step and behind <= _MOST_SLOW * elapsed:
             self.findings.cut += behind
             self._recent.append(self._late)
             return self._append(frame, self._end - behind)
@@ -205,6 +207,7 @@ class SoundClock(Generic[ItemT]):
     def _begin_anew(self) -> None:
         """Forget how the clock ran before; the next stamps are compared with a frame that is where it says."""
         self._late = self._back = 0.0
+        self._anchor = self._end
         self._recent.clear()
 
     def _append(self, frame: _Stamped[ItemT], begin: float | None = None) -> Placed[ItemT]:
