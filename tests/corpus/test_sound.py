@@ -304,6 +304,23 @@ def test_the_centre_of_a_film_is_heard(suffix: str, codec: str, tmp_path: Path) 
     assert heard_at(heard(path)) == [pytest.approx(0.4, abs=0.011)]
 
 
+def test_channels_that_change_on_the_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A broadcast: stereo, then 5.1 with the voice in the centre."""
+    mono = beeps([0.5, 1.0], 1.5)
+    surround = np.zeros((6, len(mono)))
+    surround[2], surround[3] = mono, 0.9 * mono
+    parts = (
+        write_tracks(tmp_path / f"{len(planes)}.ts", Track(planes, RATE, "ac3", layout), form="mpegts")
+        for planes, layout in ((np.stack([mono, mono]), "stereo"), (surround, "5.1"))
+    )
+    with caplog.at_level(logging.INFO):
+        sound = heard(joined(tmp_path, "both.ts", *parts))
+    assert heard_at(sound) == pytest.approx([0.5, 1.0, 2.0, 2.5], abs=0.05)
+    loud = [np.abs(sound.samples[round(second * sound.rate) :][:800]).max() for second in (0.53, 2.05)]
+    assert loud == [pytest.approx(0.5, rel=0.1), pytest.approx(0.5 / 3.4142, rel=0.1)]
+    assert "its 6 channels" in caplog.text
+
+
 def test_channels_in_no_known_places_are_their_mean(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with wave.open(str(tmp_path / "six.wav"), "wb") as file:
         file.setnchannels(6)

@@ -46,20 +46,18 @@ class Downmix:
 
     def __init__(self, is_left: bool = False) -> None:
         self._is_left = is_left
-        self._moments = np.zeros(3)  # sums of left squared, right squared and their product
+        self._products = np.zeros((2, 2))  # sums over all samples of left and right with each other
 
-    def __call__(self, channels: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Return (n,) float32 from (n, channels) float32, whose names are FFmpeg's."""
-        if len(names) == 2:
-            left, right = channels.T.astype(np.float64)
-            self._moments += left @ left, right @ right, left @ right
+    def __call__(self, channels: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        """Return (n,) float32 from (n, channels) float32; `weights` are those of `mix_weights`."""
+        if channels.shape[1] == 2:
+            self._products += channels.T @ channels
             if self._is_left:
                 return np.ascontiguousarray(channels[:, 0])
-        weights = mix_weights(names)
         return channels.mean(axis=1, dtype=np.float32) if weights is None else channels @ weights
 
     @property
     def cancels_out(self) -> bool:
         """Whether the two channels, over all that was mixed, are nearly each other's opposite."""
-        left, right, product = self._moments
+        (left, product), (_, right) = self._products
         return bool(product < _UPSIDE_DOWN * np.sqrt(left * right))

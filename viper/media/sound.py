@@ -29,6 +29,8 @@ READ_AS = 2
 _WITHOUT_CLOCK = {"avi", "wav", "w64", "flac", "mp3", "aac", "aiff"}
 # Tracks that are not, or not only, what was heard where the pictures were taken.
 _SPECIAL = ("comment", "dub", "karaoke", "hearing_impaired", "visual_impaired", "clean_effects", "dependent")
+# Samples that are mixed at once: a frame has some hundred, and for so few most of the time goes into calls.
+_AT_ONCE = 1 << 15
 _SHOWN = ("default", "original", *_SPECIAL)
 
 
@@ -194,7 +196,10 @@ class _Mono:
         self.notes: list[str] = []
         self._name, self._rate, self._mix = name, rate, mix
         self._kind: tuple[str, str, int] | None = None
+        self._weights: np.ndarray | None = None
         self._resampler: AudioResampler | None = None
+        self._parts: list[np.ndarray] = []  # (n, channels) each, resampled but not mixed yet
+        self._n_waiting = 0
         self._n_cut = 0  # samples to leave out of what comes next
 
     def add(self, placed: Placed[AudioFrame], start: float) -> None:
@@ -204,10 +209,10 @@ class _Mono:
         """
         frame, begin = placed
         kind = frame.format.name, frame.layout.name, frame.sample_rate
-        if kind != self._kind:
-            self._check(frame)
         if kind != self._kind or begin is not None:
             self.finish()
+            if kind != self._kind:
+                self._check(frame)
             if begin is not None:
                 self._go_to(round((begin - start) * self._rate))
             # The channels stay apart here: FFmpeg's own mix to mono is louder than their mean. They are interleaved,
@@ -222,6 +227,7 @@ class _Mono:
         if self._resampler is not None:
             self._keep(self._resampler.resample(None))
             self._resampler = None
+            self._mix_waiting()
 
     def _check(self, frame: AudioFrame) -> None:
         lowest, highest = SOUND_RATES
@@ -231,9 +237,9 @@ class _Mono:
                 f"{lowest:,} to {highest:,} are read"
             )
         names = [channel.name for channel in frame.layout.channels]
+        self._weights = mix_weights(names)
         if len(names) > 2:
-            is_known = mix_weights(names) is not None
-            how = "mixed as ITU-R BS.775 says" if is_known else "in no known places; their mean is taken"
+            how = "in no known places; their mean is taken" if self._weights is None else "mixed as ITU-R BS.775 says"
             self.notes.append(f"its {len(names)} channels ({frame.layout.name}) are {how}")
 
     def _go_to(self, position: int) -> None:
@@ -244,11 +250,21 @@ class _Mono:
 
     def _keep(self, parts: list[AudioFrame]) -> None:
         for part in parts:
-            names = [channel.name for channel in part.layout.channels]
-            channels: np.ndarray = part.to_ndarray().reshape(-1, part.layout.nb_channels)
-            channels = np.nan_to_num(channels, nan=0.0, posinf=0.0, neginf=0.0)[self._n_cut :]
-            self._n_cut -= min(self._n_cut, part.samples)
-            self._append(self._mix(channels, names))
+            self._parts.append(part.to_ndarray().reshape(-1, part.layout.nb_channels))
+            self._n_waiting += part.samples
+        if self._n_waiting >= _AT_ONCE:
+            self._mix_waiting()
+
+    def _mix_waiting(self) -> None:
+        if not self._parts:
+            return
+        channels = np.concatenate(self._parts)
+        self._parts, self._n_waiting = [], 0
+        if not np.isfinite(channels).all():
+            channels = np.nan_to_num(channels, nan=0.0, posinf=0.0, neginf=0.0)
+        n_cut = min(self._n_cut, len(channels))
+        self._n_cut -= n_cut
+        self._append(self._mix(channels[n_cut:], self._weights))
 
     def _append(self, samples: np.ndarray) -> None:
         self.chunks.append(samples)
