@@ -355,6 +355,18 @@ def test_a_channel_upside_down_does_not_mute_the_other(
         assert ("upside down" in caplog.text) == (name in ("opposite", "fainter", "noisy")), name
 
 
+def test_a_channel_that_is_upside_down_for_a_while(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two recordings cut together, of which one had a wrong cable."""
+    left = beeps([0.5, 1.5, 2.5, 4.5, 6.5, 7.5], 9.0)
+    side = np.where(np.arange(len(left)) < 4.0 * RATE, 1, -1)
+    path = write_tracks(tmp_path / "clip.mp4", Track(np.stack([left, left * side]), RATE, "aac"))
+    with caplog.at_level(logging.INFO):
+        sound = heard(path)
+    assert heard_at(sound) == pytest.approx([0.5, 1.5, 2.5, 4.5, 6.5, 7.5], abs=0.011)
+    assert np.sqrt(np.mean(sound.samples**2) / np.mean(left**2)) == pytest.approx(1, abs=0.03)
+    assert "upside down" in caplog.text
+
+
 FORMATS = [
     (".wav", "pcm_u8"), (".wav", "pcm_s16le"), (".wav", "pcm_s24le"), (".wav", "pcm_s32le"), (".wav", "pcm_f32le"),
     (".wav", "pcm_f64le"), (".wav", "pcm_alaw"), (".wav", "pcm_mulaw"), (".aiff", "pcm_s16be"), (".flac", "flac"),

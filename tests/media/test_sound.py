@@ -97,14 +97,17 @@ def test_weights_of_the_mix() -> None:
     for names in (("FL", "FR"), ("FC",), ("NONE",) * 6, ("LFE",) * 3):
         assert mix_weights(names) is None
     np.testing.assert_array_equal(mix_weights(("AMBI0", "AMBI1", "AMBI2", "AMBI3")), [1, 0, 0, 0])
-    left = np.sin(np.arange(1000)).astype(np.float32)
-    unlike = np.cos(np.arange(1000)).astype(np.float32)
+    left = np.sin(np.arange(16000)).astype(np.float32)
+    unlike = np.cos(np.arange(16000)).astype(np.float32)
     others = ((-left, True), (-0.1 * left, True), (left, False), (0 * left, False), (unlike, False))
+    faint = 1e-5 * left
+    assert not np.any(Downmix()(np.stack([faint, -faint], axis=1), None))
     for right, is_opposite in others:
         mix = Downmix()
         both = np.stack([left, right], axis=1)
-        np.testing.assert_array_equal(mix(both, None), both.mean(axis=1, dtype=np.float32))
-        assert mix.cancels_out == is_opposite
+        expected = left if is_opposite else both.mean(axis=1, dtype=np.float32)
+        np.testing.assert_array_equal(mix(both, None), expected)
+        assert (mix.n_upside_down > 0) == is_opposite
 
 
 def test_a_gap_and_a_channel_upside_down_are_heard_of_a_file(tmp_path: Path) -> None:

@@ -19,9 +19,12 @@ _WEIGHTS = {
 }
 # Of the channels of one microphone for all directions (ambisonics), the first has all of them; others would cancel out.
 _ALL_DIRECTIONS = "AMBI0"
-# Correlation of two channels at which one is the other upside down, as by a cable of the wrong polarity. The two
-# microphones of a room do not come near it over a whole clip.
-_UPSIDE_DOWN = -0.8
+# Correlation of two channels, over a second or so, at which one is the other upside down, as by a cable of the wrong
+# polarity; once it is, the one at which it no longer is. The two microphones of a room do not come near it.
+_UPSIDE_DOWN, _UPRIGHT_AGAIN = -0.8, -0.5
+# Root mean square of what is too faint to tell (-60 dB): a codec's noise in a pause may have any correlation.
+_FAINT = 1e-3
+_TOO_FEW = 2000  # samples
 
 
 def mix_weights(channels: Sequence[str]) -> np.ndarray | None:
@@ -39,25 +42,29 @@ def mix_weights(channels: Sequence[str]) -> np.ndarray | None:
 
 
 class Downmix:
-    """Mixes sound to one channel, piece by piece, and notices two channels that cancel out.
+    """Mixes sound to one channel, a second or so at once.
 
-    With `is_left`, the first of two channels is taken instead of their mean.
+    Where one of two channels is the other upside down their mean would be next to nothing, so the first is taken.
+
+    Attributes
+    ----------
+    n_upside_down : samples of which only the first channel was taken.
     """
 
-    def __init__(self, is_left: bool = False) -> None:
-        self._is_left = is_left
-        self._products = np.zeros((2, 2))  # sums over all samples of left and right with each other
+    def __init__(self) -> None:
+        self.n_upside_down = 0
+        self._is_upside_down = False
 
     def __call__(self, channels: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
         """Return (n,) float32 from (n, channels) float32; `weights` are those of `mix_weights`."""
-        if channels.shape[1] == 2:
-            self._products += channels.T @ channels
-            if self._is_left:
-                return np.ascontiguousarray(channels[:, 0])
+        if channels.shape[1] == 2 and self._cancel_out(channels):
+            self.n_upside_down += len(channels)
+            return np.ascontiguousarray(channels[:, 0])
         return channels.mean(axis=1, dtype=np.float32) if weights is None else channels @ weights
 
-    @property
-    def cancels_out(self) -> bool:
-        """Whether the two channels, over all that was mixed, are nearly each other's opposite."""
-        (left, product), (_, right) = self._products
-        return bool(product < _UPSIDE_DOWN * np.sqrt(left * right))
+    def _cancel_out(self, channels: np.ndarray) -> bool:
+        (left, product), (_, right) = channels.T @ channels
+        level = (left * right) ** 0.5
+        if len(channels) >= _TOO_FEW and level > _FAINT**2 * len(channels):
+            self._is_upside_down = product < level * (_UPRIGHT_AGAIN if self._is_upside_down else _UPSIDE_DOWN)
+        return self._is_upside_down

@@ -29,8 +29,6 @@ READ_AS = 2
 _WITHOUT_CLOCK = {"avi", "wav", "w64", "flac", "mp3", "aac", "aiff"}
 # Tracks that are not, or not only, what was heard where the pictures were taken.
 _SPECIAL = ("comment", "dub", "karaoke", "hearing_impaired", "visual_impaired", "clean_effects", "dependent")
-# Samples that are mixed at once: a frame has some hundred, and for so few most of the time goes into calls.
-_AT_ONCE = 1 << 15
 _SHOWN = ("default", "original", *_SPECIAL)
 
 
@@ -84,26 +82,14 @@ def read_sound(path: Path, rate: int = SAMPLE_RATE, rule: SoundRule = ANY_TRACK)
     Raises ClipError when the file cannot be opened, lacks the track of the rule, when nothing of its sound can be
     decoded, and beyond the limits on length and rate.
     """
-    mix = Downmix()
-    sound, notes = _read(path, rate, rule, mix)
-    if mix.cancels_out:
-        sound, notes = _read(path, rate, rule, Downmix(is_left=True))
-        notes.append("one of its two channels is the other upside down, so only the first is taken")
-    for note in notes:
-        log.info("%s: %s", path.name, note)
-    return sound
-
-
-def _read(path: Path, rate: int, rule: SoundRule, mix: Downmix) -> tuple[Sound | None, list[str]]:
-    """Return the sound, and what is to be said of it."""
     with open_media(path) as container:
         if not container.streams.audio:
-            return None, []
+            return None
         stream, notes = _track(container, rule, path.name)
         clock: SoundClock[AudioFrame] = SoundClock(
             None if container.duration is None else container.duration / av.time_base, MAX_SOUND_SECONDS
         )
-        mono = _Mono(path.name, rate, mix)
+        mono = _Mono(path.name, rate)
         errors: list[str] = []
         start = start_seconds(container)
         has_clock = _WITHOUT_CLOCK.isdisjoint(container.format.name.split(","))
@@ -116,8 +102,9 @@ def _read(path: Path, rate: int, rule: SoundRule, mix: Downmix) -> tuple[Sound |
         mono.finish()
     if not mono.n_samples and errors:
         raise ClipError(f"{path.name}: nothing of its sound could be decoded")
-    notes += [*(error for error in errors if error), *mono.notes, *_said_of(clock.findings)]
-    return Sound(np.concatenate(mono.chunks), rate, clock.start) if mono.n_samples else None, notes
+    for note in (*notes, *filter(None, errors), *mono.notes, *_said_of(clock.findings)):
+        log.info("%s: %s", path.name, note)
+    return Sound(np.concatenate(mono.chunks), rate, clock.start) if mono.n_samples else None
 
 
 def _track(container: av.container.InputContainer, rule: SoundRule, name: str) -> tuple[AudioStream, list[str]]:
@@ -190,11 +177,11 @@ def _said_of(findings: Findings) -> Iterator[str]:
 class _Mono:
     """Frames of sound of any kind, mixed and resampled as they come: the channels never fill the memory."""
 
-    def __init__(self, name: str, rate: int, mix: Downmix) -> None:
+    def __init__(self, name: str, rate: int) -> None:
         self.chunks: list[np.ndarray] = []
         self.n_samples = 0
-        self.notes: list[str] = []
-        self._name, self._rate, self._mix = name, rate, mix
+        self._notes: list[str] = []
+        self._name, self._rate, self._mix = name, rate, Downmix()
         self._kind: tuple[str, str, int] | None = None
         self._weights: np.ndarray | None = None
         self._resampler: AudioResampler | None = None
@@ -229,6 +216,13 @@ class _Mono:
             self._resampler = None
             self._mix_waiting()
 
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of its channels."""
+        seconds = self._mix.n_upside_down / self._rate
+        how = f"for {seconds:.1f} s one of its two channels is the other upside down; only the first is taken there"
+        return [*self._notes, how] if seconds else self._notes
+
     def _check(self, frame: AudioFrame) -> None:
         lowest, highest = SOUND_RATES
         if not lowest <= frame.sample_rate <= highest:
@@ -240,7 +234,7 @@ class _Mono:
         self._weights = mix_weights(names)
         if len(names) > 2:
             how = "in no known places; their mean is taken" if self._weights is None else "mixed as ITU-R BS.775 says"
-            self.notes.append(f"its {len(names)} channels ({frame.layout.name}) are {how}")
+            self._notes.append(f"its {len(names)} channels ({frame.layout.name}) are {how}")
 
     def _go_to(self, position: int) -> None:
         """Go on at a sample: with silence up to there, or without so many samples of what comes next."""
@@ -252,7 +246,8 @@ class _Mono:
         for part in parts:
             self._parts.append(part.to_ndarray().reshape(-1, part.layout.nb_channels))
             self._n_waiting += part.samples
-        if self._n_waiting >= _AT_ONCE:
+        # A frame has some hundred: for so few, most of the time would go into calls. A second shows which way up it is.
+        if self._n_waiting >= self._rate:
             self._mix_waiting()
 
     def _mix_waiting(self) -> None:
