@@ -6,6 +6,7 @@ import logging
 import wave
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from many import IS_LONG
 from tracks import Track, beeps, heard_at, write_tracks
 
 from viper.errors import ClipError, UserError
-from viper.inference.reader import ClipReader
+from viper.inference.reader import ClipReader, source_of
 from viper.media.sound import Sound, SoundRule, read_sound
-from viper.store import FeatureStore
+from viper.store import EncoderInfo, FeatureStore
 
 pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 
@@ -267,6 +268,25 @@ def test_the_track_asked_for_is_read_recorded_and_makes_features_anew(tmp_path: 
     assert FeatureStore.open(tmp_path / "out").info.inputs == {"sound": {"track": 2}}
     with pytest.raises(UserError, match="--sound_track 0"):
         SoundRule(0)
+
+
+def test_a_checkpoint_says_how_the_sound_was_read() -> None:
+    def info(**inputs: Any) -> EncoderInfo:
+        return EncoderInfo("logmel", "audio", 192, source="sound", inputs=inputs)
+
+    assert source_of(info()) == (SoundRule(), True)  # of before there was a choice
+    assert source_of(info(sound={"track": None})) == (SoundRule(), True)
+    assert source_of(info(sound={"track": 2})) == (SoundRule(2), True)
+    for record in (5, {}, {"track": "x"}, {"track": True}, {"track": -1}, {"track": 1, "more": 2}, [1]):
+        with pytest.raises(UserError):
+            source_of(info(sound=record))
+
+
+def test_far_too_loud_and_no_numbers_are_read(tmp_path: Path) -> None:
+    samples = np.zeros((2, RATE), np.float32)
+    samples[:, ::3], samples[:, 1::3], samples[0, 2::3] = 1e30, -3e38, np.nan
+    sound = heard(write_tracks(tmp_path / "loud.wav", Track(samples, RATE, "pcm_f32le")))
+    assert len(sound.samples) == pytest.approx(16000, abs=20)
 
 
 LAYOUTS = {

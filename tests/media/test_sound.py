@@ -79,6 +79,10 @@ def test_stamps_that_others_contradict_are_not_followed() -> None:
     gap = np.r_[even(200), even(300, 100.0)]
     check(gap, gap, seconds=106.0)
     check(gap, gap, seconds=1.0)  # a length that the sound itself has passed
+    lost = [*even(200), *even(1, 100.0), *[None] * 299]  # what comes without a stamp is not waited for
+    check(lost, gap)
+    clock = SoundClock[int](None, 7200.0)
+    assert sum(len(clock.add(k, time, STEP)) for k, time in enumerate(lost)) >= 480
     check(np.r_[gap, gap[-1] + STEP + 3600.0], np.r_[gap, gap[-1] + STEP])
 
 

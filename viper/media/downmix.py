@@ -63,7 +63,8 @@ class Downmix:
         return channels.mean(axis=1, dtype=np.float32) if weights is None else channels @ weights
 
     def _cancel_out(self, channels: np.ndarray) -> bool:
-        (left, product), (_, right) = channels.T @ channels
+        wide = channels.astype(np.float64)  # the square of a sample that is far too loud is beyond float32
+        (left, product), (_, right) = wide.T @ wide
         level = (left * right) ** 0.5
         if len(channels) >= _TOO_FEW and level > _FAINT**2 * len(channels):
             self._is_upside_down = product < level * (_UPRIGHT_AGAIN if self._is_upside_down else _UPSIDE_DOWN)

@@ -95,7 +95,7 @@ def read_sound(path: Path, rate: int = SAMPLE_RATE, rule: SoundRule = ANY_TRACK)
         has_clock = _WITHOUT_CLOCK.isdisjoint(container.format.name.split(","))
         for number, frame in enumerate(_decoded(container, stream, errors)):
             time = None if frame.time is None or (number and not has_clock) else frame.time - start
-            for placed in clock.add(frame, time, frame.samples / frame.sample_rate):
+            for placed in clock.add(frame, time, frame.samples / max(1, frame.sample_rate)):
                 mono.add(placed, clock.start)
         for placed in clock.finish():
             mono.add(placed, clock.start)

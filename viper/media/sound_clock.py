@@ -15,6 +15,8 @@ TOLERANCE = 0.05
 # Seconds for which frames must go on by a new clock before it is believed: a single packet may bear any time, and one
 # packet of a broadcast holds several frames.
 _PROOF = 1.0
+# Frames that are held for that at most: they may be of a sample each.
+_MOST_HELD = 1000
 # Seconds of a jump at the end of a file that is believed without that.
 _BELIEVED_AT_END = 60.0
 # Seconds by which a clock steps back that has begun anew (files joined byte by byte): later jumps count from there.
@@ -115,7 +117,7 @@ class SoundClock(Generic[ItemT]):
         if self._held:
             if not self._returns(frame):
                 self._held.append(frame)
-                return self._release(is_proved=True) if self._held_seconds() >= _PROOF else []
+                return self._release(is_proved=True) if self._is_proved() else []
             placed = self._release(is_proved=False)
         if self._ahead_of(frame) > TOLERANCE:
             self._held = [frame]
@@ -126,9 +128,11 @@ class SoundClock(Generic[ItemT]):
         """Return by how many seconds a frame's stamp is ahead of the sound so far."""
         return 0.0 if frame.time is None else frame.time + self._shift - self._end
 
-    def _held_seconds(self) -> float:
+    def _is_proved(self) -> bool:
+        """Return whether the frames behind a jump have gone on for long enough, by their stamps or by their samples."""
         stamps = [frame.time for frame in self._held if frame.time is not None]
-        return max(stamps) + self._held[-1].seconds - stamps[0]
+        span = max(stamps) + self._held[-1].seconds - stamps[0]
+        return max(span, sum(frame.seconds for frame in self._held)) >= _PROOF or len(self._held) >= _MOST_HELD
 
     def _returns(self, frame: _Stamped[ItemT]) -> bool:
         """Return whether a frame behind a jump goes on as if there had been none."""
