@@ -112,7 +112,8 @@ def _track(container: av.container.InputContainer, rule: SoundRule, name: str) -
     tracks = container.streams.audio
     if rule.track is not None and rule.track > len(tracks):
         raise ClipError(f"{name}: has no sound track {rule.track}, only {len(tracks)}")
-    best = container.streams.best("audio")
+    # Of a broadcast with several programmes, the sound of the one whose pictures are shown.
+    best = container.streams.best("audio", related=container.streams.best("video"))
 
     def rank(track: AudioStream) -> tuple[bool, ...]:
         flags = _flags(track)
@@ -161,17 +162,19 @@ def _decoded(container: av.container.InputContainer, stream: AudioStream, errors
 
 def _said_of(findings: Findings) -> Iterator[str]:
     if findings.n_gaps:
-        yield (
-            f"its sound stops {findings.n_gaps} times by its clock; silence of {findings.silence:.2f} s in all is there"
-        )
+        yield f"its sound stops {_often(findings.n_gaps)} by its clock; silence of {findings.silence:.2f} s is there"
     if findings.n_beyond:
         yield "its sound's clock jumps beyond the file's end; the sound goes on without a gap"
     if findings.n_back:
-        yield f"its sound's clock steps back {findings.n_back} times; the sound goes on without a gap"
+        yield f"its sound's clock steps back {_often(findings.n_back)}; the sound goes on without a gap"
     if findings.n_wrong:
-        yield f"{findings.n_wrong} frames of its sound have wrong times, which are not followed"
+        yield f"wrong times of its sound, of {findings.n_wrong} frames, are not followed"
     if findings.cut:
-        yield f"its sound is longer than its clock says; {findings.cut:.2f} s in all are cut out, evenly"
+        yield f"its sound is longer than its clock says; {findings.cut:.2f} s are cut out of it, evenly"
+
+
+def _often(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
 
 
 class _Mono:
