@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,8 +193,8 @@ def test_a_file_that_changes_while_it_is_read_fails_its_clip(
     write_wav(tmp_path / "sounds" / "1.wav", voice(1.0), RATE)
     read_sound = clips.read_sound
 
-    def and_change(path: Path) -> object:
-        sound = read_sound(path)
+    def and_change(path: Path, *how: Any, **named: Any) -> object:
+        sound = read_sound(path, *how, **named)
         spoil(path)
         return sound
 

@@ -162,7 +162,7 @@ def test_encoder_json_says_how_its_pictures_were_made(root: Path, tmp_path: Path
     assert not Path(store.info.input_folder).is_absolute()
     assert store.info.command == ""  # the stage was called from Python; test_pipeline.py has one that was typed
     sound = extracted(root, tmp_path / "sound", "Audio", "videos", model_name="logmel").info
-    assert (sound.inputs, Path(sound.input_folder).name) == ({}, "videos")
+    assert (sound.inputs, Path(sound.input_folder).name) == ({"sound": {"track": None}}, "videos")
 
 
 def test_the_record_follows_the_pictures(root: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from viper.media.clips import (
     source_of,
 )
 from viper.media.pictures import FrameClip, list_frame_clips
+from viper.media.sound import SoundRule
 from viper.media.sources import Sourced, read_sourced
 from viper.media.subtitles import Cleaning, WordRules
 from viper.offline import go_offline
@@ -151,13 +152,15 @@ class AudioOptions(ExtractOptions):
     """Over the time steps of a window: the mean, or mean and standard deviation."""
     prefer: Literal["audio", "video"] = "audio"
     """Which file is read where a clip has both an audio file and a video."""
+    sound_track: int | None = None
+    """Sound track to read of every video, from 1 (default: the one flagged as default, else FFmpeg's choice)."""
     from_files: Path | None = None
     """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
     of MMSA."""
 
     def clips(self) -> Sequence[Clip]:
         """Return files with sound."""
-        return list_sound_clips(self.input_folder, self.separator, self.prefer)
+        return list_sound_clips(self.input_folder, SoundRule(self.sound_track), self.separator, self.prefer)
 
 
 @dataclass(kw_only=True)

@@ -83,6 +83,8 @@ class PredictOptions(PredictorOptions, FolderOptions):
     """Language of the subtitles to read where there are several, such as en (default: as in training)."""
     encoding: str | None = None
     """What the subtitles are in, such as cp1251 (default: told from each)."""
+    sound_track: int | None = None
+    """Sound track to read of every video, from 1 (default: as in training)."""
 
     def predictor(self) -> ClipPredictor:
         """Load the checkpoint and those of its encoders that can run here."""
@@ -91,7 +93,7 @@ class PredictOptions(PredictorOptions, FolderOptions):
 
         return ClipPredictor.load(
             self.model_path, models=self.models_by_name(), device=self.device, offline=self.offline,
-            words=WordRules(language=self.language, encoding=self.encoding),
+            words=WordRules(language=self.language, encoding=self.encoding), sound_track=self.sound_track,
         )  # fmt: skip
 
 
@@ -122,9 +124,11 @@ def run(options: PredictOptions) -> int:
 
 def _check(options: PredictOptions) -> None:
     """Check, before a network is loaded, what would fail after an hour."""
+    from viper.media.sound import SoundRule
     from viper.media.subtitles import WordRules
     from viper.media.windows import check_windows
 
+    SoundRule(options.sound_track)  # a wrong one is a UserError
     if options.every is None and options.window is not None:
         raise UserError(f"--window {options.window:g}: is for --every SECONDS")
     if options.every is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, source_of
 from viper.inference.stored import answers, on_device, ready
 from viper.logs import log
+from viper.media.sound import SoundRule
 from viper.media.subtitles import WordRules
 from viper.media.windows import check_windows
 from viper.offline import go_offline
@@ -95,6 +96,7 @@ class ClipPredictor:
         device: str = "auto",
         offline: bool = False,
         words: WordRules | None = None,
+        sound_track: int | None = None,
     ) -> ClipPredictor:
         """Load a checkpoint, or a run's best, and its encoders; one that cannot run here is left out, with a line.
 
@@ -105,6 +107,7 @@ class ClipPredictor:
         device : auto, cpu, cuda, cuda:1, mps ...
         offline : never ask the network.
         words : language and encoding of the videos' subtitles, where they are not those of the record.
+        sound_track : the videos' sound track to read, from 1, where that is not the recorded choice.
 
         Raises
         ------
@@ -126,6 +129,8 @@ class ClipPredictor:
             try:
                 info = _record(model.config.modalities[name].get("encoder"))
                 source, is_recorded = source_of(info)
+                if isinstance(source, SoundRule) and sound_track is not None:
+                    source = replace(source, track=sound_track)
                 encoder = recorded_encoder(info, _runtime(info, device), (models or {}).get(name))
             except UserError as error:
                 unavailable[name] = in_words_of(error, name)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from viper.media.faces.crop import CropOptions, Crops, FaceCropper, NumberedFram
 from viper.media.listing import VIDEO_SUFFIXES
 from viper.media.pictures import Frames, as_if_stored, frame_entries, shrunk
 from viper.media.sampling import FrameRule, read_chosen
-from viper.media.sound import Sound, read_sound
+from viper.media.sound import Sound, SoundRule, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, WordRules, read_cues
 from viper.media.video import VideoFrames, open_media
 from viper.media.windows import Span, Window, read_windows, spans
@@ -44,7 +44,7 @@ class WordSource:
     rules: WordRules
 
 
-Source = PictureSource | WordSource | Literal["sound"]
+Source = PictureSource | WordSource | SoundRule
 Content = Frames | Sound | list[Cue]
 
 
@@ -55,7 +55,10 @@ def source_of(info: EncoderInfo) -> tuple[Source, bool]:
     assumed. UserError for a source that a video does not have.
     """
     if info.source == "sound":
-        return "sound", True
+        sound = info.inputs.get("sound")
+        if not isinstance(sound, Mapping | None):
+            raise UserError("the record of how its sound was read cannot be read")
+        return SoundRule() if sound is None else SoundRule.from_record(sound), True
     if info.source == "subtitles":
         words = info.inputs.get("words")
         if not isinstance(words, Mapping | None):
@@ -116,6 +119,7 @@ class ClipReader:
         self._pictures = sorted(
             (source for source in self.sources if isinstance(source, PictureSource)), key=lambda source: str(source)
         )
+        self._sounds = [source for source in self.sources if isinstance(source, SoundRule)]
         self.rules = list(dict.fromkeys(source.rule for source in self._pictures))
         self._croppers = {s.crops: FaceCropper(s.crops, device) for s in self._pictures if s.crops is not None}
 
@@ -124,8 +128,7 @@ class ClipReader:
         open_media(path).close()
         chosen = {rule: attempt(lambda rule=rule: read_chosen(path, rule).video) for rule in self.rules}
         contents, faces = self.pictures(chosen)
-        if "sound" in self.sources:
-            contents["sound"] = attempt(lambda: heard(read_sound(path)))
+        contents |= self._read_sounds(path)
         words = self._read_words(path, subtitles)
         length = _length([*chosen.values(), *contents.values(), *words.values()])
         for cues in words.values():
@@ -137,6 +140,9 @@ class ClipReader:
     def _read_words(self, path: Path, subtitles: Path | None) -> dict[Source, list[Cue] | ClipError]:
         return {source: attempt(lambda own=own: words_of(path, subtitles, own)) for source, own in self._words.items()}
 
+    def _read_sounds(self, path: Path) -> dict[Source, Sound | ClipError]:
+        return {rule: attempt(lambda rule=rule: heard(read_sound(path, rule=rule))) for rule in self._sounds}
+
     def windows(self, path: Path, every: float, window: float, subtitles: Path | None = None) -> Iterator[ClipContent]:
         """Yield the clip in pieces, see `viper.media.windows.next_span`: by times of the pictures, else the sound,
         else the words. Pictures are streamed; of sound, what a clip may have is held.
@@ -144,7 +150,7 @@ class ClipReader:
         ClipError for a file that is no sound or video at all, or has nothing that is read.
         """
         open_media(path).close()
-        sound = attempt(lambda: heard(read_sound(path))) if "sound" in self.sources else None
+        sounds = self._read_sounds(path)
         words = self._read_words(path, subtitles)
         pieces = read_windows(path, self.rules, every, window) if self.rules else iter(())
         first = attempt(lambda: next(pieces, None))
@@ -152,26 +158,26 @@ class ClipReader:
             for piece in chain([first], pieces):
                 lacking = ClipError(f"{path.name}: no frame from {piece.span.start:g} to {piece.span.end:g} s")
                 yield self._piece(
-                    piece.span, {rule: piece.chosen.get(rule, lacking) for rule in self.rules}, sound, words
+                    piece.span, {rule: piece.chosen.get(rule, lacking) for rule in self.rules}, sounds, words
                 )
             return
-        length = _length([sound, *words.values()])
+        length = _length([*sounds.values(), *words.values()])
         if not length:
-            raise next(each for each in (first, sound, *words.values()) if isinstance(each, ClipError))
+            raise next(each for each in (first, *sounds.values(), *words.values()) if isinstance(each, ClipError))
         for span in spans(length, every, window):
-            yield self._piece(span, dict.fromkeys(self.rules, first), sound, words)
+            yield self._piece(span, dict.fromkeys(self.rules, first), sounds, words)
 
     def _piece(
         self,
         span: Span,
         chosen: Mapping[FrameRule, VideoFrames | ClipError],
-        sound: Sound | ClipError | None,
+        sounds: Mapping[Source, Sound | ClipError],
         words: Mapping[Source, list[Cue] | ClipError],
     ) -> ClipContent:
         contents, faces = self.pictures(chosen)
-        if sound is not None:
-            contents["sound"] = (
-                sound if isinstance(sound, ClipError) else attempt(lambda: heard(_cut_sound(sound, span)))
+        for rule, sound in sounds.items():
+            contents[rule] = (
+                sound if isinstance(sound, ClipError) else attempt(lambda sound=sound: heard(_cut_sound(sound, span)))
             )
         for source, cues in words.items():
             contents[source] = (

@@ -30,17 +30,23 @@ from viper.media.listing import (
     list_subtitles,
 )
 from viper.media.pictures import FrameClip, Frames, list_frame_clips
-from viper.media.sound import Sound, read_sound
-from viper.media.subtitles import READ_AS, SUBTITLE_SUFFIXES, Cue, WordRules, read_cues
+from viper.media.sound import ANY_TRACK, SOUND_READ_AS, Sound, SoundRule, read_sound
+from viper.media.subtitles import SUBTITLE_SUFFIXES, WORDS_READ_AS, Cue, WordRules, read_cues
 
 
 @dataclass(frozen=True)
 class SoundClip(MediaClip):
-    """A file whose sound is read."""
+    """A file whose sound is read, and how."""
+
+    rule: SoundRule = ANY_TRACK
+
+    def source(self) -> str:
+        """Return a fingerprint of the file and of how it is read; ClipError where it cannot be read."""
+        return digest_of([super().source(), SOUND_READ_AS, self.rule.record()])
 
     def read(self) -> Sound | None:
         """Return its sound; None, and a line in the log, where there is none."""
-        sound = read_sound(self.path)
+        sound = read_sound(self.path, rule=self.rule)
         if sound is None:
             log.info("extract_audio_features: %s: no sound in it; its tokens are masked", self.path.name)
         return sound
@@ -69,7 +75,7 @@ class SubtitleClip:
             raise self.problem
         if self.path is None:
             return "none"
-        return digest_of([MediaClip(self.id, self.path).source(), READ_AS, self.rules.record, self._rate()])
+        return digest_of([MediaClip(self.id, self.path).source(), WORDS_READ_AS, self.rules.record, self._rate()])
 
     def _rate(self) -> float | None:
         """Return the frames a second of the video, where words are counted in frames."""
@@ -149,7 +155,7 @@ def source_of(clip: Clip) -> str:
 
 
 def inputs_of(clips: Sequence[Clip]) -> dict[str, Any]:
-    """Return how the pictures of a folder were made, for encoder.json; nothing if not pictures, or if unknown.
+    """Return how the pictures of a folder were made, or its sound is read, for encoder.json; nothing if unknown.
 
     The first clip with a record speaks for all: the stages make a folder anew when their options change. Of words, how
     they were read of subtitles.
@@ -157,6 +163,8 @@ def inputs_of(clips: Sequence[Clip]) -> dict[str, Any]:
     for clip in clips:
         if isinstance(clip, SubtitleClip):
             return {"words": clip.rules.record}
+        if isinstance(clip, SoundClip):
+            return {"sound": clip.rule.record()}
         if isinstance(clip, FrameClip):
             try:
                 record = clip.record
@@ -178,13 +186,19 @@ def first_usable(clips: Sequence[Clip]) -> Clip:
 
 
 def list_sound_clips(
-    folder: Path | None, separator: str | None = None, prefer: Literal["audio", "video"] = "audio"
+    folder: Path | None,
+    rule: SoundRule,
+    separator: str | None = None,
+    prefer: Literal["audio", "video"] = "audio",
 ) -> Sequence[Clip]:
-    """Return the files of a folder that have, or may have, sound, see `list_sounds`. No folder is a UserError."""
+    """Return the files of a folder that have, or may have, sound, see `list_sounds`, to be read by a rule.
+
+    No folder is a UserError.
+    """
     if folder is None:
         raise UserError("--input_folder is missing")
     clips = list_sounds(folder, separator, prefer)
-    return [SoundClip(clip.id, clip.path, problem=clip.problem) for clip in clips]
+    return [SoundClip(clip.id, clip.path, rule, problem=clip.problem) for clip in clips]
 
 
 def list_subtitle_clips(

@@ -21,7 +21,7 @@ from viper.media.captions.tracks import read_track
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt", ".ass", ".ssa", ".sub", ".sbv", ".ttml", ".dfxp", ".lrc")
 # Of how words are read: another one makes features that were made by an earlier one again.
-READ_AS = 2
+WORDS_READ_AS = 2
 MAX_BYTES = 16 << 20  # a feature film's are a hundredth of it
 _VOBSUB = b"\x00\x00\x01\xba"
 
