@@ -170,6 +170,50 @@ class EncoderInfo:
         return digest_of([self.encoder, self.modality, self.width, self.source, given])
 
 
+@dataclass(frozen=True)
+class Look:
+    """What there is to say of a clip's file: what is wrong with it, its tokens, and those that are not masked."""
+
+    problem: str | None
+    n_tokens: int = 0
+    n_unmasked: int = 0
+
+
+@dataclass(frozen=True)
+class MaskedShares:
+    """How much of a store is masked: says nothing, as a frame without a face does.
+
+    Attributes
+    ----------
+    clips, tokens : how many there are.
+    masked_clips : those with no token that is not masked.
+    masked_tokens : those that are masked.
+    """
+
+    clips: int = 0
+    masked_clips: int = 0
+    tokens: int = 0
+    masked_tokens: int = 0
+
+    @classmethod
+    def of(cls, looks: Iterable[Look]) -> MaskedShares:
+        """Add up the files that are valid."""
+        valid = [look for look in looks if look.problem is None]
+        unmasked = sum(look.n_unmasked for look in valid)
+        tokens = sum(look.n_tokens for look in valid)
+        return cls(len(valid), sum(not look.n_unmasked for look in valid), tokens, tokens - unmasked)
+
+    @property
+    def is_most(self) -> bool:
+        """Whether more than half of the tokens are masked, or all tokens of more than half of the clips."""
+        return 2 * self.masked_tokens > self.tokens or 2 * self.masked_clips > self.clips
+
+    def __str__(self) -> str:
+        share = self.masked_tokens / self.tokens if self.tokens else 0.0
+        tokens = f"{self.masked_tokens} of {self.tokens} tokens are masked ({share:.1%})"
+        return f"{tokens}; {self.masked_clips} of {self.clips} clips have no other"
+
+
 class PrecisionError(UserError):
     """A store was begun by the same encoder in another precision."""
 
@@ -307,14 +351,19 @@ class FeatureStore:
 
         Only its header and length are checked, which finds all but wrong values; with `verify` all of it is read.
         """
+        return self.look(clip, verify).problem
+
+    def look(self, clip: str, verify: bool = False) -> Look:
+        """Return what there is to say of the clip's file without its values; `verify` as of `problem`."""
         try:
             if verify:
-                self._read(clip)
+                mask = self._read(clip).mask
             else:
-                self.source(clip)
+                with self._opened(clip) as file:
+                    mask = file.get_tensor("mask")
         except ClipError as error:
-            return str(error)
-        return None
+            return Look(str(error))
+        return Look(None, len(mask), int(np.count_nonzero(mask)))
 
     def is_current(self, clip: str, source: str) -> bool:
         """Return whether the clip's file exists, opens, belongs to this store, and was made from `source`."""

@@ -26,7 +26,7 @@ from viper.commands import status
 from viper.commands.status import NAMED_CLIPS, ModalityStatus, StatusOptions, look
 from viper.engine.failures import Failure, FailureLog
 from viper.engine.job import Shard
-from viper.store import EncoderInfo, Feature, FeatureStore
+from viper.store import EncoderInfo, Feature, FeatureStore, MaskedShares
 
 INFO = EncoderInfo("planted", "visual", 3, {"layer": 1}, source="faces")
 CLIPS = ["10", "9", "a.b", "表情"]
@@ -64,7 +64,7 @@ def seen(store: FeatureStore, verify: bool = False) -> ModalityStatus:
 def test_everything_there_is_complete(store: FeatureStore) -> None:
     for verify in (False, True):
         state = seen(store, verify)
-        assert state == ModalityStatus(store.folder, "planted", 4, 4)
+        assert state == ModalityStatus(store.folder, "planted", 4, 4, masked=MaskedShares(4, 0, 8, 0))
         assert state.complete
 
 
@@ -255,9 +255,9 @@ def test_the_table_names_a_few_clips_of_each_kind(
     options = {"csv_path": write_manifest(tmp_path, rows), "features": [f"visual={store.folder}"]}
     assert status.run(StatusOptions(**options)) == 3
     lines = capsys.readouterr().out.splitlines()
-    columns = ["modality", "expected", "present", "missing", "invalid", "failed", "extra", "precision"]
+    columns = ["modality", "expected", "present", "missing", "invalid", "failed", "extra", "masked", "precision"]
     assert lines[1].split() == columns
-    assert lines[2].split() == ["visual", "20", "1", "18", "1", "0", "2", "-"]
+    assert lines[2].split() == ["visual", "20", "1", "18", "1", "0", "2", "0%", "-"]
     assert "  missing  0, 1, 2, 3, 4 ... and 13 more" in lines
     assert any(line.startswith("  invalid  9: ") for line in lines)
     assert any(line.startswith("  extra    ") and r"\x1b[31m\udce9" in line for line in lines)

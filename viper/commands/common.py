@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 
 from viper.engine.failures import FAILURES_FILE
 from viper.engine.job import Summary
+from viper.engine.run import LOOKING_THREADS
 from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.logs import log
+from viper.store import FeatureStore, MaskedShares
 
 
 def finish(summary: Summary, output_folder: Path) -> int:
@@ -21,6 +24,16 @@ def finish(summary: Summary, output_folder: Path) -> int:
     if summary.failed:
         log.warning("%s: the clips that failed, and why, are in %s", summary.stage, output_folder / FAILURES_FILE)
     return summary.exit_code
+
+
+def report_masked(stage: str, store: FeatureStore, clips: Sequence[str]) -> None:
+    """Log how much of the clips' features says nothing, as a warning where it is most of them."""
+    with ThreadPoolExecutor(LOOKING_THREADS) as threads:
+        shares = MaskedShares.of(threads.map(store.look, clips))
+    if shares.is_most:
+        log.warning("%s: MOST OF %s SAYS NOTHING: %s", stage, store.folder, shares)
+    elif shares.masked_tokens:
+        log.info("%s: %s: %s", stage, store.folder, shares)
 
 
 def report_scores(scores: Scores, split: str) -> None:
