@@ -149,8 +149,9 @@ def _of_archive(path: Path) -> list[RowsClip]:
 
 def _of_folder(folder: Path, reading: Reading, is_key_given: bool) -> Sequence[ForeignClip]:
     if folder.is_dir():
-        others = {path.suffix.lower() for path in visible_entries(folder)} & NOT_READ.keys()
-        for suffix in sorted(others):
+        kinds = {path.suffix.lower() for path in visible_entries(folder)}
+        readme = () if kinds.isdisjoint(FEATURE_SUFFIXES) else (".txt", ".json")
+        for suffix in sorted(kinds & NOT_READ.keys() - {*readme}):
             log.warning("%s: %s files in it: %s", folder, suffix, NOT_READ[suffix])
     files = list_files(folder, FEATURE_SUFFIXES, "features")
     files = [file for file in files if file.path.name != FAILURES_FILE]

@@ -13,6 +13,7 @@ from viper.media.imports.csv_roles import (
     check_ids,
     check_times,
     chosen,
+    names_of,
     place_of,
     seconds,
     table_of,
