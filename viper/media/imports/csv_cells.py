@@ -270,12 +270,13 @@ def _parsed(names: tuple[str, ...], lines: np.ndarray, source: _Source, notes: l
     texts: dict[int, np.ndarray] = {}
     wrong: dict[int, tuple[int, str]] = {}
     with_comma: list[str] = []
-    has_points = False
+    broken: list[int] = []  # columns of numbers that are not whole
     for place, column in enumerate(table):
         if pd.api.types.is_numeric_dtype(table[column]):
             values[:, place] = table[column].to_numpy(np.float64, na_value=np.nan)
             finite = values[np.isfinite(values[:, place]), place]
-            has_points |= bool((finite != np.floor(finite)).any())
+            if (finite != np.floor(finite)).any():
+                broken.append(place)
             continue
         cells = np.array(source.text(place), object)
         values[:, place], is_wrong, commas = _converted(cells)
@@ -286,7 +287,7 @@ def _parsed(names: tuple[str, ...], lines: np.ndarray, source: _Source, notes: l
             if np.isfinite(values[:, place]).any() or all(map(_LIKE_A_NUMBER.fullmatch, cells[is_wrong])):
                 wrong[place] = (int(lines[first]), str(cells[first]))
     if with_comma:
-        if has_points:
+        if any("." in cell for place in broken for cell in source.text(place)):
             raise ClipError(f"has numbers with decimal points and with decimal commas ({with_comma[0]!r})")
         if source.separator == "," and all(map(_THOUSANDS.fullmatch, with_comma)):
             raise ClipError(f"{with_comma[0]!r} may be thousands or a decimal comma; write it with a point")

@@ -131,6 +131,8 @@ def when(
             key = cells.keys[time]
             if reading.time_unit != "auto":
                 unit = reading.time_unit
+            elif time in cells.texts:
+                unit = "s"  # they are written as 00:01:02.5
             elif not unit and _IN_MILLISECONDS.fullmatch(key):
                 unit = "ms"
             elif not unit and not _IN_SECONDS.fullmatch(key):

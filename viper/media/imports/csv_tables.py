@@ -29,6 +29,8 @@ from viper.media.imports.csv_roles import (
 from viper.media.imports.csv_tools import openface, opensmile, opensmile_python, pyfeat
 from viper.media.imports.table import Reading, Table
 
+EVEN = 0.02  # of a step, by which times that are rounded may be off
+
 
 def read_csv_table(path: Path, reading: Reading) -> Table:
     """Read a CSV of one clip's features; the header says whose it is. The file's name is the clip's id.
@@ -132,7 +134,7 @@ def _general(cells: Cells, clip: str | None, reading: Reading) -> Table:
             roles.add(place)
         if place in roles:
             place = None
-        if place is None:
+        if place is None and len(clip) > 3:  # in a clip called 1 any column may say so
             place = next((k for k in range(min(2, len(keys))) if k not in roles and names_clip(cells, k, clip)), None)
         if place is not None:
             check_ids(cells, place, clip)
@@ -168,13 +170,19 @@ def _is_libreface(keys: list[str]) -> bool:
 def _unnamed_time(
     cells: Cells, place: int, time: int | None, frame: int | None, reading: Reading
 ) -> tuple[int | None, list[str]]:
-    """Return the time's column; where none is called so, the one beside the id if it grows from row to row."""
+    """Return the time's column; where none is called so, the one beside the id if it grows in even steps.
+
+    Steps are even where each is a multiple of the least: rows may be left out.
+    """
     other = 1 - place
-    if time is not None or frame is not None or other not in (0, 1) or len(cells) < 2 or len(cells.names) < 3:
+    if time is not None or frame is not None or other not in (0, 1) or len(cells) < 3 or len(cells.names) < 3:
         return time, []
-    values = cells.values[:, other]
+    steps = np.diff(cells.values[:, other])
     is_chosen = bool(reading.columns) and cells.names[other].startswith(reading.columns)
-    if is_chosen or not (np.diff(values) > 0).all():
+    if is_chosen or not (steps > 0).all():
+        return None, []
+    shares = steps / steps.min()
+    if np.abs(shares - np.round(shares)).max() > EVEN:
         return None, []
     name = cells.names[other]
     return other, [f"column {name!r} beside the id grows, and is taken for the time (--columns says what features are)"]

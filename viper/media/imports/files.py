@@ -61,7 +61,7 @@ def read_table(path: Path, reading: Reading = NOTHING_SAID) -> Table:
 
 def _reason(error: Exception) -> str:
     said = first_line(error)  # numpy's advice is to let it run
-    return "it holds Python objects" if "allow_pickle" in said else said
+    return "it holds Python objects" if "allow_pickle" in said or "Python objects" in said else said
 
 
 def companions(path: Path) -> dict[str, Path]:
