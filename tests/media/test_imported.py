@@ -231,3 +231,25 @@ def test_nothing_that_can_be_read_is_exit_code_2_and_no_store(tmp_path: Path, ru
     assert outcome.code == 2
     assert "none of the features' files can be read" in outcome.said
     assert not (tmp_path / "out").exists()
+
+
+def test_columns_without_numbers_are_filled_and_most_masked_is_said_loudly(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        values = np.arange(20.0).reshape(2, 10)
+        values[:, 3] = np.nan if number else 3
+        np.save(tmp_path / "in" / f"{number}.npy", values)
+    options = ["--from_files", tmp_path / "in", "--output_folder"]
+    outcome = run("extract_visual_features", *options, tmp_path / "filled")
+    assert "6 cells in 1 of 10 columns are no numbers (column 4 in 3 clips); they are filled" in outcome.said
+    assert "MOST" not in outcome.said
+    np.testing.assert_array_equal(
+        FeatureStore.open(tmp_path / "filled").read("1").tokens[1], [*range(10, 13), 0, *range(14, 20)]
+    )
+    outcome = run("extract_visual_features", *options, tmp_path / "masked", "--nan", "mask")
+    assert "SAYS NOTHING: 6 of 8 tokens are masked (75.0%); 3 of 4 clips have no other" in outcome.said
+    (tmp_path / "m.csv").write_text("File_ID,Split\n0,Train\n1,Train\n2,Train\n3,Train\n")
+    outcome = run(
+        "status", "--csv_path", tmp_path / "m.csv", "--features", f"visual={tmp_path / 'masked'}", n_workers=None
+    )
+    assert outcome.code == 0

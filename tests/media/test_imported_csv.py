@@ -139,6 +139,18 @@ def test_openface_headers(tmp_path: Path, header: str) -> None:
     assert (table.channels, table.mask.tolist(), times_of(table)) == (("AU01_r",), [True, False], [0, 0.04])
 
 
+def test_openface_of_a_folder_of_pictures_has_no_times_but_frame_numbers(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "in").mkdir()
+    text = OPENFACE.replace("0.033", "0.000").replace("0.067", "0.000").replace("\n3,", "\n5,")
+    (tmp_path / "in" / "10001.csv").write_text(text)
+    options = ["--from_csv", tmp_path / "in", "--output_folder", tmp_path / "out", "--step_seconds", "0.04"]
+    outcome = run("extract_FAU_features", *options)
+    assert "all its times are 0" in outcome.said
+    feature = FeatureStore.open(tmp_path / "out").read("10001")
+    np.testing.assert_allclose(feature.time, [0, 0.04, 0.16], atol=1e-6)
+    assert feature.mask.tolist() == [True, True, False]
+
+
 def test_times_of_openface_that_do_not_go_on_are_named(tmp_path: Path) -> None:
     with pytest.raises(ClipError, match="the time in line 4 is not after the one before it"):
         read(tmp_path, OPENFACE.replace("0.067", "0.033"))

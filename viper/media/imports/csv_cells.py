@@ -200,7 +200,7 @@ def _header(lines: list[tuple[int, str]]) -> tuple[list[str] | None, list[tuple[
     told, separator = None, ""
     while lines and lines[0][1].lstrip().startswith(_COMMENT):
         told = lines.pop(0)[1].lstrip()
-    if lines and (match := re.fullmatch(r"\"?sep=(.)\"?", lines[0][1].strip(), re.IGNORECASE)):
+    if lines and (match := re.fullmatch(r"\"?sep=(.)\"?", lines[0][1].strip(" "), re.IGNORECASE)):
         separator = match[1]  # Excel's own word
         lines.pop(0)
     if not lines:
@@ -292,7 +292,8 @@ def _parsed(names: tuple[str, ...], lines: np.ndarray, source: _Source, notes: l
         if source.separator == "," and all(map(_THOUSANDS.fullmatch, with_comma)):
             raise ClipError(f"{with_comma[0]!r} may be thousands or a decimal comma; write it with a point")
         notes.append("its decimal commas are read as points")
-    return Cells(names, lines, values, texts, wrong, tuple(notes), source)
+    shown = tuple(name[1:-1] if re.fullmatch("'.*'", name) else name for name in names)
+    return Cells(shown, lines, values, texts, wrong, tuple(notes), source)
 
 
 def _converted(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -16,10 +17,14 @@ from viper.media.imports.table import Reading, Table, float32
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 
 MILLISECOND_STEP = 10.0  # a step of so many units or more is one of milliseconds
-_UNITS = r"s|secs?|seconds|ms|msecs?|milliseconds"
-_TIME = re.compile(rf"(frame_?)?(times?|time_?stamps?)(_in)?(_({_UNITS}))?|secs?|seconds|ms|milliseconds")
-_IN_MILLISECONDS = re.compile(r"(.*_)?(ms|msecs?|milliseconds)")
-_IN_SECONDS = re.compile(r"(.*_)?(s|secs?|seconds)")
+_UNITS = r"s|secs?|seconds?|ms|msecs?|milliseconds?|us|usecs?|microseconds?|ns|nanoseconds?"
+_TIME = re.compile(rf"(frame_?)?(times?|time_?stamps?)(_in)?(_({_UNITS}))?|secs?|seconds?|ms|milliseconds?")
+_SHORT_TIME = ("t", "ts", "pts")  # among the first two columns
+_UNIT_OF_NAME = re.compile(rf"(.*_)?({_UNITS})")
+_PER_SECOND = {"s": 1.0, "m": 1e3, "u": 1e6, "n": 1e9}  # by a unit's first letter; microseconds is looked at first
+_STARTS = ("start", "start_time", "starttime", "start_s", "onset", "begin", "begin_time")
+_ENDS = ("end", "end_time", "endtime", "end_s", "offset", "stop", "stop_time")
+LATEST = 1e6  # seconds; what begins later is a date, which float32 could not hold
 FRAMES = (
     "frame", "frames", "frame_id", "frame_idx", "frame_index", "frameindex", "frame_no", "frame_num", "frame_number",
     "framenumber", "frameid",
@@ -51,7 +56,32 @@ def plain_cell(cell: str) -> str:
 
 
 def is_time(key: str) -> bool:
+    """Return whether a column of that name has times."""
     return _TIME.fullmatch(key) is not None
+
+
+def time_place(cells: Cells, reading: Reading, notes: list[str]) -> int | None:
+    """Return the column of times, by its name, with a note where that is a guess."""
+    keys = cells.keys
+    if (place := next((place for place, key in enumerate(keys) if is_time(key)), None)) is not None:
+        return place
+    for place, key in enumerate(keys[:2]):
+        is_chosen = bool(reading.columns) and cells.names[place].startswith(reading.columns)
+        if place not in cells.texts and not is_chosen and (key in _SHORT_TIME or "time" in key):
+            notes.append(f"column {cells.names[place]!r} is taken for the time (--columns says what features are)")
+            return place
+    return None
+
+
+def in_the_middle(cells: Cells, notes: list[str]) -> tuple[Cells, int | None, set[int]]:
+    """Return cells with the middle of each row in its column of starts; its place; and those of starts and ends."""
+    start, end = place_of(cells, *_STARTS), place_of(cells, *_ENDS)
+    if start is None or end is None or {start, end} & cells.texts.keys():
+        return cells, None, set()
+    notes.append(f"a row stands in the middle of {cells.names[start]!r} and {cells.names[end]!r}")
+    values = cells.values.copy()
+    values[:, start] = (values[:, start] + values[:, end]) / 2
+    return replace(cells, values=values), start, {start, end}
 
 
 def place_of(cells: Cells, *names: str) -> int | None:
@@ -70,6 +100,20 @@ def names_clip(cells: Cells, place: int, clip: str | None) -> bool:
         except UserError:
             return False
     return True
+
+
+def looks_like_id(cells: Cells, place: int, clip: str, is_beside_time: bool) -> bool:
+    """Return whether a column has the clip's name, or another one, in all rows.
+
+    Numbers are names if they are long, as in a clip called 1 any column may say so; and those of other clips only
+    beside the time, where the challenges' organisers put them.
+    """
+    if place in cells.texts:
+        return len(set(cells.text(place))) == 1
+    if not is_beside_time or names_clip(cells, place, clip):
+        return len(clip) > 3 and names_clip(cells, place, clip)
+    value = cells.values[0, place]
+    return bool(np.isfinite(value) and value >= 1000 and value % 1 == 0 and (cells.values[:, place] == value).all())
 
 
 def check_ids(cells: Cells, place: int, clip: str) -> None:
@@ -133,14 +177,18 @@ def when(
                 unit = reading.time_unit
             elif time in cells.texts:
                 unit = "s"  # they are written as 00:01:02.5
-            elif not unit and _IN_MILLISECONDS.fullmatch(key):
-                unit = "ms"
-            elif not unit and not _IN_SECONDS.fullmatch(key):
+            elif not unit and (named := _UNIT_OF_NAME.fullmatch(key)):
+                unit = "us" if named[2].startswith("micro") else named[2]
+            elif not unit:
                 step = np.median(np.diff(times)) if len(times) > 1 else times[0] if len(times) else 0
                 if step >= MILLISECOND_STEP:
                     unit = "ms"
                     notes.append("its times, of steps of 10 and more, are taken for milliseconds (--time_unit)")
-            return times / 1000 if unit == "ms" else times, None, notes
+            times = times / _PER_SECOND[unit[:1] or "s"]
+            if len(times) and abs(times[0]) > LATEST:
+                notes.append("its times are of a calendar, and are counted from the first row")
+                times = times - times[0]
+            return times, None, notes
         notes.append("all its times are 0, so they are not used")
     elif len(cells) < 2:
         return np.zeros(len(cells)), None, notes  # one row is of the whole clip

@@ -19,11 +19,14 @@ from viper.media.imports.csv_roles import (
     check_ids,
     chosen,
     id_of_cell,
+    in_the_middle,
     is_time,
+    looks_like_id,
     names_clip,
     place_of,
     plain_cell,
     table_of,
+    time_place,
     when,
 )
 from viper.media.imports.csv_tools import openface, opensmile, opensmile_python, pyfeat
@@ -114,16 +117,15 @@ def _general(cells: Cells, clip: str | None, reading: Reading) -> Table:
     if not len(cells):
         raise ClipError("has no row of features")
     notes: list[str] = []
-    time = next((place for place, key in enumerate(keys) if is_time(key)), None)
-    if time is None:
-        time = next((place for place, key in enumerate(keys[:2]) if "time" in key and place not in cells.texts), None)
+    cells, time, spans = in_the_middle(cells, notes)
+    time = time_place(cells, reading, notes) if time is None else time
     frame = place_of(cells, *FRAMES)
-    roles = {time, frame, *(place for place, key in enumerate(keys) if key in SEGMENTS)} - {None}
+    roles = {time, frame, *spans, *(place for place, key in enumerate(keys) if key in SEGMENTS)} - {None}
     counted = 0 if keys[0] in ROWS and 0 not in roles and any(cells.names) else None
     if counted is not None and 0 not in cells.texts:
         does_count = clip is None or (np.diff(cells.values[:, 0]) == 1).all()
         if not does_count and not names_clip(cells, 0, clip):
-            raise ClipError("its first column has no name and does not count the rows; name it")
+            raise ClipError(f"its first column, called {cells.names[0]!r}, does not count the rows; rename it")
         if not names_clip(cells, 0, clip):
             roles.add(0)
             notes.append("the first column, which counts the rows, is left out")
@@ -134,8 +136,9 @@ def _general(cells: Cells, clip: str | None, reading: Reading) -> Table:
             roles.add(place)
         if place in roles:
             place = None
-        if place is None and len(clip) > 3:  # in a clip called 1 any column may say so
-            place = next((k for k in range(min(2, len(keys))) if k not in roles and names_clip(cells, k, clip)), None)
+        if place is None:
+            first = (k for k in range(min(2, len(keys))) if k not in roles)
+            place = next((k for k in first if looks_like_id(cells, k, clip, time in (0, 1))), None)
         if place is not None:
             check_ids(cells, place, clip)
             roles.add(place)
