@@ -246,6 +246,21 @@ def test_json_has_every_clip_and_nothing_else_is_on_stdout(
     assert told["modalities"]["visual"]["extra"] == ["caf\udce9"]
 
 
+def test_a_store_that_is_mostly_masked_says_so(
+    tmp_path: Path, store: FeatureStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for clip in CLIPS[1:]:
+        store.write(clip, Feature.absent(3, 2))
+    options = StatusOptions(csv_path=write_manifest(tmp_path), features=[f"visual={store.folder}"])
+    assert status.run(options) == 0
+    said = capsys.readouterr().out
+    assert "75%" in said
+    assert "most of it: 6 of 8 tokens are masked (75.0%); 3 of 4 clips have no other" in said
+    assert status.run(dataclasses.replace(options, json=True)) == 0
+    masked = json.loads(capsys.readouterr().out)["modalities"]["visual"]["masked"]
+    assert masked == {"clips": 4, "masked_clips": 3, "tokens": 8, "masked_tokens": 6}
+
+
 def test_the_table_names_a_few_clips_of_each_kind(
     tmp_path: Path, store: FeatureStore, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,7 +65,7 @@ class MmsaSplit:
         """Return n arrays (T, D) of features, without the padding. UserError where the key holds no features."""
         if key == TOKENISER:
             raise UserError(f"{self._where(key)} holds a tokeniser's numbers, which are no features")
-        values = list(self._column(key))
+        values = list(self._column(key, " (--key)"))
         arrays = [np.atleast_2d(np.asarray(value)) if isinstance(value, np.ndarray) else value for value in values]
         if not all(isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "fiub" for rows in arrays):
             raise UserError(f"{self._where(key)} is not one array of features a clip")
@@ -86,10 +86,10 @@ class MmsaSplit:
             return None
         return told[:, 1] == 1 if told.shape == (len(self.ids), 3, n_tokens.pop()) else None
 
-    def _column(self, key: str) -> Any:
+    def _column(self, key: str, option: str = "") -> Any:
         if key not in self.content:
             there = ", ".join(one_line(str(name)) for name in list(self.content)[:30])
-            raise UserError(f"{self._where(key)} is not there; there are {there}")
+            raise UserError(f"{self._where(key)} is not there; there are {there}{option}")
         values = self.content[key]
         sized = type(values) in (list, tuple) or (isinstance(values, np.ndarray) and values.ndim > 0)
         if not sized or len(values) != len(self.ids):
