@@ -23,10 +23,11 @@ from safetensors.numpy import load_file, save_file
 
 from viper import cli
 from viper.commands import status
+from viper.commands.common import MaskedShares
 from viper.commands.status import NAMED_CLIPS, ModalityStatus, StatusOptions, look
 from viper.engine.failures import Failure, FailureLog
 from viper.engine.job import Shard
-from viper.store import EncoderInfo, Feature, FeatureStore, MaskedShares
+from viper.store import EncoderInfo, Feature, FeatureStore
 
 INFO = EncoderInfo("planted", "visual", 3, {"layer": 1}, source="faces")
 CLIPS = ["10", "9", "a.b", "表情"]

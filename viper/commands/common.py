@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from viper.engine.job import Summary
 from viper.engine.run import LOOKING_THREADS
 from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.logs import log
-from viper.store import FeatureStore, MaskedShares
+from viper.store import FeatureStore, Look
 
 
 def finish(summary: Summary, output_folder: Path) -> int:
@@ -24,6 +25,41 @@ def finish(summary: Summary, output_folder: Path) -> int:
     if summary.failed:
         log.warning("%s: the clips that failed, and why, are in %s", summary.stage, output_folder / FAILURES_FILE)
     return summary.exit_code
+
+
+@dataclass(frozen=True)
+class MaskedShares:
+    """How much of a store is masked: says nothing, as a frame without a face does.
+
+    Attributes
+    ----------
+    clips, tokens : how many there are.
+    masked_clips : those with no token that is not masked.
+    masked_tokens : those that are masked.
+    """
+
+    clips: int = 0
+    masked_clips: int = 0
+    tokens: int = 0
+    masked_tokens: int = 0
+
+    @classmethod
+    def of(cls, looks: Iterable[Look]) -> MaskedShares:
+        """Add up the files that are valid."""
+        valid = [look for look in looks if look.problem is None]
+        unmasked = sum(look.n_unmasked for look in valid)
+        tokens = sum(look.n_tokens for look in valid)
+        return cls(len(valid), sum(not look.n_unmasked for look in valid), tokens, tokens - unmasked)
+
+    @property
+    def is_most(self) -> bool:
+        """Whether more than half of the tokens are masked, or all tokens of more than half of the clips."""
+        return 2 * self.masked_tokens > self.tokens or 2 * self.masked_clips > self.clips
+
+    def __str__(self) -> str:
+        share = self.masked_tokens / self.tokens if self.tokens else 0.0
+        tokens = f"{self.masked_tokens} of {self.tokens} tokens are masked ({share:.1%})"
+        return f"{tokens}; {self.masked_clips} of {self.clips} clips have no other"
 
 
 def report_masked(stage: str, store: FeatureStore, clips: Sequence[str]) -> None:

@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from viper.commands.common import MaskedShares
 from viper.commands.feature_options import FeatureOptions
 from viper.engine.failures import read_failures
 from viper.engine.run import LOOKING_THREADS
 from viper.errors import UserError, one_line
 from viper.logs import progress_bar, say
 from viper.manifest import Manifest, canonical_split
-from viper.store import FeatureStore, Look, MaskedShares
+from viper.store import FeatureStore, Look
 from viper.task import Task, load_task
 
 NAMED_CLIPS = 5  # of each kind, in the table
