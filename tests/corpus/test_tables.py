@@ -450,6 +450,18 @@ MANY = {
         failed={"y": "the time in line 5 is not after the one before"},
         source="all.csv",
     ),
+    "a-name-that-is-no-id": Case(
+        {"all.csv": "id,time,a\nx,0,1\n,0,9\n..,0,9\nx,1,2\n"},
+        {"x": [[1], [2]]},
+        source="all.csv",
+        said=("all.csv, line 3: its rows are left out: the id is empty", "all.csv, line 4"),
+    ),
+    "two-names-of-one-clip": Case(
+        {"all.csv": "id,b\nx/1.mp4,2\ny/1.mp4,3\n2.mp4,4\n"},
+        {"2": [[4]]},
+        source="all.csv",
+        failed={"1": "'x/1.mp4' and 'y/1.mp4' would both be clip '1'"},
+    ),
     "scattered-rows": Case(
         {"all.csv": "id,time,a\nx,0,1\ny,0,5\nx,1,2\ny,1,6\n"}, {"x": [[1], [2]], "y": [[5], [6]]}, source="all.csv"
     ),
@@ -489,12 +501,12 @@ def half() -> np.ndarray:
 
 
 def zeros(*shape: int, at: int) -> np.ndarray:
-    array = np.ones(shape)
+    array = np.full(shape, 1.5)
     array[at] = 0
     return array
 
 
-WIDE = [1.0] * 8
+WIDE = [1.5] * 8
 ARRAYS = {
     "integers": npy(VALUES.astype(np.int64)),
     "bytes": npy(VALUES.astype(np.uint8)),
@@ -515,12 +527,13 @@ ARRAYS = {
     "zeros-of-many-channels": Case(
         {"c.npy": zeros(3, 8, at=1)}, {"c": [WIDE, MASKED, WIDE]}, said=("1 tokens of zeros only", "--zero_rows")
     ),
+    "zeros-among-counts": Case({"c.npy": zeros(3, 8, at=1) * 2}, {"c": [[3.0] * 8, [0.0] * 8, [3.0] * 8]}),
     "zeros-kept": Case({"c.npy": zeros(3, 8, at=1)}, {"c": [WIDE, [0.0] * 8, WIDE]}, options=("--zero_rows", "keep")),
-    "zeros-of-few-channels": Case({"c.npy": zeros(3, 3, at=1)}, {"c": [[1] * 3, [0] * 3, [1] * 3]}),
+    "zeros-of-few-channels": Case({"c.npy": zeros(3, 3, at=1)}, {"c": [[1.5] * 3, [0] * 3, [1.5] * 3]}),
     "zeros-masked": Case(
-        {"c.npy": zeros(3, 3, at=1)}, {"c": [[1] * 3, MASKED, [1] * 3]}, options=("--zero_rows", "mask")
+        {"c.npy": zeros(3, 3, at=1)}, {"c": [[1.5] * 3, MASKED, [1.5] * 3]}, options=("--zero_rows", "mask")
     ),
-    "zeros-of-a-whole-clip": Case({"a.npy": np.ones(8), "c.npy": np.zeros(8)}, {"a": [WIDE], "c": [MASKED]}),
+    "zeros-of-a-whole-clip": Case({"a.npy": np.full(8, 1.5), "c.npy": np.zeros(8)}, {"a": [WIDE], "c": [MASKED]}),
     "zeros-with-a-mask-beside": Case(
         {"c.npy": zeros(3, 8, at=1), "mask/c.npy": np.array([True, True, False])}, {"c": [WIDE, [0.0] * 8, MASKED]}
     ),
@@ -540,7 +553,9 @@ ARRAYS = {
         failed={"c": "4 channels, while the first file has 3 (are its axes turned?)"},
     ),
     "mertools": Case(
-        {"c.npy": np.ones(8, np.float32), "d.npy": np.ones(8, np.float32)}, {"c": [WIDE], "d": [WIDE]}, command="audio"
+        {"c.npy": np.full(8, 1.5, np.float32), "d.npy": np.full(8, 1.5, np.float32)},
+        {"c": [WIDE], "d": [WIDE]},
+        command="audio",
     ),
     "video-features": Case(
         {"v_a_resnet.npy": VALUES, "v_a_fps.npy": np.array(25.0), "v_a_timestamps_ms.npy": np.array([40.0, 80.0])},
@@ -661,7 +676,6 @@ MISTAKES: dict[str, tuple[dict[str, Content], str, tuple[str, ...], str]] = {
     ),
     "no-ids-in-a-table": ({"all.csv": "a,b\n1,2\n"}, "all.csv", (), "no column names the clips"),
     "no-such-id-column": ({"all.csv": "id,b\n1,2\n"}, "all.csv", ("--id_column", "x"), "has no column 'x'"),
-    "two-names-of-one-clip": ({"all.csv": "id,b\nx/1.mp4,2\ny/1.mp4,3\n"}, "all.csv", (), "would both be clip '1'"),
     "no-ids-in-a-pickle": ({"d.pkl": {"train": {"vision": np.ones((1, 2, 2))}}}, "d.pkl", (), "holds no ids"),
     "times-and-a-step": ({"c.csv": "time,a\n0,1\n1,2\n"}, "", ("--step_seconds", "1"), "have times of their own"),
 }

@@ -86,7 +86,7 @@ class ExtractOptions(EngineOptions, ABC):
     every token with one is masked."""
     zero_rows: ZeroRule = "auto"
     """With features made elsewhere: whether tokens of nothing but zeros are masked. auto: those of MMSA's pickles, and
-    of files that do not say which tokens count, if a token has 8 values or more."""
+    of files that do not say which tokens count, if a token has 8 values or more and not all values are whole."""
 
     @abstractmethod
     def clips(self) -> Sequence[Clip]:

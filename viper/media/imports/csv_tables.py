@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from viper.errors import ClipError, UserError, one_line
+from viper.logs import log
 from viper.manifest import clip_id
 from viper.media.imports.csv_cells import Cells, read_cells
 from viper.media.imports.csv_roles import (
@@ -48,29 +49,38 @@ def read_csv_table(path: Path, reading: Reading) -> Table:
 def read_csv_clips(path: Path, reading: Reading) -> dict[str, Table | ClipError]:
     """Read a CSV of many clips' features: a column names the clips. Return id -> its rows, or why they are no table.
 
-    Raises ClipError where no column names the clips, or a name can be no id.
+    Rows whose name can be no id are left out, with a warning; two names of one id are an error of that clip. Raises
+    ClipError where no column names the clips.
     """
     cells = read_cells(path)
     place = _id_place(cells, reading)
     if place is None:
-        raise ClipError("no column names the clips of its rows; name it with --id_column")
+        raise ClipError(
+            "no column names the clips of its rows; name it with --id_column, or the folder if the file is of one clip"
+        )
     rows: dict[str, list[int]] = {}
     spelled: dict[str, str] = {}
     ids: dict[str, str] = {}
+    found: dict[str, Table | ClipError] = {}
     for row, cell in enumerate(cells.text(place)):
         if cell not in ids:
             try:
                 ids[cell] = id_of_cell(cell)
             except UserError as error:
-                raise ClipError(f"line {cells.lines[row]}: {error}") from None
+                log.warning("%s, line %d: its rows are left out: %s", path.name, cells.lines[row], error)
+                ids[cell] = ""
+                continue
             first = spelled.setdefault(ids[cell], cell)
             if plain_cell(first) != plain_cell(cell):
-                raise ClipError(f"{one_line(first)!r} and {one_line(cell)!r} would both be clip {ids[cell]!r}")
-        rows.setdefault(ids[cell], []).append(row)
+                said = f"{one_line(first)!r} and {one_line(cell)!r} would both be clip {ids[cell]!r}"
+                found[ids[cell]] = ClipError(said)
+        if ids[cell]:
+            rows.setdefault(ids[cell], []).append(row)
     others = cells.without(place)
     note = f"the clips are named by column {cells.names[place]!r} (--id_column)"
-    found: dict[str, Table | ClipError] = {}
     for clip, numbers in rows.items():
+        if clip in found:
+            continue
         try:
             found[clip] = lay_out(others.take(np.array(numbers)), None, reading).noted((note, *cells.notes))
         except ClipError as error:

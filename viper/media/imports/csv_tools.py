@@ -38,7 +38,7 @@ def openface(cells: Cells, reading: Reading) -> Table:
     else:
         channels = [place for place, key in enumerate(keys) if re.fullmatch(r"au\d+_[rc]", key)]
     if not channels:
-        raise ClipError("an OpenFace table without AU columns")
+        raise ClipError("an OpenFace table without AU columns (--columns takes others)")
     notes: list[str] = []
     success = place_of(cells, "success")
     if not len(cells) and success is None:

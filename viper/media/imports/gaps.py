@@ -42,12 +42,15 @@ def without_gaps(table: Table, nan: NanRule = "mean", zero_rows: ZeroRule = "aut
         are the mean of the channel's other values in the same clip (never of other clips, some of which are held out),
         and 0 where the clip has none. For zero and mean a token is masked if less than half of its values are there.
     zero_rows : whether a token of nothing but zeros is masked. auto: where the file's tool is known to write zeros for
-        nothing found, or where nothing is known of it and a token has at least 8 channels.
+        nothing found, or where nothing is known of it, a token has at least 8 channels, and not all values of the
+        clip's other tokens are whole, as counts and presences are.
     """
     tokens, mask = table.tokens.copy(), table.mask.copy()
     width = tokens.shape[1]
-    is_masked = zero_rows == "mask" or (zero_rows == "auto" and (width >= WIDE if table.zeros is None else table.zeros))
     there = np.isfinite(tokens)
+    is_masked = zero_rows == "mask" or (
+        zero_rows == "auto" and (_is_measured(tokens) if table.zeros is None else table.zeros)
+    )
     # Beside zeros, what is not there says nothing: a ratio of two zeros.
     of_zeros = mask & there.any(axis=1) & ~np.where(there, tokens, 0).any(axis=1) & is_masked
     mask &= ~of_zeros
@@ -67,3 +70,9 @@ def without_gaps(table: Table, nan: NanRule = "mean", zero_rows: ZeroRule = "aut
     tokens[~mask] = 0
     found = Gaps(gaps.sum(axis=0), np.broadcast_to(empty, (width,)).copy(), int(without.sum()), int(of_zeros.sum()))
     return replace(table, tokens=tokens, mask=mask), found
+
+
+def _is_measured(tokens: np.ndarray) -> bool:
+    """Return whether rows of zeros only would be odd among these, or there are no others."""
+    others = tokens[np.isfinite(tokens) & (tokens != 0)]
+    return tokens.shape[1] >= WIDE and not (others.size and (others == np.round(others)).all())
