@@ -215,7 +215,7 @@ def _header(lines: list[tuple[int, str]]) -> tuple[list[str] | None, list[tuple[
             return names, lines, separator
     counted = [cell for cell in first if cell]
     is_counted = counted == [str(k) for k in range(len(counted))] and len(counted) > 1  # as pandas names columns
-    if all(map(_is_number, first)) and not is_counted:
+    if all(map(_is_number, first)) and not is_counted and any(re.search(r"\d", cell) for cell in first):
         return None, lines, separator
     return first, lines[1:], separator
 
