@@ -32,6 +32,7 @@ from viper.evaluation.submission import read_submission
 from viper.files import natural_key
 from viper.manifest import SPLITS, Manifest, clip_id
 from viper.media.imports.files import read_table
+from viper.media.imports.gaps import without_gaps
 from viper.media.subtitles import Cue, read_cues
 from viper.store import EncoderInfo, Feature, FeatureStore
 from viper.task import Task
@@ -446,7 +447,11 @@ def check_table(path: Path, content: bytes) -> None:
     n, width = table.tokens.shape
     assert width >= 1
     assert (table.tokens.dtype, table.mask.dtype, table.mask.shape) == (np.float32, bool, (n,))
-    assert np.isfinite(table.tokens[table.mask]).all()
+    for nan in ("mean", "zero", "mask"):
+        whole, _ = without_gaps(table, nan)
+        assert (whole.tokens.shape, whole.mask.shape) == ((n, width), (n,))
+        assert np.isfinite(whole.tokens).all()
+        assert not whole.tokens[~whole.mask].any()
     assert table.times is None or table.times.shape == (n,)
     assert table.channels == () or len(table.channels) == width
 

@@ -30,6 +30,7 @@ from viper.errors import ClipError, UserError
 from viper.evaluation.submission import read_submission, write_submission
 from viper.manifest import Manifest, clip_id
 from viper.media.imports.files import read_table
+from viper.media.imports.gaps import without_gaps
 from viper.media.listing import list_subtitles, list_videos
 from viper.media.pictures import list_frame_clips
 from viper.media.subtitles import MAX_BYTES, read_cues
@@ -183,19 +184,19 @@ HEADER = "id,time,a,b\n"
         (HEADER + "c,0,1,2\nc,1,1,2,3\n", "cannot be read as CSV"),
         (HEADER + "c,,1,2\n", "a time that is no number, in line 2"),
         (HEADER + "c,0,1,2\nc,inf,1,2\n", "a time that is no number, in line 3"),
-        (HEADER + "c,soon,1,2\n", "a cell that is no number"),
+        (HEADER + "c,soon,1,2\n", "a time that is no number, in line 2"),
         (HEADER + "c,0,1,2+3j\n", "a cell that is no number"),
         (HEADER + "c,0,1," + "9" * 5000 + "\n", None),
         (HEADER + 'c,0,1,"2\n', "cannot be read as CSV"),
         ("id,time,a,a \nc,0,1,2\n", "two columns are called 'a'"),
         ("frame,success,AU01_r,face_id\n1,1,0.5,0\n1,yes,0.5,1\n", "a cell that is no number"),
-        ("timestamp,success,AU01_r\nsoon,1,0.5\n", "a cell that is no number"),
+        ("timestamp,success,AU01_r\nsoon,1,0.5\n", "a time that is no number, in line 2"),
     ],
 )
 def test_a_table_of_features_that_does_not_add_up(tmp_path: Path, text: str, said: str | None) -> None:
     (tmp_path / "c.csv").write_text(text)
     if said is None:
-        assert read_table(tmp_path / "c.csv").mask.tolist() == [False]
+        assert without_gaps(read_table(tmp_path / "c.csv"), "mask")[0].mask.tolist() == [False]
     else:
         with pytest.raises(ClipError, match=said) as error:
             read_table(tmp_path / "c.csv")
@@ -207,9 +208,13 @@ def test_a_table_of_features_that_does_not_add_up(tmp_path: Path, text: str, sai
 def test_cells_that_are_no_finite_number_mask_their_row(tmp_path: Path) -> None:
     rows = ["c,0,1,2", "c,0.1,nan,2", "c,0.2,1e400,2", "c,0.3,1,-inf", "c,0.4,1", "c,0.5,1e39,2", "c,0.6,3,4"]
     (tmp_path / "c.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    assert read_table(tmp_path / "c.csv").mask.tolist() == [True, False, False, False, False, False, True]
+    table, _ = without_gaps(read_table(tmp_path / "c.csv"), "mask")
+    assert table.mask.tolist() == [True, False, False, False, False, False, True]
+    table, _ = without_gaps(read_table(tmp_path / "c.csv"))
+    # The mean of a is (1 + 1 + 1 + 3) / 4, that of b (2 + 2 + 2 + 2 + 4) / 5.
+    np.testing.assert_allclose(table.tokens[1:6], [[1.5, 2], [1.5, 2], [1, 2.4], [1, 2.4], [1.5, 2]], rtol=1e-6)
     np.save(tmp_path / "c.npy", np.array([[1.0, 1e300], [1.0, 2.0]]))
-    assert read_table(tmp_path / "c.npy").mask.tolist() == [False, True]
+    assert without_gaps(read_table(tmp_path / "c.npy"), "mask")[0].mask.tolist() == [False, True]
 
 
 def test_a_comma_at_the_end_of_each_line_is_no_column(tmp_path: Path) -> None:

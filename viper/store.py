@@ -170,6 +170,15 @@ class EncoderInfo:
         return digest_of([self.encoder, self.modality, self.width, self.source, given])
 
 
+@dataclass(frozen=True)
+class Look:
+    """What there is to say of a clip's file: what is wrong with it, its tokens, and those that are not masked."""
+
+    problem: str | None
+    n_tokens: int = 0
+    n_unmasked: int = 0
+
+
 class PrecisionError(UserError):
     """A store was begun by the same encoder in another precision."""
 
@@ -307,14 +316,19 @@ class FeatureStore:
 
         Only its header and length are checked, which finds all but wrong values; with `verify` all of it is read.
         """
+        return self.look(clip, verify).problem
+
+    def look(self, clip: str, verify: bool = False) -> Look:
+        """Return what there is to say of the clip's file without its values; `verify` as of `problem`."""
         try:
             if verify:
-                self._read(clip)
+                mask = self._read(clip).mask
             else:
-                self.source(clip)
+                with self._opened(clip) as file:
+                    mask = file.get_tensor("mask")
         except ClipError as error:
-            return str(error)
-        return None
+            return Look(str(error))
+        return Look(None, len(mask), int(np.count_nonzero(mask)))
 
     def is_current(self, clip: str, source: str) -> bool:
         """Return whether the clip's file exists, opens, belongs to this store, and was made from `source`."""

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from viper import cli
 from viper.commands import status
+from viper.commands.common import MaskedShares
 from viper.commands.status import NAMED_CLIPS, ModalityStatus, StatusOptions, look
 from viper.engine.failures import Failure, FailureLog
 from viper.engine.job import Shard
@@ -63,7 +64,7 @@ def seen(store: FeatureStore, verify: bool = False) -> ModalityStatus:
 def test_everything_there_is_complete(store: FeatureStore) -> None:
     for verify in (False, True):
         state = seen(store, verify)
-        assert state == ModalityStatus(store.folder, "planted", 4, 4)
+        assert state == ModalityStatus(store.folder, "planted", 4, 4, masked=MaskedShares(4, 0, 8, 0))
         assert state.complete
 
 
@@ -245,6 +246,21 @@ def test_json_has_every_clip_and_nothing_else_is_on_stdout(
     assert told["modalities"]["visual"]["extra"] == ["caf\udce9"]
 
 
+def test_a_store_that_is_mostly_masked_says_so(
+    tmp_path: Path, store: FeatureStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for clip in CLIPS[1:]:
+        store.write(clip, Feature.absent(3, 2))
+    options = StatusOptions(csv_path=write_manifest(tmp_path), features=[f"visual={store.folder}"])
+    assert status.run(options) == 0
+    said = capsys.readouterr().out
+    assert "75%" in said
+    assert "most of it: 6 of 8 tokens are masked (75.0%); 3 of 4 clips have no other" in said
+    assert status.run(dataclasses.replace(options, json=True)) == 0
+    masked = json.loads(capsys.readouterr().out)["modalities"]["visual"]["masked"]
+    assert masked == {"clips": 4, "masked_clips": 3, "tokens": 8, "masked_tokens": 6}
+
+
 def test_the_table_names_a_few_clips_of_each_kind(
     tmp_path: Path, store: FeatureStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,9 +270,9 @@ def test_the_table_names_a_few_clips_of_each_kind(
     options = {"csv_path": write_manifest(tmp_path, rows), "features": [f"visual={store.folder}"]}
     assert status.run(StatusOptions(**options)) == 3
     lines = capsys.readouterr().out.splitlines()
-    columns = ["modality", "expected", "present", "missing", "invalid", "failed", "extra", "precision"]
+    columns = ["modality", "expected", "present", "missing", "invalid", "failed", "extra", "masked", "precision"]
     assert lines[1].split() == columns
-    assert lines[2].split() == ["visual", "20", "1", "18", "1", "0", "2", "-"]
+    assert lines[2].split() == ["visual", "20", "1", "18", "1", "0", "2", "0%", "-"]
     assert "  missing  0, 1, 2, 3, 4 ... and 13 more" in lines
     assert any(line.startswith("  invalid  9: ") for line in lines)
     assert any(line.startswith("  extra    ") and r"\x1b[31m\udce9" in line for line in lines)

@@ -13,6 +13,7 @@ from conftest import Run
 from viper.engine.failures import read_failures
 from viper.errors import ClipError
 from viper.media.imports.files import read_table
+from viper.media.imports.gaps import without_gaps
 from viper.store import FeatureStore
 
 
@@ -34,7 +35,7 @@ def test_openface_gives_its_action_units_its_times_and_its_success_as_the_mask(t
     table = read_table(write(tmp_path / "clip.csv", OPENFACE))
     assert table.channels == ("AU01_r", "AU12_r", "AU28_c")
     np.testing.assert_allclose(table.tokens[:2], [[0.1, 1.5, 0], [0.2, 2.5, 1]], atol=1e-6)
-    assert table.mask.tolist() == [True, True, False, False]  # a value that is no number counts for nothing either
+    assert table.mask.tolist() == [True, True, False, True]
     assert table.times is not None
     np.testing.assert_allclose(table.times, [0, 0.04, 0.08, 0.12])
 
@@ -101,7 +102,8 @@ def test_half_precision_and_rows_that_are_not_numbers(tmp_path: Path) -> None:
     torch.save(torch.tensor([[1.5, 2.0], [float("nan"), 1.0]], dtype=torch.bfloat16), tmp_path / "clip.pt")
     table = read_table(tmp_path / "clip.pt")
     assert table.tokens[0].tolist() == [1.5, 2.0]
-    assert table.mask.tolist() == [True, False]
+    assert without_gaps(table, "mask")[0].mask.tolist() == [True, False]
+    assert without_gaps(table)[0].tokens.tolist() == [[1.5, 2.0], [1.5, 1.0]]
 
 
 @pytest.mark.parametrize("name", ["clip.pt", "clip.pth"])
@@ -122,8 +124,8 @@ def test_a_pickled_object_is_refused_and_not_run(tmp_path: Path, name: str) -> N
         ("garbage.pt", b"garbage " * 20, "garbage.pt"),
         ("garbage.npy", b"garbage " * 20, "cannot be read"),
         ("binary.csv", bytes(range(128, 256)), "cannot be read as CSV"),
-        ("narrow.csv", b"id,time\nx,1\n", "wants an id, a time and then features"),
-        ("bare.csv", b"id,time,a\n", "wants an id, a time and then features"),
+        ("narrow.csv", b"id,time\nnarrow,1\n", "has no column of features beside id and time"),
+        ("bare.csv", b"id,time,a\n", "has no row of features"),
         ("words.csv", b"id,time,a\nwords,0,happy\n", "a cell that is no number"),
         ("plain.csv", b"frame,success,x\n1,1,2\n", "without AU columns"),
     ],
@@ -140,7 +142,7 @@ def test_a_file_that_is_no_table_is_one_line_naming_it(tmp_path: Path, name: str
 def test_objects_in_arrays_and_dictionaries_of_tensors_are_refused(tmp_path: Path) -> None:
     marker = tmp_path / "objects.npy.ran"
     np.save(tmp_path / "objects.npy", np.array([checkpoints.Payload(marker)], dtype=object), allow_pickle=True)
-    torch.save({"feature": torch.zeros(2, 3)}, tmp_path / "dictionary.pt")
+    torch.save({"feature": torch.zeros(2, 3), "label": torch.zeros(1)}, tmp_path / "dictionary.pt")
     np.save(tmp_path / "words.npy", np.array([["happy"]]))
     np.save(tmp_path / "deep.npy", np.zeros((2, 3, 4)))
     for name in ("objects.npy", "dictionary.pt", "words.npy", "deep.npy"):
@@ -161,8 +163,9 @@ def test_from_csv_brings_openface_files_into_a_store(tmp_path: Path, run: Run) -
     assert (store.info.encoder, store.info.modality, store.info.source) == ("imported", "FAU", "files")
     assert store.info.options["channels"] == ["AU01_r", "AU12_r", "AU28_c"]
     feature = store.read("10")
-    assert feature.mask.tolist() == [True, True, False, False]
-    assert not feature.tokens[2:].any()
+    assert feature.mask.tolist() == [True, True, False, True]
+    # The cell without a number has the mean of its column in the frames with a face.
+    np.testing.assert_allclose(feature.tokens, [[0.1, 1.5, 0], [0.2, 2.5, 1], [0, 0, 0], [0.4, 2.0, 0]], atol=1e-6)
     np.testing.assert_allclose(feature.time, [0, 0.04, 0.08, 0.12], atol=1e-6)
     assert "2 already there" in run("extract_FAU_features", *options).said
 
@@ -228,3 +231,25 @@ def test_nothing_that_can_be_read_is_exit_code_2_and_no_store(tmp_path: Path, ru
     assert outcome.code == 2
     assert "none of the features' files can be read" in outcome.said
     assert not (tmp_path / "out").exists()
+
+
+def test_columns_without_numbers_are_filled_and_most_masked_is_said_loudly(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        values = np.arange(20.0).reshape(2, 10)
+        values[:, 3] = np.nan if number else 3
+        np.save(tmp_path / "in" / f"{number}.npy", values)
+    options = ["--from_files", tmp_path / "in", "--output_folder"]
+    outcome = run("extract_visual_features", *options, tmp_path / "filled")
+    assert "6 cells in 1 of 10 columns are no numbers (column 4 in 3 clips); they are filled" in outcome.said
+    assert "MOST" not in outcome.said
+    np.testing.assert_array_equal(
+        FeatureStore.open(tmp_path / "filled").read("1").tokens[1], [*range(10, 13), 0, *range(14, 20)]
+    )
+    outcome = run("extract_visual_features", *options, tmp_path / "masked", "--nan", "mask")
+    assert "SAYS NOTHING: 6 of 8 tokens are masked (75.0%); 3 of 4 clips have no other" in outcome.said
+    (tmp_path / "m.csv").write_text("File_ID,Split\n0,Train\n1,Train\n2,Train\n3,Train\n")
+    outcome = run(
+        "status", "--csv_path", tmp_path / "m.csv", "--features", f"visual={tmp_path / 'masked'}", n_workers=None
+    )
+    assert outcome.code == 0

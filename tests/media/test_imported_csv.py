@@ -52,7 +52,7 @@ def test_the_id_of_every_row_is_the_files_name(tmp_path: Path, name: str, cell: 
         ),
         ("File_ID,timestamp,a\n10001,500,1\n10001,250,1\n", "the time in line 3 is not after the one before"),
         ("File_ID,timestamp,a\n10001,0,1\n10001,,1\n", "a time that is no number, in line 3"),
-        ("File_ID,timestamp\n10001,0\n", "wants an id, a time and then features"),
+        ("File_ID,timestamp\n10001,0\n", "has no column of features beside id and time"),
     ],
 )
 def test_rows_of_another_clip_and_times_that_do_not_go_on_are_named(tmp_path: Path, text: str, said: str) -> None:
@@ -139,6 +139,18 @@ def test_openface_headers(tmp_path: Path, header: str) -> None:
     assert (table.channels, table.mask.tolist(), times_of(table)) == (("AU01_r",), [True, False], [0, 0.04])
 
 
+def test_openface_of_a_folder_of_pictures_has_no_times_but_frame_numbers(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "in").mkdir()
+    text = OPENFACE.replace("0.033", "0.000").replace("0.067", "0.000").replace("\n3,", "\n5,")
+    (tmp_path / "in" / "10001.csv").write_text(text)
+    options = ["--from_csv", tmp_path / "in", "--output_folder", tmp_path / "out", "--step_seconds", "0.04"]
+    outcome = run("extract_FAU_features", *options)
+    assert "all its times are 0" in outcome.said
+    feature = FeatureStore.open(tmp_path / "out").read("10001")
+    np.testing.assert_allclose(feature.time, [0, 0.04, 0.16], atol=1e-6)
+    assert feature.mask.tolist() == [True, True, False]
+
+
 def test_times_of_openface_that_do_not_go_on_are_named(tmp_path: Path) -> None:
     with pytest.raises(ClipError, match="the time in line 4 is not after the one before it"):
         read(tmp_path, OPENFACE.replace("0.067", "0.033"))
@@ -151,8 +163,8 @@ def test_low_level_descriptors_of_smilextract(tmp_path: Path) -> None:
     text = "name;frameTime;Loudness_sma3;F0_sma\n'unknown';0.000000;1.5e+00;-2\n'unknown';0.010000;nan;3\n"
     table = read(tmp_path, text)
     assert table.channels == ("Loudness_sma3", "F0_sma")
-    assert table.tokens[0].tolist() == [1.5, -2]
-    assert table.mask.tolist() == [True, False]
+    assert table.tokens.tolist()[0] == [1.5, -2]
+    assert np.isnan(table.tokens[1, 0])
     assert times_of(table) == [0, 0.01]
 
 

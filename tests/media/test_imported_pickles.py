@@ -21,10 +21,11 @@ from many import IS_LONG
 
 from viper.engine.failures import read_failures
 from viper.errors import ClipError, UserError
-from viper.media.clips import list_foreign_clips
+from viper.media.foreign import list_foreign_clips
 from viper.media.imports.files import read_table
 from viper.media.imports.mmsa import clip_of, read_mmsa
 from viper.media.imports.safe_pickle import load_plain
+from viper.media.imports.table import Reading
 from viper.store import FeatureStore
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -288,7 +289,7 @@ def test_any_bytes_as_a_pickle(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(content)
     attempt(load_plain, path)
-    attempt(read_table, path, "vision")
+    attempt(read_table, path, Reading("vision"))
     file = attempt(read_mmsa, path)
     for split in file.splits.values() if file else ():
         for look in (split.labels, split.rows):
@@ -527,7 +528,7 @@ def test_a_folder_of_pickles_one_a_video_as_mmsa_fet_writes_them(tmp_path: Path,
 
 def test_workers_can_be_sent_the_rows(tmp_path: Path) -> None:
     for protocol in PROTOCOLS:
-        clips = list_foreign_clips(write(tmp_path / "mosi.pkl", mmsa(), protocol), "audio", ())
+        clips = list_foreign_clips(write(tmp_path / "mosi.pkl", mmsa(), protocol), Reading("audio"))
         copies = pickle.loads(pickle.dumps(clips))
         assert [copy.id for copy in copies] == CLIPS
         assert [copy.source() for copy in copies] == [clip.source() for clip in clips]

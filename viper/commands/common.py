@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import numpy as np
 from viper.clip_ids import record_separator, recorded_separator
 from viper.engine.failures import FAILURES_FILE
 from viper.engine.job import FolderOptions, Summary
+from viper.engine.run import LOOKING_THREADS
 from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.logs import log
+from viper.store import FeatureStore, Look
 
 
 def finish(summary: Summary, output_folder: Path) -> int:
@@ -35,6 +39,51 @@ def pass_on_ids(options: FolderOptions, read: Sequence[Path | None], output_fold
         found = [options.separator]
     for separator in found:
         record_separator(output_folder, separator)
+
+
+@dataclass(frozen=True)
+class MaskedShares:
+    """How much of a store is masked: says nothing, as a frame without a face does.
+
+    Attributes
+    ----------
+    clips, tokens : how many there are.
+    masked_clips : those with no token that is not masked.
+    masked_tokens : those that are masked.
+    """
+
+    clips: int = 0
+    masked_clips: int = 0
+    tokens: int = 0
+    masked_tokens: int = 0
+
+    @classmethod
+    def of(cls, looks: Iterable[Look]) -> MaskedShares:
+        """Add up the files that are valid."""
+        valid = [look for look in looks if look.problem is None]
+        unmasked = sum(look.n_unmasked for look in valid)
+        tokens = sum(look.n_tokens for look in valid)
+        return cls(len(valid), sum(not look.n_unmasked for look in valid), tokens, tokens - unmasked)
+
+    @property
+    def is_most(self) -> bool:
+        """Whether more than half of the tokens are masked, or all tokens of more than half of the clips."""
+        return 2 * self.masked_tokens > self.tokens or 2 * self.masked_clips > self.clips
+
+    def __str__(self) -> str:
+        share = self.masked_tokens / self.tokens if self.tokens else 0.0
+        tokens = f"{self.masked_tokens} of {self.tokens} tokens are masked ({share:.1%})"
+        return f"{tokens}; {self.masked_clips} of {self.clips} clips have no other"
+
+
+def report_masked(stage: str, store: FeatureStore, clips: Sequence[str]) -> None:
+    """Log how much of the clips' features says nothing, as a warning where it is most of them."""
+    with ThreadPoolExecutor(LOOKING_THREADS) as threads:
+        shares = MaskedShares.of(threads.map(store.look, clips))
+    if shares.is_most:
+        log.warning("%s: MOST OF %s SAYS NOTHING: %s", stage, store.folder, shares)
+    elif shares.masked_tokens:
+        log.info("%s: %s: %s", stage, store.folder, shares)
 
 
 def report_scores(scores: Scores, split: str) -> None:

@@ -10,29 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from viper.commands.common import finish, pass_on_ids
+from viper.commands.common import finish, pass_on_ids, report_masked
 from viper.encoders.base import Encoder
 from viper.encoders.precomputed import ImportedEncoder
 from viper.encoders.registry import choose_encoder
 from viper.engine import run as engine
-from viper.engine.job import EngineOptions, Job
+from viper.engine.job import EngineOptions, Job, Shard
 from viper.errors import ClipError, UserError
 from viper.fingerprints import passes
 from viper.logs import command_line, log, package_versions
 from viper.media.clips import (
     Clip,
     Content,
-    ForeignClip,
-    RowsClip,
     first_usable,
     inputs_of,
     is_usable,
-    list_foreign_clips,
     list_picture_clips,
     list_sound_clips,
     list_subtitle_clips,
     source_of,
 )
+from viper.media.foreign import ForeignClip, RowsClip, TableClip, list_foreign_clips
+from viper.media.imports.gaps import NanRule, ZeroRule
+from viper.media.imports.table import Reading, TimeUnit
 from viper.media.pictures import FrameClip, list_frame_clips
 from viper.media.sound import SoundRule
 from viper.media.sources import Sourced, read_sourced
@@ -43,6 +43,12 @@ from viper.store import Feature, FeatureStore, PrecisionError
 RECORDED_PACKAGES = ("torch", "transformers", "open-clip-torch", "py-feat", "scikit-image", "av")
 # What MMSA's files call the modalities.
 MMSA_KEYS = {"visual": "vision", "FAU": "vision", "audio": "audio", "textual": "text"}
+
+# Options for features made elsewhere, and what they are where nothing was said.
+_FOREIGN_OPTIONS: dict[str, Any] = {
+    "step_seconds": None, "key": None, "columns": [], "id_column": "", "time_unit": "auto", "nan": "mean",
+    "zero_rows": "auto",
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -66,10 +72,24 @@ class ExtractOptions(EngineOptions, ABC):
     step_seconds: float | None = None
     """With features made elsewhere: seconds between tokens if the file has no times (.npy, .pt, .pkl; default 1)."""
     key: str | None = None
-    """With features made elsewhere, in a .pkl: the key to read (default vision, audio or text, by the command)."""
+    """With features made elsewhere, in .pkl, .npz or .pt: the key to read (default vision, audio or text, by the
+    command); in files <clip>_<key>.npy, as video_features names them: the kind."""
     columns: list[str] = field(default_factory=list)
     """With features made elsewhere, in .csv: read the columns whose names begin so, such as AU gaze pose. By default
-    all; of OpenFace's files the action units."""
+    all; of OpenFace's, py-feat's and LibreFace's files the action units."""
+    id_column: str = ""
+    """With features made elsewhere, in .csv: the column that names the clips, if it is not called File_ID, video, name
+    or the like. One CSV of many clips is read if it is named itself instead of its folder."""
+    time_unit: TimeUnit = "auto"
+    """With features made elsewhere, in .csv: the unit of its times. auto: by the column's name, else milliseconds where
+    they are 10 or more apart."""
+    nan: NanRule = "mean"
+    """With features made elsewhere: what becomes of values that are no numbers. mean: the mean of the column in the
+    same clip, 0 where the clip has none; zero: 0; both mask tokens that lack more than half of their values. mask:
+    every token with one is masked."""
+    zero_rows: ZeroRule = "auto"
+    """With features made elsewhere: whether tokens of nothing but zeros are masked. auto: those of MMSA's pickles, and
+    of files that do not say which tokens count, if a token has 8 values or more and not all values are whole."""
 
     @abstractmethod
     def clips(self) -> Sequence[Clip]:
@@ -284,15 +304,26 @@ def run_together(together: Sequence[ExtractOptions]) -> list[int]:
         pass_on_ids(each, read, each.output_folder)
     jobs = [make_job(options, clips if options is first else _clips(options)) for options in together]
     summaries = engine.run_together(jobs, clips, [each.output_folder for each in together], first)
-    return [finish(summary, each.output_folder) for summary, each in zip(summaries, together, strict=True)]
+    codes = [finish(summary, each.output_folder) for summary, each in zip(summaries, together, strict=True)]
+    shard = Shard.parse(first.shard)
+    for job, summary in zip(jobs, summaries, strict=True):
+        assert isinstance(job.save, Save)
+        assert isinstance(job.encode, Encode)
+        if isinstance(job.encode.encoder, ImportedEncoder):
+            for remark in job.encode.encoder.remarks():
+                log.info("%s: %s", job.stage, remark)
+        if summary.done:
+            report_masked(job.stage, job.save.store, [clip.id for clip in clips if shard.has(clip.id)])
+    return codes
 
 
 def _clips(options: ExtractOptions) -> Sequence[Clip]:
     if options.foreign is not None:
         key = options.key or MMSA_KEYS[options.modality]
-        return list_foreign_clips(options.foreign, key, tuple(options.columns), options.separator)
-    for option in ("step_seconds", "key", "columns"):
-        if getattr(options, option) not in (None, []):
+        reading = Reading(key, tuple(options.columns), options.id_column, options.time_unit)
+        return list_foreign_clips(options.foreign, reading, bool(options.key), options.separator)
+    for option, default in _FOREIGN_OPTIONS.items():
+        if getattr(options, option) != default:
             raise UserError(f"--{option}: is for features made elsewhere only (--from_files, --from_csv)")
     return options.clips()
 
@@ -355,13 +386,14 @@ def _encoder(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, Any
 def _imported(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, Any]:
     """Return the importing encoder; the first clip that can be read settles the channels."""
     for clip in clips:
-        if isinstance(clip, ForeignClip | RowsClip) and is_usable(clip):
+        if isinstance(clip, ForeignClip | RowsClip | TableClip) and is_usable(clip):
             try:
                 example = clip.read()
             except ClipError as error:
                 log.warning("%s", error)
             else:
-                return ImportedEncoder(options.modality, example, options.step_seconds, options.key)
+                told = (options.step_seconds, options.key, options.nan, options.zero_rows, options.time_unit)
+                return ImportedEncoder(options.modality, example, *told)
     raise UserError("none of the features' files can be read")
 
 

@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from viper.commands.common import MaskedShares
 from viper.commands.feature_options import FeatureOptions
 from viper.engine.failures import read_failures
 from viper.engine.run import LOOKING_THREADS
 from viper.errors import UserError, one_line
 from viper.logs import progress_bar, say
 from viper.manifest import Manifest, canonical_split
-from viper.store import FeatureStore
+from viper.store import FeatureStore, Look
 from viper.task import Task, load_task
 
 NAMED_CLIPS = 5  # of each kind, in the table
@@ -51,6 +52,7 @@ class ModalityStatus:
     folder : the store.
     encoder : what made its features; empty where the folder is no store.
     precision : of the encoder's arithmetic, float32 or bf16; empty without a network.
+    masked : how much of the features that are present is masked.
     expected : clips of the manifest.
     present : how many of them have a valid feature.
     missing : those without a file.
@@ -70,6 +72,7 @@ class ModalityStatus:
     extra: list[str] = field(default_factory=list)
     problem: str | None = None
     precision: str = ""
+    masked: MaskedShares = MaskedShares()  # noqa: RUF009  frozen
 
     @property
     def complete(self) -> bool:
@@ -109,11 +112,14 @@ def look(folder: Path, expected: Sequence[str], known: Collection[str], verify: 
         return _state(ModalityStatus(folder, problem=str(error)), expected, {}, failures)
     there = set(files)
     present = [clip for clip in expected if clip in there]
-    reasons = dict(zip(present, _problems(store, present, verify), strict=True))
+    looks = _looks(store, present, verify)
+    reasons = {clip: each.problem for clip, each in zip(present, looks, strict=True)}
     known = set(known)
     extra = [clip for clip in files if clip not in known]
     reasons |= _spelled_otherwise([clip for clip in expected if clip not in there], extra)
-    state = ModalityStatus(folder, store.info.encoder, extra=extra, problem=problem, precision=store.info.precision)
+    made = (store.info.encoder, store.info.precision)
+    masked = MaskedShares.of(looks)
+    state = ModalityStatus(folder, made[0], extra=extra, problem=problem, precision=made[1], masked=masked)
     return _state(state, expected, reasons, failures)
 
 
@@ -132,9 +138,9 @@ def _spelled_otherwise(lacking: Sequence[str], extra: Sequence[str]) -> dict[str
     return reasons
 
 
-def _problems(store: FeatureStore, clips: Sequence[str], verify: bool) -> list[str | None]:
+def _looks(store: FeatureStore, clips: Sequence[str], verify: bool) -> list[Look]:
     with ThreadPoolExecutor(LOOKING_THREADS) as pool:
-        found = pool.map(lambda clip: store.problem(clip, verify), clips)
+        found = pool.map(lambda clip: store.look(clip, verify), clips)
         return list(progress_bar(found, desc=store.folder.name, total=len(clips), leave=False, unit="clip"))
 
 
@@ -183,12 +189,13 @@ def _print_tables(options: StatusOptions, states: Mapping[str, ModalityStatus], 
     width = max(10, *(len(name) for name in states)) + 2
     columns = ("expected", "present", "missing", "invalid", "failed", "extra")
     say(f"{options.csv_path}: {n_clips} clips{f' of {options.split}' if options.split else ''}")
-    say(f"{'modality':<{width}}" + "".join(f"{column:>10}" for column in (*columns, "precision")))
+    say(f"{'modality':<{width}}" + "".join(f"{column:>10}" for column in (*columns, "masked", "precision")))
     for name, state in states.items():
         numbers = (state.expected, state.present, *(len(getattr(state, column)) for column in columns[2:]))
-        say(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in (*numbers, state.precision or "-")))
+        masked = f"{state.masked.masked_tokens / state.masked.tokens:.0%}" if state.masked.tokens else "-"
+        say(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in (*numbers, masked, state.precision or "-")))
     for name, state in states.items():
-        if state.problem or not state.complete or state.extra:
+        if state.problem or not state.complete or state.extra or state.masked.is_most:
             say("", f"{name}: {state.folder}" + (f", made by {state.encoder}" if state.encoder else ""))
             _print_clips(state)
     if not options.verify and all(state.complete for state in states.values()):
@@ -198,6 +205,8 @@ def _print_tables(options: StatusOptions, states: Mapping[str, ModalityStatus], 
 def _print_clips(state: ModalityStatus) -> None:
     if state.problem:
         say(f"  {state.problem}")
+    if state.masked.is_most:
+        say(f"  masked   most of it: {state.masked}; training learns nothing of them")
     for kind, clips in (("missing", state.missing), ("extra", state.extra)):
         if clips:
             say(f"  {kind:<9}{', '.join(one_line(clip) for clip in clips[:NAMED_CLIPS])}{_more(clips)}")

@@ -8,27 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from viper.engine.failures import FAILURES_FILE
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, natural_key
-from viper.fingerprints import fingerprint, fingerprint_bytes
 from viper.logs import log
 from viper.media.captions.names import NO_LANGUAGE, NamedFile, by_clip, chosen_file
 from viper.media.captions.tracks import video_rate
-from viper.media.imports.files import COMPANIONS, FEATURE_SUFFIXES, companions, read_table
-from viper.media.imports.mmsa import MMSA_SUFFIXES, read_mmsa
-from viper.media.imports.table import Table, table_of_array
-from viper.media.listing import (
-    AUDIO_SUFFIXES,
-    VIDEO_SUFFIXES,
-    MediaClip,
-    clip_errors,
-    list_files,
-    list_sounds,
-    list_subtitles,
-)
+from viper.media.foreign import AnyForeignClip
+from viper.media.imports.table import Table
+from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES, MediaClip, list_sounds, list_subtitles
 from viper.media.pictures import FrameClip, Frames, list_frame_clips
 from viper.media.sound import ANY_TRACK, SOUND_READ_AS, Sound, SoundRule, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, WORDS_READ_AS, Cue, WordRules, read_cues
@@ -98,52 +85,7 @@ class SubtitleClip:
         return cues
 
 
-@dataclass(frozen=True)
-class ForeignClip(MediaClip):
-    """A file of features made elsewhere.
-
-    Attributes
-    ----------
-    key : what is taken of a pickle that holds a dictionary.
-    columns : what the names of the columns taken of a CSV begin with; none: its default.
-    """
-
-    key: str = ""
-    columns: tuple[str, ...] = ()
-
-    def source(self) -> str:
-        """Return a fingerprint of the file, and of those beside it that have its times and mask."""
-        self.check()
-        with clip_errors():
-            beside = {name: fingerprint(path) for name, path in companions(self.path).items()}
-            return digest_of([fingerprint(self.path), beside])
-
-    def read(self) -> Table:
-        """Return its rows."""
-        return read_table(self.path, self.key, self.columns)
-
-
-@dataclass(frozen=True, eq=False)
-class RowsClip:
-    """One of the many clips of a pickle made elsewhere: features (T, D), which have been read already."""
-
-    id: str
-    rows: np.ndarray
-
-    def source(self) -> str:
-        """Return the fingerprint of the values: the other clips of the file may change without it."""
-        kind = f"{self.rows.dtype.str}{self.rows.shape}".encode()
-        return fingerprint_bytes(kind, np.ascontiguousarray(self.rows).tobytes())
-
-    def read(self) -> Table:
-        """Return its rows; a clip of zeros only, or of nothing, is one without this modality: a masked token."""
-        table = table_of_array(self.rows)
-        if self.rows.any():
-            return table
-        return Table(np.zeros((1, table.tokens.shape[1]), np.float32), np.zeros(1, bool), None)
-
-
-Clip = FrameClip | SoundClip | SubtitleClip | ForeignClip | RowsClip
+Clip = FrameClip | SoundClip | SubtitleClip | AnyForeignClip
 Content = Frames | Sound | list[Cue] | Table | None
 
 
@@ -258,24 +200,3 @@ def list_picture_clips(
     if folder is None:
         raise UserError(f"--input_folder is missing (or {option}, for features made elsewhere)")
     return list_frame_clips(folder, separator)
-
-
-def list_foreign_clips(path: Path, key: str, columns: tuple[str, ...], separator: str | None = None) -> Sequence[Clip]:
-    """Return features made elsewhere: a folder's files, one a clip, or the clips of one pickle, as MMSA makes it.
-
-    `key` and `columns` as of ForeignClip. UserError where there is none.
-    """
-    if not path.is_file():
-        files = list_files(path, FEATURE_SUFFIXES, "features", (), separator, COMPANIONS)
-        return [
-            ForeignClip(file.id, file.path, key, columns, problem=file.problem)
-            for file in files
-            if file.path.name != FAILURES_FILE
-        ]
-    if path.suffix.lower() not in MMSA_SUFFIXES:
-        raise UserError(f"{path}: is a file; name its folder (one file may hold many clips only as a pickle of MMSA)")
-    splits = read_mmsa(path).splits.values()
-    clips = [RowsClip(*pair) for split in splits for pair in zip(split.clips, split.rows(key), strict=True)]
-    if not clips:
-        raise UserError(f"{path}: holds no clips")
-    return clips

@@ -11,6 +11,7 @@ import numpy as np
 
 from viper.errors import ClipError, UserError, one_line
 from viper.manifest import clip_id
+from viper.media.imports.npz import read_npz
 from viper.media.imports.safe_pickle import load_plain
 
 MMSA_SUFFIXES = (".pkl", ".pickle")
@@ -64,7 +65,7 @@ class MmsaSplit:
         """Return n arrays (T, D) of features, without the padding. UserError where the key holds no features."""
         if key == TOKENISER:
             raise UserError(f"{self._where(key)} holds a tokeniser's numbers, which are no features")
-        values = list(self._column(key))
+        values = list(self._column(key, " (--key)"))
         arrays = [np.atleast_2d(np.asarray(value)) if isinstance(value, np.ndarray) else value for value in values]
         if not all(isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "fiub" for rows in arrays):
             raise UserError(f"{self._where(key)} is not one array of features a clip")
@@ -85,10 +86,10 @@ class MmsaSplit:
             return None
         return told[:, 1] == 1 if told.shape == (len(self.ids), 3, n_tokens.pop()) else None
 
-    def _column(self, key: str) -> Any:
+    def _column(self, key: str, option: str = "") -> Any:
         if key not in self.content:
             there = ", ".join(one_line(str(name)) for name in list(self.content)[:30])
-            raise UserError(f"{self._where(key)} is not there; there are {there}")
+            raise UserError(f"{self._where(key)} is not there; there are {there}{option}")
         values = self.content[key]
         sized = type(values) in (list, tuple) or (isinstance(values, np.ndarray) and values.ndim > 0)
         if not sized or len(values) != len(self.ids):
@@ -119,7 +120,7 @@ def read_mmsa(path: Path) -> MmsaFile:
     a clip twice.
     """
     try:
-        return MmsaFile(path, _splits(path, load_plain(path)))
+        return MmsaFile(path, _splits(path, read_npz(path) if path.suffix.lower() == ".npz" else load_plain(path)))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ClipError, UserError, ValueError) as error:
@@ -134,7 +135,7 @@ def _splits(path: Path, content: Any) -> dict[str, MmsaSplit]:
     else:
         parts = {str(name): part for name, part in content.items() if type(part) is dict and "id" in part}
     if not parts:
-        raise ValueError("is no feature file of MMSA: it holds no ids")
+        raise ValueError("is no feature file of MMSA or MulT: it holds no ids ('id'), so its clips have no names")
     splits: dict[str, MmsaSplit] = {}
     seen: dict[str, str] = {}
     for name, part in parts.items():
@@ -148,7 +149,11 @@ def _splits(path: Path, content: Any) -> dict[str, MmsaSplit]:
 
 
 def _ids(values: Any, where: str) -> tuple[str, ...]:
-    is_list = type(values) is list or (isinstance(values, np.ndarray) and values.ndim == 1)
+    # MulT's are (n, 3): video, start and end.
+    if isinstance(values, np.ndarray) and values.ndim == 2 and 1 <= values.shape[1] <= 3:
+        parts = [_texts(column) for column in values.T]
+        values = ["_".join(row) for row in zip(*parts, strict=True)] if None not in parts else values
+    is_list = type(values) in (list, tuple) or (isinstance(values, np.ndarray) and values.ndim == 1)
     ids = _texts(values) if is_list else None
     if ids is None:
         raise ValueError(f"{where} is no list of ids")
