@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from viper.commands.common import finish
+from viper.commands.common import PictureOptions, finish
 from viper.encoders.base import Encoder
 from viper.encoders.precomputed import ImportedEncoder
 from viper.encoders.registry import choose_encoder
@@ -95,7 +95,7 @@ class ExtractOptions(EngineOptions, ABC):
 
 
 @dataclass(kw_only=True)
-class VisualOptions(ExtractOptions):
+class VisualOptions(PictureOptions, ExtractOptions):
     """Visual features of frames or face crops: one token a frame, or of a video network one a window of frames."""
 
     modality: ClassVar[str] = "visual"
@@ -121,7 +121,7 @@ class VisualOptions(ExtractOptions):
 
     def clips(self) -> Sequence[Clip]:
         """Return folders of frames."""
-        return list_picture_clips(self.input_folder)
+        return list_picture_clips(self.input_folder, self.names)
 
 
 @dataclass(kw_only=True)
@@ -157,7 +157,7 @@ class AudioOptions(ExtractOptions):
 
 
 @dataclass(kw_only=True)
-class TextualOptions(ExtractOptions):
+class TextualOptions(PictureOptions, ExtractOptions):
     """Textual features: the prompt that fits each frame best, or the words of subtitles."""
 
     modality: ClassVar[str] = "textual"
@@ -194,7 +194,7 @@ class TextualOptions(ExtractOptions):
     def clips(self) -> Sequence[Clip]:
         """Return folders of frames, or subtitles."""
         if self.subtitles is None:
-            return list_picture_clips(self.input_folder)
+            return list_picture_clips(self.input_folder, self.names)
         files = {clip.id: clip.path for clip in list_subtitles(self.subtitles)}
         ids = list(files)
         if self.input_folder is not None:
@@ -203,7 +203,7 @@ class TextualOptions(ExtractOptions):
 
 
 @dataclass(kw_only=True)
-class FAUOptions(ExtractOptions):
+class FAUOptions(PictureOptions, ExtractOptions):
     """Facial action units of face crops: one token a frame."""
 
     modality: ClassVar[str] = "FAU"
@@ -228,7 +228,7 @@ class FAUOptions(ExtractOptions):
 
     def clips(self) -> Sequence[Clip]:
         """Return folders of crops. Whole frames, by their record, are a UserError."""
-        clips = list_picture_clips(self.input_folder, "--from_csv")
+        clips = list_picture_clips(self.input_folder, self.names, "--from_csv")
         if any(isinstance(clip, FrameClip) and clip.is_whole for clip in clips):
             raise UserError(f"{self.input_folder}: holds whole frames; action units are read from crop_images' output")
         return clips

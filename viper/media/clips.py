@@ -18,6 +18,7 @@ from viper.media.imports.files import FEATURE_SUFFIXES, companions, read_table
 from viper.media.imports.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.media.imports.table import Table, table_of_array
 from viper.media.listing import MediaClip, clip_errors, list_files, list_sounds
+from viper.media.picture_names import PictureNames
 from viper.media.pictures import FrameClip, Frames, list_frame_clips
 from viper.media.sound import Sound, read_sound
 from viper.media.subtitles import Cue, read_cues
@@ -132,11 +133,13 @@ def list_sound_clips(folder: Path | None) -> Sequence[Clip]:
     return [SoundClip(clip.id, clip.path) for clip in list_sounds(folder)]
 
 
-def list_picture_clips(folder: Path | None, option: str = "--from_files") -> Sequence[Clip]:
-    """Return folders of pictures. No folder is a UserError, which also names `option`."""
+def list_picture_clips(
+    folder: Path | None, names: PictureNames | None = None, option: str = "--from_files"
+) -> Sequence[Clip]:
+    """Return folders of pictures; `names` as of `list_frame_clips`. No folder is a UserError, which names `option`."""
     if folder is None:
         raise UserError(f"--input_folder is missing (or {option}, for features made elsewhere)")
-    return list_frame_clips(folder)
+    return list_frame_clips(folder, names)
 
 
 def list_foreign_clips(path: Path, key: str, columns: tuple[str, ...]) -> Sequence[Clip]:
