@@ -42,19 +42,12 @@ class Tally:
     def __init__(self, container: InputContainer, stream: VideoStream, path: Path) -> None:
         self.streams: Sequence[Stream] = [stream]
         self.n_errors = 0
-        self._stream = stream
+        self._stream, self._path = stream, path
         self._kind = container.format.name.split(",")[0]
-        self._n_declared, self._n_beyond, self._n_slots = 0, 0, 0
+        self._n_slots = 0
         self._seconds, self._end = 0.0, 0.0
-        if self._kind == "mov" and stream.frames:
-            # Not `stream.frames`: an edit list may leave some out. An entry beyond the end is a frame that is missing.
-            size = path.stat().st_size
-            entries = [entry for entry in stream.index_entries if not entry.is_discard]
-            self._n_declared = len(entries)
-            self._n_beyond = sum(entry.pos + entry.size > size for entry in entries)
-        elif self._kind == "avi":
-            self._n_declared = stream.frames
-        elif self._kind in _WITH_DURATION and container.duration:
+        has_index = self._kind == "mov" and stream.frames
+        if self._kind in _WITH_DURATION and container.duration and not has_index:
             self._seconds = container.duration / av.time_base
             # The sound may be longer than the video.
             self.streams = [each for each in container.streams if each.type in ("video", "audio")]
@@ -67,10 +60,22 @@ class Tally:
             self._n_slots = max(self._n_slots, packet.dts + 1)  # also frames that stay the same, which have no bytes
 
     def declared(self, n_frames: int) -> Declared | None:
-        """Return what was declared if that is more than these decoded frames; None otherwise."""
-        is_lacking = self.n_errors or self._n_beyond or (self._kind == "avi" and self._n_slots + 1 < self._n_declared)
-        if is_lacking and n_frames < self._n_declared:
-            return Declared("frames", self._n_declared, n_frames)
+        """Return what was declared if that is more than these decoded frames; None otherwise.
+
+        To be asked when the file has been read to its end, before it is closed.
+        """
+        n_declared, is_lacking = 0, self.n_errors > 0
+        if self._kind == "mov":
+            # Not `stream.frames`: an edit list may leave some out. An entry beyond the end is a frame that is missing.
+            size = self._path.stat().st_size
+            entries = [entry for entry in self._stream.index_entries if not entry.is_discard]
+            n_declared = len(entries)
+            is_lacking |= any(entry.pos + entry.size > size for entry in entries)
+        elif self._kind == "avi":
+            n_declared = self._stream.frames
+            is_lacking |= self._n_slots + 1 < n_declared
+        if is_lacking and n_frames < n_declared:
+            return Declared("frames", n_declared, n_frames)
         if self._end + _SLACK < self._seconds:
             return Declared("seconds", round(self._seconds, 3), round(self._end, 3))
         return None

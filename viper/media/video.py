@@ -311,10 +311,11 @@ def _decode(path: Path, wanted: np.ndarray) -> _Reading:
                 indices.append(len(times))
             times.append(clock.seconds(frame.time, tally.n_errors))
         n_videos = sum(not each.disposition & _COVER for each in container.streams.video)
+        declared = tally.declared(len(times))
     timeline, numbers, n = np.array(times), np.array(indices, np.int64), len(times)
     frames = VideoFrames(
         images, numbers, timeline[numbers], n, clock.fps(n), orientation.rotation, tally.n_errors,
-        orientation.mirrored, pixel_shape, tally.declared(n),
+        orientation.mirrored, pixel_shape, declared,
     )  # fmt: skip
     return _Reading(frames, timeline, shapes, odd_angle, n_videos)
 
