@@ -14,6 +14,8 @@ from av.video.stream import VideoStream
 
 # Containers whose header tells a duration. FFmpeg finds that of others (.ts, .mpg) by looking at their end.
 _WITH_DURATION = ("matroska", "mov", "flv", "asf")
+# Frames in a container's table. One of more is not looked through.
+_MAX_ENTRIES = 2_000_000
 # Seconds. Writers disagree by so much about how long the last frame or the last piece of sound is.
 _SLACK = 0.5
 
@@ -44,6 +46,7 @@ class Tally:
         self.n_errors = 0
         self._stream, self._path = stream, path
         self._kind = container.format.name.split(",")[0]
+        self._ticks = {each.index: float(each.time_base or 0) for each in container.streams}
         self._n_slots = 0
         self._seconds, self._end = 0.0, 0.0
         has_index = self._kind == "mov" and stream.frames
@@ -55,7 +58,8 @@ class Tally:
     def saw(self, packet: Packet) -> None:
         """Count a packet of one of the streams."""
         if self._seconds and packet.pts is not None:
-            self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            end = (packet.pts + (packet.duration or 0)) * self._ticks[packet.stream.index]
+            self._end = max(self._end, end)
         if self._kind == "avi" and packet.dts is not None:
             self._n_slots = max(self._n_slots, packet.dts + 1)  # also frames that stay the same, which have no bytes
 
@@ -65,7 +69,7 @@ class Tally:
         To be asked when the file has been read to its end, before it is closed.
         """
         n_declared, is_lacking = 0, self.n_errors > 0
-        if self._kind == "mov":
+        if self._kind == "mov" and len(self._stream.index_entries) <= _MAX_ENTRIES:
             # Not `stream.frames`: an edit list may leave some out. An entry beyond the end is a frame that is missing.
             size = self._path.stat().st_size
             entries = [entry for entry in self._stream.index_entries if not entry.is_discard]

@@ -91,19 +91,24 @@ class PixelShapes:
     def __init__(self, stream: VideoStream) -> None:
         self._codec = stream.codec_context
         own, of_container = self._codec.sample_aspect_ratio, stream.sample_aspect_ratio
-        self._of_container = of_container if of_container and of_container != own else None
-        # By size: where the shape changes with the size, frames that the decoder holds back still have the old one.
-        self._seen: dict[tuple[int, int], set[Fraction]] = {}
         self.wild: Fraction | None = None
+        self._of_container = self._believed(of_container) if of_container and of_container != own else None
+        # By size: where the shape changes with the size, frames that the decoder holds back still have the old one.
+        self._seen: dict[tuple[int, int], list[Fraction]] = {}
 
     def of(self, frame: VideoFrame) -> Fraction:
         """Return the shape of a frame's pixels; to be asked of every frame, as soon as it is decoded."""
         if self._of_container is not None:
-            return self._believed(self._of_container)
-        codec = self._codec
-        self._seen.setdefault((codec.width, codec.height), set()).add(codec.sample_aspect_ratio or _SQUARE)
-        seen = self._seen.get((frame.width, frame.height), set())
-        return self._believed(next(iter(seen)) if len(seen) == 1 else _asked(frame))
+            return self._of_container
+        size = frame.width, frame.height
+        if frame.key_frame or size not in self._seen:  # others have the shape of the key frame before
+            codec = self._codec
+            shape = self._believed(codec.sample_aspect_ratio or _SQUARE)
+            seen = self._seen.setdefault((codec.width, codec.height), [])
+            if shape not in seen:
+                seen.append(shape)
+        seen = self._seen.get(size, [])
+        return seen[0] if len(seen) == 1 else self._believed(_asked(frame))
 
     def _believed(self, aspect: Fraction) -> Fraction:
         if Fraction(1, _WIDEST) <= aspect <= _WIDEST:
@@ -131,14 +136,16 @@ def _asked(frame: VideoFrame) -> Fraction:
 
 def shown_width(frame: VideoFrame, aspect: Fraction) -> int:
     """Return how wide a stored frame is with square pixels; its height stays, as in players."""
+    if aspect is _SQUARE:
+        return frame.width
     return max(1, round(frame.width * aspect))
 
 
-def shown(frame: VideoFrame, aspect: Fraction, pixel_format: str) -> np.ndarray:
+def shown(frame: VideoFrame, aspect: Fraction, orientation: Orientation, pixel_format: str) -> np.ndarray:
     """Return a frame as a picture (H, W, 3) or (H, W), with square pixels, turned and mirrored as it is shown."""
     width = shown_width(frame, aspect)
     if width == frame.width:
         image = frame.to_ndarray(format=pixel_format)
     else:
         image = frame.to_ndarray(format=pixel_format, width=width, interpolation=Interpolation.BICUBIC)
-    return orientation_of(frame).apply(image)
+    return orientation.apply(image)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -159,11 +160,11 @@ class _Number:
     texts: list[str]
     kind: Literal["frame", "face", "seconds", "ms", "decimal", ""]
 
-    @property
+    @cached_property
     def values(self) -> list[Fraction]:
-        return [Fraction(text) for text in self.texts]
+        return [Fraction(int(text)) if text.isdecimal() else Fraction(text) for text in self.texts]
 
-    @property
+    @cached_property
     def seconds(self) -> list[Fraction]:
         return [value / 1000 if self.kind == "ms" else value for value in self.values]
 
@@ -171,11 +172,11 @@ class _Number:
     def is_timed(self) -> bool:
         return self.kind in ("seconds", "ms")
 
-    @property
+    @cached_property
     def varies(self) -> bool:
         return len(set(self.values)) > 1
 
-    @property
+    @cached_property
     def is_unique(self) -> bool:
         return len(set(self.values)) == len(self.values)
 
@@ -274,8 +275,10 @@ def _chosen(varying: Sequence[_Number], names: Sequence[str]) -> _Number:
     if decimal and not frames:
         raise ClipError(f"{names[0]}: {decimal.texts[0]} may be seconds, or a frame and a face; {_HOW}")
     keys = frames[0].values if frames else [Fraction(0)] * len(names)
-    same = next(k for k in range(1, len(names)) if keys[k] in keys[:k])
+    first: dict[Fraction, str] = {}
+    one, other = next(
+        (first[key], name) for key, name in zip(keys, names, strict=True) if first.setdefault(key, name) != name
+    )
     raise ClipError(
-        f"{names[keys.index(keys[same])]} and {names[same]}: several pictures of a frame, or of several faces; keep "
-        f"those of one person, or {_HOW}"
+        f"{one} and {other}: several pictures of a frame, or of several faces; keep those of one person, or {_HOW}"
     )

@@ -109,11 +109,11 @@ class StreamedFrame:
 
     def rgb(self) -> np.ndarray:
         """Return (H, W, 3) uint8, as VideoFrames has it."""
-        return shown(self._frame, self._pixel_shape, "rgb24")
+        return shown(self._frame, self._pixel_shape, orientation_of(self._frame), "rgb24")
 
     def gray(self) -> np.ndarray:
         """Return (H, W) uint8, as VideoFrames has it."""
-        return shown(self._frame, self._pixel_shape, "gray")
+        return shown(self._frame, self._pixel_shape, orientation_of(self._frame), "gray")
 
 
 def stream_frames(path: Path, logs: bool = False) -> Iterator[StreamedFrame]:
@@ -307,7 +307,7 @@ def _decode(path: Path, wanted: np.ndarray) -> _Reading:
                     )
                 orientation, pixel_shape = orientation_of(frame), shape
                 odd_angle = orientation.odd_angle if odd_angle is None else odd_angle
-                images.append(shown(frame, shape, "rgb24"))
+                images.append(shown(frame, shape, orientation, "rgb24"))
                 indices.append(len(times))
             times.append(clock.seconds(frame.time, tally.n_errors))
         n_videos = sum(not each.disposition & _COVER for each in container.streams.video)
@@ -343,7 +343,7 @@ def _decoded(container: av.container.InputContainer, stream: VideoStream, tally:
             tally.n_errors += 1
             return
         tally.saw(packet)
-        if packet.stream.index != stream.index:
+        if packet.stream is not stream:
             continue
         try:
             frames = packet.decode()
