@@ -42,6 +42,10 @@ _ANIMATED = -1
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
+# What OpenCV has to say of a damaged picture is several lines; viper's is one.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
 @dataclass(frozen=True)
 class Frames:
     """Pictures of one clip, in memory; what encoders of pictures read.
@@ -213,6 +217,7 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
 def _declared_pixels(data: bytes) -> float:
     """Return width times height by the header; 0 if it is not a picture, `_ANIMATED` if it is several."""
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a damaged .tif Pillow warns tag by tag
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as header:
