@@ -20,7 +20,9 @@ VIDEO_SUFFIXES = (
     ".ogv", ".vob", ".mxf", ".gif",
 )  # fmt: skip
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif")
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
+_PICTURE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".gif",
+)  # fmt: skip
 SEPARATOR = "_"  # between the parts of a path, unless another is given
 MAX_SEPARATOR = 20  # characters
 IDS_FILE = "ids.json"

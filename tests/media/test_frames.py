@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 from clips import write_wav
 from conftest import Outcome, Run
 from many import IS_LONG
-from media import coded_frames, frames_record, read_code, tone, write_coded
+from media import coded_frame, coded_frames, frames_record, read_code, tone, write_coded
 
 from viper.demo.media import write_video
 from viper.engine.failures import read_failures
@@ -185,6 +186,27 @@ def test_a_rotated_video_stands_upright(
     assert kept["rotation"] % 360 == degrees
 
 
+def test_a_mirrored_video_with_wide_pixels_is_shown_as_players_do(
+    videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]
+) -> None:
+    with av.open(str(videos / "a.mp4"), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=FPS, options={"crf": "8"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        stream.set_display_matrix([-(1 << 16), 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30])
+        for number in range(6):
+            stored = np.ascontiguousarray(coded_frame(number)[:, ::-2])
+            frame = av.VideoFrame.from_ndarray(stored, format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert "its pixels are 2:1" in get_frame(3).said
+    folder = tmp_path / "frames" / "a"
+    assert codes(folder) == [0, 2, 5]
+    kept = frames_record(folder)
+    assert (kept["mirrored"], kept["rotation"], kept["sample_aspect_ratio"], kept["width"]) == (True, 0, "2:1", 192)
+
+
 @pytest.mark.parametrize(
     ("codec", "pixel_format"),
     [("libx265", "yuv420p10le"), ("libx264", "yuv422p10le"), ("libx264", "yuv444p"), ("mjpeg", "yuvj420p")],
@@ -251,9 +273,12 @@ def test_damaged_packets_are_not_counted_as_frames(
     with av.open(str(path)) as container:
         assert container.streams.video[0].frames == 60  # what the container says, and what is not true
     assert n_frames < 60
-    assert get_frame(6).code == 0
+    outcome = get_frame(6)
+    assert outcome.code == 0
+    assert outcome.said.count(f"a.{suffix}: declares 60 frames, {n_frames} can be read") == 1
     folder = tmp_path / "frames" / "a"
     assert frames_record(folder)["n_frames"] == n_frames
+    assert frames_record(folder)["declared"] == {"frames": 60}
     assert frames_record(folder)["undecodable_packets"] == 10
     assert indices(folder) == uniform_indices(n_frames, 6).tolist()
     times = [frame["time"] for frame in frames_record(folder)["frames"]]
@@ -421,6 +446,17 @@ def test_pictures_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     np.testing.assert_allclose(frames.times, [0.04, 0.08, 0.4, 4.0])
     assert frames.found.all()
     assert frames.points is None
+
+
+def test_two_faces_of_a_frame_are_not_one_clip(tmp_path: Path) -> None:
+    for name in ("1_0", "2_1", "10_0"):
+        write_image(tmp_path / f"{name}.jpg", np.full((16, 16, 3), 9, np.uint8))
+    assert [(frame["index"], frame["time"]) for frame in FrameClip("a", tmp_path).record["frames"]] == [
+        (1, 0.04), (2, 0.08), (10, 0.4),
+    ]  # fmt: skip
+    write_image(tmp_path / "2_0.jpg", np.full((16, 16, 3), 9, np.uint8))
+    with pytest.raises(ClipError, match=r"2_0\.jpg and 2_1\.jpg: several pictures of a frame"):
+        FrameClip("a", tmp_path).read()
 
 
 def test_frames_are_read_back_with_their_times(videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]) -> None:

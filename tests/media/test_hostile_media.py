@@ -115,7 +115,8 @@ HUGE_IN_AVI, HUGE_IN_JPEG = struct.pack("<II", HUGE, HUGE), struct.pack(">HH", H
 def test_a_size_that_only_the_container_claims_is_not_believed(tmp_path: Path) -> None:
     path = patch(mjpeg(tmp_path / "a.avi"), SIZE_IN_AVI, HUGE_IN_AVI)
     assert codes(read(path)) == [0, 1, 3, 4]
-    path = patch(write_coded(tmp_path / "a.mp4", 5), struct.pack(">HH", 192, 64), struct.pack(">HH", HUGE, HUGE))
+    # In the same proportion: another one would be one of its pixels.
+    path = patch(write_coded(tmp_path / "a.mp4", 5), struct.pack(">HH", 192, 64), struct.pack(">HH", 60_000, 20_000))
     assert codes(read(path)) == [0, 1, 3, 4]
 
 
@@ -333,7 +334,7 @@ def test_a_picture_as_large_as_is_allowed(tmp_path: Path) -> None:
 
 
 def test_pictures_of_other_kinds_are_no_pictures(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"P6 20000 20000 255\n" + bytes(1000))
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n" + bytes(1000))
     (tmp_path / "b.jpg").write_bytes(b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
     for name in ("a.jpg", "b.jpg"):
         with pytest.raises(ClipError, match=f"{name}: cannot be decoded as a picture"):

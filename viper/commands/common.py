@@ -17,7 +17,25 @@ from viper.engine.job import FolderOptions, Summary
 from viper.engine.run import LOOKING_THREADS
 from viper.evaluation.metrics import METRICS, Score, Scores
 from viper.logs import log
+from viper.media.picture_names import ASSUMED_FPS, PictureNames
 from viper.store import FeatureStore, Look
+
+
+@dataclass(kw_only=True)
+class PictureOptions:
+    """How pictures of other tools are read, which come without frames.json."""
+
+    picture_names: str | None = None
+    """With pictures that have no frames.json: what their names say, such as {frame}_0 (frame, and face 0 only),
+    *_{seconds}s or {ms}; * is anything. Others are left out. order: by the order of names. By default the number that
+    varies is the frame's."""
+    picture_fps: float = ASSUMED_FPS
+    """With pictures that have no frames.json: frames a second, for their times."""
+
+    @property
+    def names(self) -> PictureNames:
+        """What the two say; wrong ones are a UserError where pictures are listed."""
+        return PictureNames(self.picture_names, self.picture_fps)
 
 
 def finish(summary: Summary, output_folder: Path) -> int:

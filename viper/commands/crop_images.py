@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from viper.commands.common import finish, pass_on_ids
+from viper.commands.common import PictureOptions, finish, pass_on_ids
 from viper.engine import run as engine
 from viper.engine.job import EngineOptions, Job
 from viper.files import atomic_folder
@@ -23,7 +23,7 @@ _OWN_FILES = rf"frame_\d+\.jpg|{re.escape(frames.FACES_FILE)}"
 
 
 @dataclass(kw_only=True)
-class CropImagesOptions(EngineOptions):
+class CropImagesOptions(PictureOptions, EngineOptions):
     """Cut the face of one person out of every frame (MTCNN), followed through the clip."""
 
     input_folder: Path
@@ -61,7 +61,7 @@ def run(options: CropImagesOptions) -> int:
         size=_size,
         batch_size=options.batch_size,
     )
-    clips = list_frame_clips(options.input_folder, options.separator)
+    clips = list_frame_clips(options.input_folder, options.separator, options.names)
     pass_on_ids(options, [options.input_folder], options.output_folder)
     summary = engine.run(job, clips, options.output_folder, options)
     return finish(summary, options.output_folder)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from viper.commands.common import finish, pass_on_ids, report_masked
+from viper.commands.common import PictureOptions, finish, pass_on_ids, report_masked
 from viper.encoders.base import Encoder
 from viper.encoders.precomputed import ImportedEncoder
 from viper.encoders.registry import choose_encoder
@@ -118,7 +118,7 @@ class ExtractOptions(EngineOptions, ABC):
 
 
 @dataclass(kw_only=True)
-class VisualOptions(ExtractOptions):
+class VisualOptions(PictureOptions, ExtractOptions):
     """Visual features of frames or face crops: one token a frame, or of a video network one a window of frames."""
 
     modality: ClassVar[str] = "visual"
@@ -144,7 +144,7 @@ class VisualOptions(ExtractOptions):
 
     def clips(self) -> Sequence[Clip]:
         """Return folders of frames."""
-        return list_picture_clips(self.input_folder, separator=self.separator)
+        return list_picture_clips(self.input_folder, self.names, separator=self.separator)
 
 
 @dataclass(kw_only=True)
@@ -184,7 +184,7 @@ class AudioOptions(ExtractOptions):
 
 
 @dataclass(kw_only=True)
-class TextualOptions(ExtractOptions):
+class TextualOptions(PictureOptions, ExtractOptions):
     """Textual features: the prompt that fits each frame best, or the words of subtitles."""
 
     modality: ClassVar[str] = "textual"
@@ -238,14 +238,14 @@ class TextualOptions(ExtractOptions):
             for option in ("language", "encoding", "subtitle_fps"):
                 if getattr(self, option) is not None:
                     raise UserError(f"--{option}: is for --subtitles FOLDER")
-            return list_picture_clips(self.input_folder, separator=self.separator)
+            return list_picture_clips(self.input_folder, self.names, separator=self.separator)
         pictures = None if self.input_folder is None else list_frame_clips(self.input_folder, self.separator)
         rules = WordRules(tuple(self.clean), self.language, self.encoding, self.subtitle_fps)
         return list_subtitle_clips(self.subtitles, rules, pictures, self.separator)
 
 
 @dataclass(kw_only=True)
-class FAUOptions(ExtractOptions):
+class FAUOptions(PictureOptions, ExtractOptions):
     """Facial action units of face crops: one token a frame."""
 
     modality: ClassVar[str] = "FAU"
@@ -270,7 +270,7 @@ class FAUOptions(ExtractOptions):
 
     def clips(self) -> Sequence[Clip]:
         """Return folders of crops. Whole frames, by their record, are a UserError."""
-        clips = list_picture_clips(self.input_folder, "--from_csv", self.separator)
+        clips = list_picture_clips(self.input_folder, self.names, "--from_csv", self.separator)
         if any(isinstance(clip, FrameClip) and is_usable(clip) and clip.is_whole for clip in clips):
             raise UserError(f"{self.input_folder}: holds whole frames; action units are read from crop_images' output")
         return clips

@@ -21,7 +21,7 @@ from viper.media.listing import MediaClip, list_videos
 from viper.media.motion import HALF_WINDOW, STIMUVAR_FPS, Motion
 from viper.media.sampling import DEFAULT_N_FRAMES, ChosenFrames, FrameRule, read_chosen
 from viper.media.sources import Sourced, is_made_from, read_sourced
-from viper.media.video import VideoFrames
+from viper.media.video import VideoFrames, is_shown_as_stored
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,6 +115,7 @@ class _Save:
     def _record(self, clip: MediaClip, sample: ChosenFrames, source: str) -> dict[str, Any]:
         video, motion = sample.video, sample.motion
         height, width = video.images[0].shape[:2]
+        shape = video.pixel_shape
         record: dict[str, Any] = {
             "clip": clip.id,
             "video": clip.path.name,
@@ -125,8 +126,12 @@ class _Save:
             "width": width,
             "height": height,
             "rotation": video.rotation,
+            "mirrored": video.mirrored,
+            "sample_aspect_ratio": f"{shape.numerator}:{shape.denominator}",
             "sampling": self.rule.record(),
         }
+        if video.declared is not None:
+            record["declared"] = {video.declared.unit: video.declared.n}
         # Of the other methods not, where they are known for the plot: the record must not depend on that.
         if motion is not None and self.rule.is_by_events:
             record["events"] = [
@@ -134,6 +139,9 @@ class _Save:
                 for peak, prominence in zip(motion.peaks, motion.prominences, strict=True)
             ]
         record["frames"] = frames.frame_entries(video)
+        for entry, image in zip(record["frames"], video.images, strict=True):
+            if image.shape[:2] != (height, width):
+                entry |= {"width": image.shape[1], "height": image.shape[0]}
         return record
 
 
@@ -148,7 +156,10 @@ class _IsDone:
         if self.plot and not (folder / frames.PLOT_FILE).is_file():
             return False
         record = frames.read_complete(folder, frames.FRAMES_FILE, {"sampling": self.rule.record()})
-        return record is not None and is_made_from(clip, record.get("source"))
+        if record is None or not is_made_from(clip, record.get("source")):
+            return False
+        # A folder of a version that did not look at the shape of pixels is right where there was nothing to see.
+        return "sample_aspect_ratio" in record or is_shown_as_stored(clip.path)
 
 
 def save_motion_plot(path: Path, title: str, method: str, motion: Motion, video: VideoFrames) -> None:

@@ -16,6 +16,7 @@ from viper.media.captions.tracks import video_rate
 from viper.media.foreign import AnyForeignClip
 from viper.media.imports.table import Table
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES, MediaClip, list_sounds, list_subtitles
+from viper.media.picture_names import PictureNames
 from viper.media.pictures import FrameClip, Frames, list_frame_clips
 from viper.media.sound import ANY_TRACK, SOUND_READ_AS, Sound, SoundRule, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, WORDS_READ_AS, Cue, WordRules, read_cues
@@ -194,9 +195,15 @@ def _say_languages(folder: Path, named: Mapping[str, Sequence[NamedFile]], rules
 
 
 def list_picture_clips(
-    folder: Path | None, option: str = "--from_files", separator: str | None = None
+    folder: Path | None,
+    names: PictureNames | None = None,
+    option: str = "--from_files",
+    separator: str | None = None,
 ) -> Sequence[Clip]:
-    """Return folders of pictures, see `list_frame_clips`. No folder is a UserError, which also names `option`."""
+    """Return folders of pictures; `names` and `separator` as of `list_frame_clips`.
+
+    No folder is a UserError, which names `option`.
+    """
     if folder is None:
         raise UserError(f"--input_folder is missing (or {option}, for features made elsewhere)")
-    return list_frame_clips(folder, separator)
+    return list_frame_clips(folder, separator, names)

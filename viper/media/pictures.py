@@ -22,20 +22,29 @@ from viper.clip_ids import recorded_separator
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, read_bytes, read_json, visible_entries, write_json
 from viper.fingerprints import fingerprint_folder
+from viper.logs import log
 from viper.media.listing import Tree, clip_errors, one_each
+from viper.media.picture_names import PictureNames
 from viper.media.video import MAX_PICTURE_BYTES, MAX_PIXELS, VideoFrames
 
 FRAMES_FILE = "frames.json"
 FACES_FILE = "faces.json"
 PLOT_FILE = "motion.png"  # beside frames, on request
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-# By their content, whatever they are called.
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+# In a folder of pictures; elsewhere it is a video.
+_FOLDER_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+# By their content, whatever they are called. PPM: also PGM and PBM.
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF")
 JPEG_QUALITY = 95
 _WRITTEN = re.compile(r"frame_[0-9]+\.jpg")
+_ANIMATED = -1
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Pictures that came without a record of their times are taken to be numbered at the usual rate.
-ASSUMED_FPS = 25.0
+
+
+# What OpenCV has to say of a damaged picture is several lines; viper's is one.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @dataclass(frozen=True)
@@ -65,10 +74,14 @@ class Frames:
 
 @dataclass(frozen=True)
 class FrameClip:
-    """A folder of pictures of one clip, made by get_frame, by crop_images or by another tool."""
+    """A folder of pictures of one clip, made by get_frame, by crop_images or by another tool.
+
+    `names` says how pictures are numbered that have no record.
+    """
 
     id: str
     folder: Path
+    names: PictureNames = field(default_factory=PictureNames)
     problem: ClipError | None = field(default=None, kw_only=True, compare=False)  # as of MediaClip
 
     def check(self) -> None:
@@ -87,11 +100,18 @@ class FrameClip:
         for name in (FACES_FILE, FRAMES_FILE):
             if (self.folder / name).is_file():
                 return _read_record(self.folder / name)
-        frames = [{"index": i, "time": i / ASSUMED_FPS, "file": name} for i, name in _numbered(self.folder)]
-        if not frames:
+        return {"frames": self._named()[0]}
+
+    def _named(self) -> tuple[list[dict[str, Any]], str]:
+        """Return what the names of pictures without a record say, and a remark on how they were understood."""
+        names = [path.name for path in visible_entries(self.folder) if path.suffix.lower() in _FOLDER_SUFFIXES]
+        if not names:
             hint = ", only subfolders (--subfolders reads them)" if _only_holds_folders(self.folder) else ""
             raise ClipError(f"{self.id}: no pictures in its folder{hint}")
-        return {"frames": frames}
+        try:
+            return self.names.entries(names)
+        except ClipError as error:
+            raise ClipError(f"{self.id}: {error}") from error
 
     @property
     def has_faces(self) -> bool:
@@ -110,7 +130,9 @@ class FrameClip:
             names = os.listdir(self.folder)
             record = next((name for name in (FACES_FILE, FRAMES_FILE) if name in names), None)
             if record is None:
-                return fingerprint_folder(self.folder, (name for _, name in _numbered(self.folder)))
+                entries, _ = self._named()
+                content = fingerprint_folder(self.folder, (entry["file"] for entry in entries))
+                return content if self.names.is_plain(entries) else digest_of([content, entries])
             return fingerprint_folder(self.folder, [record, *_written(names)])
 
     def paths(self) -> list[Path]:
@@ -123,6 +145,11 @@ class FrameClip:
     def read(self) -> Frames:
         """Decode all pictures. One that is missing or damaged is a ClipError naming it."""
         frames = self.record["frames"]
+        if any("file" in frame for frame in frames):
+            _, remark = self._named()
+            # A picture that is a clip, as `viper prepare` leaves it, has the clip's name.
+            if remark and not (len(frames) == 1 and Path(frames[0]["file"]).stem == self.id):
+                log.info("%s: %s", self.id, remark)
         return _frames([read_image(path) for path in self._paths(frames)], frames, self.has_faces)
 
 
@@ -186,6 +213,8 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
     declared = _declared_pixels(data)
     if declared > MAX_PIXELS:
         raise ClipError(f"{name}: declares more than {MAX_PIXELS:,} pixels; such pictures are not decoded")
+    if declared == _ANIMATED:
+        raise ClipError(f"{name}: holds several pictures; give an animation to get_frame, as a video")
     image = None
     if declared and _has_its_chunks(data):
         with contextlib.suppress(cv2.error):
@@ -196,12 +225,17 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
 
 
 def _declared_pixels(data: bytes) -> float:
-    """Return width times height by the header; 0 if it is not a picture."""
+    """Return width times height by the header; 0 if it is not a picture, `_ANIMATED` if it is several."""
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a damaged .tif Pillow warns tag by tag
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as header:
-                return header.width * header.height
+                if header.format not in ("JPEG", "MPO") and getattr(header, "is_animated", False):
+                    return _ANIMATED
+                # A tile is decoded whole, however small the picture is that it is cut to.
+                tags = getattr(header, "tag_v2", {})
+                return max(header.width * header.height, int(tags.get(322, 0)) * int(tags.get(323, 0)))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             return math.inf
         except Exception:  # of damaged files Pillow raises nearly anything
@@ -246,7 +280,7 @@ def _encoded(image: np.ndarray, name: str) -> bytes:
     return data.tobytes()
 
 
-def list_frame_clips(folder: Path, separator: str | None = None) -> list[FrameClip]:
+def list_frame_clips(folder: Path, separator: str | None = None, names: PictureNames | None = None) -> list[FrameClip]:
     """Return every clip's folder of pictures in `folder`, in natural order.
 
     A name that can be no id, folders that would be one clip, and a link to nowhere are clips with a problem.
@@ -254,11 +288,14 @@ def list_frame_clips(folder: Path, separator: str | None = None) -> list[FrameCl
     Parameters
     ----------
     separator : joins the names of folders to ids: those in subfolders are clips too. None: only those in `folder` are.
+    names : says how pictures are numbered that have no record; that it was asked is logged.
 
     Raises
     ------
     UserError when there are none.
     """
+    if names is not None:
+        names.check()
     # What get_frame or crop_images named by subfolders has none.
     is_deep = separator is not None and recorded_separator(folder) is None
     tree = Tree.of(folder, is_deep)
@@ -271,10 +308,17 @@ def list_frame_clips(folder: Path, separator: str | None = None) -> list[FrameCl
         problem = clip.problem
         if nowhere and problem is None and clip.path in nowhere:
             problem = ClipError(f"{clip.path.name}: is a link that leads nowhere")
-        clips.append(FrameClip(clip.id, clip.path, problem=problem))
+        clips.append(FrameClip(clip.id, clip.path, names or PictureNames(), problem=problem))
     if not clips:
         raise UserError(f"{folder}: no folders of frames in it; make them with get_frame or crop_images")
     tree.warn()
+    first = next((clip.folder for clip in clips if clip.problem is None), None)
+    if names is not None and first and not any((first / record).is_file() for record in (FACES_FILE, FRAMES_FILE)):
+        log.info(
+            "%s: pictures without frames.json: their names say which frame each is, at %g frames a second "
+            "(--picture_names, --picture_fps)",
+            folder, names.fps,
+        )  # fmt: skip
     return clips
 
 
@@ -354,13 +398,3 @@ def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:
     except (TypeError, ValueError, OverflowError):
         return False
     return array.shape == shape and bool(np.isfinite(array).all())
-
-
-def _numbered(folder: Path) -> list[tuple[int, str]]:
-    """Return (frame number, file name) of pictures, by the last number in each name, in its order."""
-    numbered: list[tuple[int, str]] = []
-    for path in visible_entries(folder):
-        numbers = re.findall(r"\d+", path.stem)
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            numbered.append((int(numbers[-1]) if numbers else len(numbered), path.name))
-    return sorted(numbered)

@@ -11,10 +11,15 @@ from pathlib import Path
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from viper.errors import ClipError
+from viper.fingerprints import passes
+from viper.logs import log
+from viper.media.declared import Declared, Tally
+from viper.media.geometry import Orientation, PixelShapes, is_square, orientation_of, shown, shown_width
 
 # Limits on what a file may claim: above them it is a lie, a mistake or an attack, and would fill the memory.
 # Pixels of one picture or frame. 8K video has 33 million; 16,000 x 16,000 would be 256 million and 768 MB as RGB.
@@ -28,8 +33,8 @@ MAX_SOUND_SECONDS = 2 * 3600
 # Hz. Resampling from rates outside would blow up the sound or the filter.
 SOUND_RATES = (1000, 768_000)
 
-# What FFmpeg may call a picture that came with a sound file; it is no video.
-_COVER = "attached_pic"
+# What FFmpeg calls a picture that came with a sound file, and what belongs to another video; neither is the video.
+_COVER = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 # FFmpeg's names of the formats that are read, whatever a file is called. Others are not tried: a playlist called .mp4
 # would have FFmpeg open the files and addresses it lists.
 _FORMATS = (
@@ -50,13 +55,17 @@ class VideoFrames:
 
     Attributes
     ----------
-    images : chosen frames, each (H, W, 3) uint8 RGB, upright.
+    images : chosen frames, each (H, W, 3) uint8 RGB, as a player shows them: upright, with square pixels, and each of
+        its own size, which may change on the way.
     indices : (n,) their frame numbers.
     times : (n,) float64, seconds from the start of the file.
     n_frames : how many frames could be decoded in all.
     fps : their average rate.
     rotation : degrees, counter-clockwise, by which the stored frames were turned to stand upright.
     n_errors : packets that could not be decoded.
+    mirrored : whether left and right were exchanged after that.
+    pixel_shape : width : height of the stored pixels; the frames were widened or narrowed by it.
+    declared : what the file declares where that is more than can be read.
     """
 
     images: list[np.ndarray]
@@ -64,8 +73,11 @@ class VideoFrames:
     times: np.ndarray
     n_frames: int
     fps: float
-    rotation: int
-    n_errors: int
+    rotation: int = 0
+    n_errors: int = 0
+    mirrored: bool = False
+    pixel_shape: Fraction = Fraction(1)
+    declared: Declared | None = None
 
 
 def read_frames(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> VideoFrames:
@@ -77,52 +89,76 @@ def read_frames(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> Video
     Raises ClipError when the file cannot be opened, has no video or no decodable frame, or frames beyond the limits.
     """
     expected = _packet_times(path)
-    frames, times = _decode(path, choose(expected))
+    reading = _decode(path, choose(expected))
+    times = reading.times
     if len(times) == 0:
         raise ClipError(f"{path.name}: no frame of its video could be decoded")
     as_expected = len(times) == len(expected) and np.allclose(times, expected, rtol=0, atol=1e-6)
-    if not as_expected and not np.array_equal(choose(times), frames.indices):
-        frames, _ = _decode(path, choose(times))
-    return frames
+    if not as_expected and not np.array_equal(choose(times), reading.frames.indices):
+        reading = _decode(path, choose(times))
+    reading.log_remarks(path)
+    return reading.frames
 
 
 class StreamedFrame:
     """A frame that was decoded, at a time in seconds; it is converted when it is asked for."""
 
-    def __init__(self, time: float, frame: VideoFrame) -> None:
+    def __init__(self, time: float, frame: VideoFrame, pixel_shape: Fraction) -> None:
         self.time = time
-        self._frame = frame
-
-    @property
-    def n_pixels(self) -> int:
-        """Pixels of the frame."""
-        return self._frame.width * self._frame.height
-
-    @property
-    def rotation(self) -> int:
-        """As in VideoFrames."""
-        return _rotation(self._frame)
+        self._frame, self._pixel_shape = frame, pixel_shape
 
     def rgb(self) -> np.ndarray:
-        """Return (H, W, 3) uint8, upright."""
-        return _upright(self._frame, "rgb24")
+        """Return (H, W, 3) uint8, as VideoFrames has it."""
+        return shown(self._frame, self._pixel_shape, orientation_of(self._frame), "rgb24")
 
     def gray(self) -> np.ndarray:
-        """Return (H, W) uint8, upright."""
-        return _upright(self._frame, "gray")
+        """Return (H, W) uint8, as VideoFrames has it."""
+        return shown(self._frame, self._pixel_shape, orientation_of(self._frame), "gray")
 
 
-def stream_frames(path: Path) -> Iterator[StreamedFrame]:
+def stream_frames(path: Path, logs: bool = False) -> Iterator[StreamedFrame]:
     """Return every frame that can be decoded, one after the other; none is kept.
 
     They are the frames that `read_frames` numbers from 0. Raises ClipError as that does, but a video without any
-    decodable frame gives none.
+    decodable frame gives none. `logs`: whether a file that was cut short is said to be.
     """
     with open_media(path) as container:
         stream = _video_stream(container, path)
-        clock = _Clock(stream, start_seconds(container))
-        for frame in _decoded(container, stream, _Errors()):
-            yield StreamedFrame(clock.seconds(frame.time), frame)
+        tally, shapes = Tally(container, stream, path), PixelShapes(stream)
+        clock = _Clock(stream, start_seconds(container), _slots(container, path))
+        n_frames = 0
+        for frame in _decoded(container, stream, tally):
+            n_frames += 1
+            yield StreamedFrame(clock.seconds(frame.time, tally.n_errors), frame, _checked_shape(frame, shapes, path))
+        declared = tally.declared(n_frames)
+        if logs and declared:
+            log.warning("%s: %s", path.name, declared)
+
+
+def is_shown_as_stored(path: Path) -> bool:
+    """Return whether versions of viper that knew neither shapes of pixels nor mirrors took the same frames of a file.
+
+    Also whether they had the times of an .avi with B-frames right, and the stream of several.
+    """
+    return passes(path, "shown as stored", lambda: _is_shown_as_stored(path))
+
+
+def _is_shown_as_stored(path: Path) -> bool:
+    try:
+        with open_media(path) as container:
+            stream = _video_stream(container, path)
+            first = next(each for each in container.streams.video if not each.disposition & _COVER)
+            is_late = container.format.name == "avi" and stream.codec_context.has_b_frames
+            if first is not stream or is_late:
+                return False
+            shapes = PixelShapes(stream)
+            frame = next(_decoded(container, stream, Tally(container, stream, path)), None)
+            if frame is None:
+                return False
+            orientation = orientation_of(frame)
+            return is_square(shapes.of(frame)) and not orientation.mirrored and orientation.odd_angle is None
+    except ClipError:
+        return False
 
 
 def open_media(path: Path) -> av.container.InputContainer:
@@ -147,14 +183,17 @@ def start_seconds(container: av.container.InputContainer) -> float:
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> VideoStream:
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition[_COVER]:
-            _check(stream, path)
-            # One thread: clips are decoded side by side anyway, and damaged ones would come out differently with more.
-            stream.thread_type = "NONE"
-            return stream
-    others = ", ".join(stream.type for stream in container.streams) or "an empty list of streams"
-    raise ClipError(f"{path.name}: has no video, only {others}")
+    """Return the video: of several the first that the file calls the default, as players do."""
+    videos = [stream for stream in container.streams.video if not stream.disposition & _COVER]
+    if not videos:
+        others = ", ".join(stream.type for stream in container.streams) or "an empty list of streams"
+        raise ClipError(f"{path.name}: has no video, only {others}")
+    readable = [stream for stream in videos if stream.codec_context is not None] or videos
+    stream = next((each for each in readable if each.disposition & Disposition.default), readable[0])
+    _check(stream, path)
+    # One thread: clips are decoded side by side anyway, and damaged ones would come out differently with more.
+    stream.thread_type = "NONE"
+    return stream
 
 
 def _check(stream: VideoStream, path: Path) -> None:
@@ -177,61 +216,139 @@ def _packet_times(path: Path) -> np.ndarray:
             for packet in container.demux(stream):
                 if packet.size:
                     stamps.append(None if packet.pts is None else float(packet.pts * packet.time_base))
-        # Packets come in the order of decoding. Some of an avi's have no time; then all frames are counted by the rate.
+        # Packets come in the order of decoding.
         known = sorted(stamp for stamp in stamps if stamp is not None)
         in_order = known if len(known) == len(stamps) else [None] * len(stamps)
-        clock = _Clock(stream, start_seconds(container))
+        clock = _Clock(stream, start_seconds(container), _slots(container, path))
         return np.array([clock.seconds(stamp) for stamp in in_order])
 
 
-def _decode(path: Path, wanted: np.ndarray) -> tuple[VideoFrames, np.ndarray]:
+def _slots(opened: av.container.InputContainer, path: Path) -> list[float] | None:
+    """Return the times at which an .avi shows its frames, in seconds; None for other files, whose frames have times.
+
+    An .avi only counts its packets, in the order of decoding: where B-frames change the order, what FFmpeg makes of the
+    counts are no frame's times. But there is one frame for each packet. Packets without bytes repeat the frame before.
+    """
+    if opened.format.name != "avi":
+        return None
+    with open_media(path) as container:
+        stream = _video_stream(container, path)
+        counts: list[float] = []
+        with contextlib.suppress(FFmpegError):
+            for packet in container.demux(stream):
+                if packet.size and packet.dts is not None:
+                    counts.append(float(packet.dts * packet.time_base))
+        return sorted(counts)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A video, decoded from beginning to end; `times` are those of all frames."""
+
+    frames: VideoFrames
+    times: np.ndarray
+    shapes: PixelShapes
+    odd_angle: float | None
+    n_videos: int
+
+    def log_remarks(self, path: Path) -> None:
+        """Log what was decided about the file, and what is wrong with it, a line for each."""
+        if self.frames.declared is not None:
+            log.warning("%s: %s", path.name, self.frames.declared)
+        if self.odd_angle is not None:
+            log.warning(
+                "%s: asks to be turned by %g degrees; only quarter turns are made, so it is left as it is stored",
+                path.name,
+                self.odd_angle,
+            )
+        if self.shapes.wild is not None:
+            log.warning(
+                "%s: says that its pixels are %s; they are taken to be square", path.name, _colon(self.shapes.wild)
+            )
+        if self.n_videos > 1:
+            log.info(
+                "%s: has %d videos; the default one is read (ffmpeg -map 0:v:N makes a file of another)",
+                path.name, self.n_videos,
+            )  # fmt: skip
+        sizes = list(dict.fromkeys(image.shape[1::-1] for image in self.frames.images))
+        if len(sizes) > 1:
+            log.info("%s: its size changes: %s", path.name, ", ".join(f"{width}x{height}" for width, height in sizes))
+        if self.frames.pixel_shape != 1:
+            log.info(
+                "%s: its pixels are %s; frames are made %s to have square ones",
+                path.name, _colon(self.frames.pixel_shape), "wider" if self.frames.pixel_shape > 1 else "narrower",
+            )  # fmt: skip
+
+
+def _colon(shape: Fraction) -> str:
+    return f"{shape.numerator}:{shape.denominator}"
+
+
+def _decode(path: Path, wanted: np.ndarray) -> _Reading:
     """Return the frames with these numbers, and the times of all."""
     chosen = set(wanted.tolist())
     images: list[np.ndarray] = []
     indices: list[int] = []
     times: list[float] = []
-    rotation, n_pixels = 0, 0
+    orientation, odd_angle, pixel_shape, n_pixels = Orientation(), None, Fraction(1), 0
     with open_media(path) as container:
         stream = _video_stream(container, path)
-        errors = _Errors()
-        clock = _Clock(stream, start_seconds(container))
-        for frame in _decoded(container, stream, errors):
+        tally, shapes = Tally(container, stream, path), PixelShapes(stream)
+        clock = _Clock(stream, start_seconds(container), _slots(container, path))
+        for frame in _decoded(container, stream, tally):
+            shape = _checked_shape(frame, shapes, path)
             if len(times) in chosen:
-                n_pixels += frame.width * frame.height
+                width = shown_width(frame, shape)
+                n_pixels += width * frame.height
                 if n_pixels > MAX_CLIP_PIXELS:
                     raise ClipError(
-                        f"{path.name}: {len(chosen)} frames of {frame.width}x{frame.height} are too large together; "
+                        f"{path.name}: {len(chosen)} frames of {width}x{frame.height} are too large together; "
                         "take fewer frames"
                     )
-                # The angle is a frame's side data: a phone may be turned between two clips joined into one file.
-                rotation = _rotation(frame)
-                images.append(_upright(frame, "rgb24"))
+                orientation, pixel_shape = orientation_of(frame), shape
+                odd_angle = orientation.odd_angle if odd_angle is None else odd_angle
+                images.append(shown(frame, shape, orientation, "rgb24"))
                 indices.append(len(times))
-            times.append(clock.seconds(frame.time))
+            times.append(clock.seconds(frame.time, tally.n_errors))
+        n_videos = sum(not each.disposition & _COVER for each in container.streams.video)
+        declared = tally.declared(len(times))
     timeline, numbers, n = np.array(times), np.array(indices, np.int64), len(times)
-    return VideoFrames(images, numbers, timeline[numbers], n, clock.fps(n), rotation, errors.count), timeline
+    frames = VideoFrames(
+        images, numbers, timeline[numbers], n, clock.fps(n), orientation.rotation, tally.n_errors,
+        orientation.mirrored, pixel_shape, declared,
+    )  # fmt: skip
+    return _Reading(frames, timeline, shapes, odd_angle, n_videos)
 
 
-class _Errors:
-    def __init__(self) -> None:
-        self.count = 0
+def _checked_shape(frame: VideoFrame, shapes: PixelShapes, path: Path) -> Fraction:
+    """Return the shape of a frame's pixels; ClipError where square ones would be too many."""
+    shape = shapes.of(frame)
+    width = shown_width(frame, shape)
+    if width * frame.height > MAX_PIXELS:
+        raise ClipError(
+            f"{path.name}: its frames are {width}x{frame.height}; over {MAX_PIXELS:,} pixels are not decoded"
+        )
+    return shape
 
 
-def _decoded(container: av.container.InputContainer, stream: VideoStream, errors: _Errors) -> Iterator[VideoFrame]:
+def _decoded(container: av.container.InputContainer, stream: VideoStream, tally: Tally) -> Iterator[VideoFrame]:
     """Return every frame that can be decoded; what cannot is counted and passed over."""
-    packets = container.demux(stream)
+    packets = container.demux(*tally.streams)
     while True:
         try:
             packet = next(packets)
         except StopIteration:
             return
         except FFmpegError:
-            errors.count += 1
+            tally.n_errors += 1
             return
+        tally.saw(packet)
+        if packet.stream is not stream:
+            continue
         try:
             frames = packet.decode()
         except FFmpegError:
-            errors.count += 1
+            tally.n_errors += 1
             continue
         for frame in frames:
             if isinstance(frame, VideoFrame):
@@ -239,15 +356,24 @@ def _decoded(container: av.container.InputContainer, stream: VideoStream, errors
 
 
 class _Clock:
-    """Times of frames in decoding order: the stream's own, or by the average rate where it has none."""
+    """Times of frames in the order in which they are shown.
 
-    def __init__(self, stream: VideoStream, start: float) -> None:
-        self._start = start
+    They are the stream's own, or those of `slots`, or by the average rate where there is neither.
+    """
+
+    def __init__(self, stream: VideoStream, start: float, slots: list[float] | None) -> None:
+        self._start, self._slots = start, slots
         self._rate = float(stream.average_rate or stream.guessed_rate or Fraction(25))
         self._first: float | None = None
         self._last = -1.0 / self._rate
+        self._count = 0
 
-    def seconds(self, stamp: float | None) -> float:
+    def seconds(self, stamp: float | None, n_lost: int = 0) -> float:
+        """Return the next frame's time, given its stamp and how many frames before it could not be decoded."""
+        if self._slots is not None:
+            slot = self._count + n_lost
+            stamp = self._slots[slot] if slot < len(self._slots) else None
+        self._count += 1
         time = None if stamp is None else stamp - self._start
         if time is None or time <= self._last:
             time = self._last + 1.0 / self._rate
@@ -259,14 +385,3 @@ class _Clock:
         if count < 2 or self._first is None or self._last <= self._first:
             return self._rate
         return (count - 1) / (self._last - self._first)
-
-
-def _rotation(frame: VideoFrame) -> int:
-    # A matrix of zeros, which some writers leave, has no angle: FFmpeg says NaN, and PyAV makes it the smallest number.
-    return frame.rotation if abs(frame.rotation) <= 360 else 0
-
-
-def _upright(frame: VideoFrame, pixel_format: str) -> np.ndarray:
-    image = frame.to_ndarray(format=pixel_format)
-    # FFmpeg's angle says how far the picture must be turned counter-clockwise, as np.rot90 turns.
-    return np.ascontiguousarray(np.rot90(image, round(_rotation(frame) / 90) % 4))

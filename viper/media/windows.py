@@ -92,7 +92,7 @@ def read_windows(path: Path, rules: Sequence[FrameRule], every: float, window: f
     """
     scout = _Scout(path, rules)
     frames = enumerate(stream_frames(path))
-    held: dict[int, _Held] = {}
+    held: dict[int, np.ndarray] = {}
     plans: deque[_Plan] = deque()
     number = 0
     is_done = False
@@ -112,12 +112,6 @@ def read_windows(path: Path, rules: Sequence[FrameRule], every: float, window: f
 
 
 @dataclass(frozen=True)
-class _Held:
-    image: np.ndarray
-    rotation: int
-
-
-@dataclass(frozen=True)
 class _Plan:
     """What is known of a piece before its frames are kept.
 
@@ -133,14 +127,13 @@ class _Plan:
     times: np.ndarray
     chosen: dict[FrameRule, np.ndarray]
 
-    def window(self, held: Mapping[int, _Held]) -> Window:
+    def window(self, held: Mapping[int, np.ndarray]) -> Window:
         chosen: dict[FrameRule, VideoFrames] = {}
         n = len(self.times)
         fps = (n - 1) / (self.times[-1] - self.times[0]) if n > 1 else _ASSUMED_FPS
         for rule, indices in self.chosen.items():
-            own = [held[self.first + index] for index in indices.tolist()]
-            images, rotation = [each.image for each in own], own[-1].rotation
-            chosen[rule] = VideoFrames(images, indices, self.times[indices], n, fps, rotation, 0)
+            images = [held[self.first + index] for index in indices.tolist()]
+            chosen[rule] = VideoFrames(images, indices, self.times[indices], n, fps)
         return Window(self.span, chosen)
 
 
@@ -149,16 +142,18 @@ def _wanted(plans: Iterable[_Plan]) -> set[int]:
     return {plan.first + index for plan in plans for indices in plan.chosen.values() for index in indices.tolist()}
 
 
-def _hold(path: Path, frames: Iterator[tuple[int, StreamedFrame]], held: dict[int, _Held], plans: deque[_Plan]) -> None:
+def _hold(
+    path: Path, frames: Iterator[tuple[int, StreamedFrame]], held: dict[int, np.ndarray], plans: deque[_Plan]
+) -> None:
     """Decode to the end of the first plan, and keep what any of them wants."""
     wanted = _wanted(plans)
     missing = _wanted([plans[0]]) - held.keys()
     while missing:
         index, frame = next(frames)
         if index in wanted:
-            held[index] = _Held(frame.rgb(), frame.rotation)
+            held[index] = frame.rgb()
             missing.discard(index)
-            if sum(each.image.size // 3 for each in held.values()) > MAX_CLIP_PIXELS:
+            if sum(each.size // 3 for each in held.values()) > MAX_CLIP_PIXELS:
                 raise ClipError(
                     f"{path.name}: the frames of {plans[0].span.end - plans[0].span.start:g} seconds are too large "
                     "together; take shorter windows, or fewer that overlap"
@@ -170,7 +165,7 @@ class _Scout:
 
     def __init__(self, path: Path, rules: Sequence[FrameRule]) -> None:
         self._name, self._rules = path.name, rules
-        self._frames = stream_frames(path)
+        self._frames = stream_frames(path, logs=True)
         self._motion = motion_lengths(self._pictures()) if any(rule.is_by_events for rule in rules) else None
         self._first = 0  # the number of the frame that the lists begin with
         self._times: list[float] = []
