@@ -16,7 +16,7 @@ from viper.files import read_json
 if TYPE_CHECKING:
     import torch
 
-CLS, MEAN, LAST, POOLED = "cls", "mean", "last", "pooled"
+CLS, MEAN, LAST = "cls", "mean", "last"
 # The names in 1_Pooling/config.json -> ours; the first as a flag of its own, in newer files as `pooling_mode`.
 _PUBLISHED = {
     "cls": CLS, "cls_token": CLS, "mean": MEAN, "mean_tokens": MEAN, "lasttoken": LAST, "max": "max",
@@ -73,9 +73,10 @@ def family_pooling(config: Any, is_causal: bool, ids: list[int], cls_id: int | N
     if getattr(config, "is_encoder_decoder", False):
         return MEAN
     # XLM and Flaubert begin with, XLNet ends with what stands for all, whatever the tokenizer calls it.
-    known = {"first": CLS, "last": LAST, "mean": MEAN}.get(str(getattr(config, "summary_type", "")))
-    if known:
-        return known
+    said = getattr(config, "classifier_pooling", None) or getattr(config, "summary_type", None)
+    known = {"first": CLS, "last": LAST, "mean": MEAN, "cls": CLS, "bos": CLS}
+    if isinstance(said, str) and said in known:
+        return known[said]
     if cls_id is not None and cls_id in (ids[0], ids[-1]):
         return CLS if ids[0] == cls_id else LAST
     return MEAN

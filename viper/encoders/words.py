@@ -95,6 +95,7 @@ _NOT_FOR_SENTENCES = {
     "siglip2_text_model": "was trained on words padded to a fixed length",
     "tapas": "reads tables", "layoutlmv2": "reads pages with boxes", "esm": "reads proteins", "esmc": "reads proteins",
 }  # fmt: skip
+_SHORTEST = {"canine": 16}  # letters, of which four become one
 _INSTEAD = "take a text encoder, such as FacebookAI/roberta-base or one of sentence-transformers"
 # How far a sentence in a batch may be from the same sentence alone, in float32, as a share of the largest value.
 _NEAR = 1e-5
@@ -120,6 +121,7 @@ class SentenceModel:
         network: Any = _reading_half(_load(model), model)
         self._n_words, self._limit = _vocabulary_of(network), _limit_of(self._tokenizer, network, model)
         self._accepted = set(inspect.signature(network.forward).parameters)
+        self._shortest = _SHORTEST.get(network.config.model_type, 0)
         self._class_segment = self._class_segment_of()
         self._group, self._network = _PADDED, network.eval()
         with _explained_reading(model, network):
@@ -179,7 +181,7 @@ class SentenceModel:
         """Return a network's states (B, T, D) of sentences padded on the right, and which are words: (B, T) int64."""
         import torch
 
-        length = max(len(row) for row in ids)
+        length = max(self._shortest, *(len(row) for row in ids))
         mask = place(torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids]))
         given = {"input_ids": [row + [self._filler] * (length - len(row)) for row in ids]}
         if self._class_segment:
@@ -274,13 +276,13 @@ def _reading_half(network: Any, model: str) -> Any:
     half = network
     for name in ("text_model", "language_model"):
         half = getattr(half, name, half)
-    config = getattr(half, "config", None)
+    config = half.config
     if getattr(config, "is_encoder_decoder", False) and half.get_encoder() is not half:
         half = half.get_encoder()
+        half.config = getattr(half, "config", config)
     if "input_ids" not in inspect.signature(half.forward).parameters:
         raise UserError(f"{model}: is a {network.config.model_type}, which does not read text alone; {_INSTEAD}")
-    if config is not None:
-        config.use_cache = False  # of what was read before, which only a writer needs
+    half.config.use_cache = False  # of what was read before, which only a writer needs
     # After a short text BigBird would read long ones in another way than before it.
     if hasattr(half, "set_attention_type"):
         half.set_attention_type("original_full")
