@@ -24,6 +24,7 @@ from viper.media.clips import (
     Content,
     ForeignClip,
     RowsClip,
+    SoundClip,
     SubtitleClip,
     inputs_of,
     list_foreign_clips,
@@ -285,7 +286,7 @@ def make_job(options: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, A
         encode, store = _begin(options, clips, encoder)
     return Job(
         stage=f"extract_{options.modality}_features",
-        read=read_clip,
+        read=_Read(getattr(encoder, "rate", None)),
         load=_Load(encoder),
         encode=encode,
         save=Save(store),
@@ -342,9 +343,16 @@ def _imported(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, An
 # What the engine does with a clip. It is sent to other processes.
 
 
-def read_clip(clip: Clip) -> Sourced[Content]:
-    """Return what encoders are given."""
-    return read_sourced(clip, clip.read)
+@dataclass(frozen=True)
+class _Read:
+    """Reads what encoders are given; sound at the rate that the encoder wants, so that it is resampled once."""
+
+    rate: int | None
+
+    def __call__(self, clip: Clip) -> Sourced[Content]:
+        if isinstance(clip, SoundClip) and self.rate is not None:
+            clip = dataclasses.replace(clip, rate=self.rate)
+        return read_sourced(clip, clip.read)
 
 
 @dataclass(frozen=True)

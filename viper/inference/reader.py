@@ -14,7 +14,7 @@ from viper.errors import ClipError, UserError
 from viper.media.faces.crop import CropOptions, Crops, FaceCropper, NumberedFrames
 from viper.media.pictures import Frames, as_if_stored, frame_entries, shrunk
 from viper.media.sampling import FrameRule, read_chosen
-from viper.media.sound import Sound, read_sound
+from viper.media.sound import SAMPLE_RATE, Sound, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, read_cues
 from viper.media.video import VideoFrames, open_media
 from viper.media.windows import Span, Window, read_windows, spans
@@ -87,10 +87,13 @@ class ClipContent:
 
 
 class ClipReader:
-    """Reads what a set of encoders wants of a video; what several want is decoded, and its faces looked for, once."""
+    """Reads what a set of encoders wants of a video; what several want is decoded, and its faces looked for, once.
 
-    def __init__(self, sources: Iterable[Source], device: str = "auto") -> None:
-        self.sources = set(sources)
+    Sound is read at `rate`, the highest that any of them wants.
+    """
+
+    def __init__(self, sources: Iterable[Source], device: str = "auto", rate: int = SAMPLE_RATE) -> None:
+        self.sources, self._rate = set(sources), rate
         self._pictures = sorted(
             (source for source in self.sources if isinstance(source, PictureSource)), key=lambda source: str(source)
         )
@@ -103,7 +106,7 @@ class ClipReader:
         chosen = {rule: attempt(lambda rule=rule: read_chosen(path, rule).video) for rule in self.rules}
         contents, faces = self.pictures(chosen)
         if "sound" in self.sources:
-            contents["sound"] = attempt(lambda: heard(read_sound(path)))
+            contents["sound"] = attempt(lambda: heard(read_sound(path, self._rate)))
         if "subtitles" in self.sources:
             contents["subtitles"] = attempt(lambda: words_of(path, subtitles))
         return ClipContent(0.0, _length([*chosen.values(), *contents.values()]), contents, faces)
@@ -115,7 +118,7 @@ class ClipReader:
         ClipError for a file that is no sound or video at all, or has nothing that is read.
         """
         open_media(path).close()
-        sound = attempt(lambda: heard(read_sound(path))) if "sound" in self.sources else None
+        sound = attempt(lambda: heard(read_sound(path, self._rate))) if "sound" in self.sources else None
         words = attempt(lambda: words_of(path, subtitles)) if "subtitles" in self.sources else None
         pieces = read_windows(path, self.rules, every, window) if self.rules else iter(())
         first = attempt(lambda: next(pieces, None))

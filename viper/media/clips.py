@@ -19,17 +19,19 @@ from viper.media.imports.mmsa import MMSA_SUFFIXES, read_mmsa
 from viper.media.imports.table import Table, table_of_array
 from viper.media.listing import MediaClip, clip_errors, list_files, list_sounds
 from viper.media.pictures import FrameClip, Frames, list_frame_clips
-from viper.media.sound import Sound, read_sound
+from viper.media.sound import SAMPLE_RATE, Sound, read_sound
 from viper.media.subtitles import Cue, read_cues
 
 
 @dataclass(frozen=True)
 class SoundClip(MediaClip):
-    """A file whose sound is read."""
+    """A file whose sound is read, at a rate."""
+
+    rate: int = SAMPLE_RATE
 
     def read(self) -> Sound | None:
         """Return its sound; None, and a line in the log, where there is none."""
-        sound = read_sound(self.path)
+        sound = read_sound(self.path, self.rate)
         if sound is None:
             log.info("extract_audio_features: %s: no sound in it; its tokens are masked", self.path.name)
         return sound
