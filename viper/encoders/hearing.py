@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Window = np.ndarray | dict[str, np.ndarray]
 WAVE = "input_values"
 _SOUNDS = ("input_features", "input_values", "audio_mel", "audio_values", "inputs")
+_MASKS = ("attention_mask", "input_features_mask", "feature_attention_mask", "padding_mask", "audio_mel_mask")
 _FRAME_SECONDS = 0.01  # of AST's spectrograms
 # Codecs, whose encoder makes maps (B, C, T) of waves; the rest of them makes codes of those.
 _CODECS = ("encodec", "dac", "mimi", "xcodec", "neucodec")
@@ -49,7 +50,7 @@ def _named(extractor: Any, window: np.ndarray, rate: int, model: str) -> dict[st
     if "return_attention_mask" in inspect.signature(extractor.__call__).parameters:
         wanted["return_attention_mask"] = True
     try:
-        made = extractor(sound, **wanted)
+        made = extractor([sound], **wanted)
     except Exception as error:  # extractors raise anything
         raise UserError(
             f"{model}: its feature extractor ({type(extractor).__name__}) cannot read a window of "
@@ -130,8 +131,9 @@ class Listener:
         sound = next(name for name in _SOUNDS if name in inputs)
         masks = {name: value for name, value in inputs.items() if "mask" in name}
         given = {name: value for name, value in inputs.items() if name in self._accepted}
-        if masks and not masks.keys() & given.keys() and "attention_mask" in self._accepted:
-            given["attention_mask"] = next(iter(masks.values()))
+        unknown = next((name for name in _MASKS if name in self._accepted), None)
+        if masks and not masks.keys() & given.keys() and unknown:
+            given[unknown] = next(iter(masks.values()))
         if layer != -1:
             given["output_hidden_states"] = True
         with torch.no_grad():

@@ -226,7 +226,7 @@ def _spared(network: Any, device: torch.device) -> Any:
     """Return the network without two detours that cost a batch its advantage; the values are the same."""
     from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-    base = network.base_model
+    base = getattr(network, "base_model", network)
     if device.type == "cpu" and hasattr(base, "feature_extractor"):
         base.feature_extractor = _in_pieces(base.feature_extractor)
     for module in base.modules():
