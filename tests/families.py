@@ -70,6 +70,12 @@ _OWN: dict[str, dict[str, Any]] = {
     "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320},
     "levit": {"hidden_sizes": [16] * 3, "num_attention_heads": [2] * 3, "key_dim": [8] * 3, "depths": [1] * 3,
               "image_size": 64},
+    "clap": {
+        "audio_config": {"patch_embeds_hidden_size": 8, "depths": [1] * 4, "hidden_size": 64, "projection_dim": 16,
+                         "num_attention_heads": [1, 1, 2, 2]},
+        "text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64,
+                        "vocab_size": _N_WORDS, "projection_dim": 16, "max_position_embeddings": 128},
+    },
     "pvt": {"num_attention_heads": [1, 2, 4, 8]},
     "pvt_v2": {"num_attention_heads": [1, 2, 4, 8]},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "expand": 2},

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from clips import in_memory, pictures, voice, write_frames, write_srt, write_wav
-from conftest import Run
+from clips import in_memory, pictures, voice
 from many import IS_LONG
 
 from viper.encoders.image import ImageEncoder
@@ -21,32 +19,50 @@ from viper.encoders.video import is_video
 from viper.engine.device import Runtime
 from viper.errors import UserError
 from viper.media.sound import Sound
-from viper.store import FeatureStore
 
 pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 
 CPU = Runtime(torch.device("cpu"))
 # Pooling -> families that must have it; the others that transformers has work too, or are refused in one line.
 WORDS = {
-    "cls": "albert bert big_bird camembert canine convbert data2vec-text deberta deberta-v2 distilbert dpr electra ernie "
-           "eurobert flaubert fnet funnel ibert longformer luke megatron-bert modernbert mpnet nomic_bert nystromformer "
-           "rembert roberta roberta-prelayernorm roc_bert roformer splinter squeezebert xlm xlm-roberta xlm-roberta-xl "
-           "yoso altclip chinese_clip flava",
+    "cls": "albert bert big_bird camembert canine convbert data2vec-text deberta deberta-v2 distilbert dpr electra "
+           "ernie eurobert flaubert fnet funnel ibert longformer luke megatron-bert modernbert mpnet nomic_bert "
+           "nystromformer rembert roberta roberta-prelayernorm roc_bert roformer splinter squeezebert xlm xlm-roberta "
+           "xlm-roberta-xl yoso altclip chinese_clip flava",
     "mean": "bart bigbird_pegasus blenderbot led longt5 m2m_100 marian mbart mt5 mvp pegasus pegasus_x plbart "
             "prophetnet switch_transformers t5 umt5",
-    "last": "biogpt bitnet bloom cohere ctrl falcon falcon_mamba gemma gemma2 gemma3_text glm gpt2 gpt_bigcode gpt_neox "
-            "gpt_oss gptj granite llama mamba mistral mixtral modernbert-decoder mpt olmo2 openai-gpt opt phi phi3 qwen2 "
-            "qwen3 rwkv smollm3 stablelm starcoder2 xglm xlnet clip",
+    "last": "biogpt bitnet bloom cohere ctrl falcon falcon_mamba gemma gemma2 gemma3_text glm gpt2 gpt_bigcode "
+            "gpt_neox gpt_oss gptj granite llama mamba mistral mixtral modernbert-decoder mpt olmo2 openai-gpt opt phi "
+            "phi3 qwen2 qwen3 rwkv smollm3 stablelm starcoder2 xglm xlnet clip",
 }  # fmt: skip
 SIGHT = {
-    "cls": "vit deit dinov2 dinov2_with_registers dinov3_vit beit data2vec-vision vit_mae vit_msn clip_vision_model clip pvt "
-           "convnext convnextv2 resnet regnet efficientnet mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 poolformer "
-           "segformer swiftformer textnet bit cvt",
-    "mean": "swin swinv2 ijepa hiera levit focalnet",
+    "cls": "vit deit dinov2 dinov2_with_registers dinov3_vit data2vec-vision vit_mae vit_msn clip_vision_model clip "
+           "pvt convnext convnextv2 resnet regnet efficientnet mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 "
+           "segformer swiftformer bit",
+    "mean": "swin swinv2 ijepa hiera levit focalnet beit",
     "head": "siglip_vision_model siglip",
 }  # fmt: skip
-HEARING = ("wav2vec2 wavlm hubert unispeech unispeech-sat data2vec-audio sew sew-d wav2vec2-conformer wav2vec2-bert whisper "
-           "speech_to_text moonshine audio-spectrogram-transformer clap encodec dac mimi parakeet_encoder").split()  # fmt: skip
+HEARING = [
+    "wav2vec2",
+    "wavlm",
+    "hubert",
+    "unispeech",
+    "unispeech-sat",
+    "data2vec-audio",
+    "sew",
+    "sew-d",
+    "wav2vec2-conformer",
+    "wav2vec2-bert",
+    "whisper",
+    "speech_to_text",
+    "moonshine",
+    "audio-spectrogram-transformer",
+    "clap",
+    "encodec",
+    "dac",
+    "mimi",
+    "parakeet_encoder",
+]
 
 
 @pytest.fixture(scope="module")

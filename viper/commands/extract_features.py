@@ -112,7 +112,7 @@ class VisualOptions(ExtractOptions):
     layer: int = -1
     """Layer to read: -1 is the last, k the k-th hidden state."""
     pool: Literal["auto", "cls", "mean"] = "auto"
-    """The class token, or the mean of all tokens; auto: what a video network's own classifier reads, else cls."""
+    """The class token, or the mean of all tokens; auto: what the network's own classifier reads."""
     n_windows: int = 1
     """With a video network: windows per clip, one token each. The network's number of frames is taken evenly from each
     window; if there are fewer, they are repeated."""

@@ -26,7 +26,7 @@ _SOUNDS = ("input_features", "input_values", "audio_mel", "audio_values", "input
 _MASKS = ("attention_mask", "input_features_mask", "feature_attention_mask", "padding_mask", "audio_mel_mask")
 _FRAME_SECONDS = 0.01  # of AST's spectrograms
 # Codecs, whose encoder makes maps (B, C, T) of waves; the rest of them makes codes of those.
-_CODECS = ("encodec", "dac", "mimi", "xcodec", "neucodec")
+_CODECS = ("encodec", "dac", "mimi")
 # Networks whose sequence is not one of time (AST's patches), or is a map (CLAP's): they answer one vector a window.
 _ANSWER_ONE = ("audio-spectrogram-transformer", "clap", "clap_audio_model")
 # Networks that make sound of sound or of words, and whose states nobody was meant to read.
@@ -138,6 +138,7 @@ class Listener:
             given["output_hidden_states"] = True
         with torch.no_grad():
             output = network(**given) if sound in given else network(inputs[sound], **given)
+        output = getattr(output, "latents", output)
         if isinstance(output, torch.Tensor):
             if self._family not in _CODECS or output.ndim != 3:
                 raise ValueError(f"it answers a tensor {tuple(output.shape)}")
@@ -168,9 +169,11 @@ def _heard(hidden: torch.Tensor, own: Any, mask: torch.Tensor | None) -> torch.T
 
 def _halves(network: Any) -> Iterator[Any]:
     """Yield the parts of a network that may be the one that hears, the likeliest first."""
+    import torch
+
     config, seen = network.config, [network]
     for name in ("audio_model", "audio_tower", "audio_encoder", "speech_encoder"):
-        if hasattr(network, name):
+        if isinstance(getattr(network, name, None), torch.nn.Module):  # a model without ears has None there
             seen.insert(0, getattr(network, name))
     is_codec = config.model_type in _CODECS
     if getattr(config, "is_encoder_decoder", False) or is_codec or type(network).__name__.endswith(_READING_ALOUD):

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     import torch
 
 # What of a processor's settings changes a picture; the rest is bookkeeping of the library's version.
-# Its name and the kind of arrays it makes are not: processors that do more are known by all other settings.
-_NAMES = ("image_processor_type", "processor_class", "feature_extractor_type", "return_tensors", "data_format", "device",
-          "dtype", "disable_grouping", "input_data_format", "image_processor_class", "transformers_version")  # fmt: skip
 _SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "offset",
              "do_normalize", "image_mean", "image_std")  # fmt: skip
+# Processors that do more are known by all of their settings but names and the kind of arrays they make.
+_NAMES = ("image_processor_type", "processor_class", "feature_extractor_type", "return_tensors", "data_format",
+          "device", "dtype", "disable_grouping", "input_data_format", "image_processor_class",
+          "transformers_version")  # fmt: skip
 INSTEAD = "take an image encoder, such as google/vit-base-patch16-224-in21k"
 
 
@@ -114,8 +115,8 @@ class Pixels:
         if pixels is None or isinstance(pixels, list) or pixels.ndim != 4 or pixels.shape[1] != 3:
             shape = f"pixel_values {tuple(pixels.shape)}" if hasattr(pixels, "shape") else ", ".join(made)
             raise UserError(
-                f"{self.model}: its processor ({type(self.processor).__name__}) makes {shape} of {len(images)} pictures, "
-                f"not as many pictures of one size; {INSTEAD}"
+                f"{self.model}: its processor ({type(self.processor).__name__}) makes {shape} of {len(images)} "
+                f"pictures, not as many of one size; {INSTEAD}"
             )
         return np.asarray(pixels.float().numpy())
 

@@ -43,7 +43,9 @@ def published_pooling(folder: Path) -> str | None:
     if isinstance(settings.get("pooling_mode"), str):
         found = [settings["pooling_mode"]]
     if len(found) != 1 or found[0] not in _PUBLISHED:
-        raise UserError(f"{path}: asks for {', '.join(found) or 'no pooling'}; one of cls, mean, max, lasttoken is read")
+        raise UserError(
+            f"{path}: asks for {', '.join(found) or 'no pooling'}; one of cls, mean, max, lasttoken is read"
+        )
     return _PUBLISHED[found[0]]
 
 
@@ -54,7 +56,7 @@ def further_steps(folder: Path) -> list[str]:
     steps = [each for each in modules if isinstance(each, dict)] if isinstance(modules, list) else []
     return [
         str(each.get("path", ""))[:80] or "a step" for each in steps
-        if not str(each.get("type", "")).rpartition(".")[2] in _STEPS
+        if str(each.get("type", "")).rpartition(".")[2] not in _STEPS
     ]  # fmt: skip
 
 

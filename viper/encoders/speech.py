@@ -106,7 +106,6 @@ class SpeechEncoder(WindowEncoder):
 
     def prepare(self, runtime: Runtime) -> None:
         """Load the weights, with the x-vector head where the checkpoint has one."""
-        import torch
         from transformers import AutoModel, AutoModelForAudioXVector
 
         from viper.engine.device import DeviceBatches
@@ -148,10 +147,11 @@ class SpeechEncoder(WindowEncoder):
         if self._limit is None or (asked is not None and asked <= self._limit):
             return super().windows(sound)
         bounds, times = cut_windows(sound, self.n_fragments, self._limit)
-        if (bounds[:, 1] - bounds[:, 0]).max() < (window_bounds(len(sound.samples), self.n_fragments)[0, 1]):
+        whole = window_bounds(len(sound.samples), self.n_fragments)[0, 1] / sound.rate
+        if whole > self._limit:
             log.warning(
-                "%s reads %g s at once: of each window, which is longer, it hears the first %g s; more --n_fragments make "
-                "windows shorter", self.model, self._limit, self._limit,
+                "%s hears %g s at once: of windows of %.1f s it reads the first part; more --n_fragments make them "
+                "shorter", self.model, self._limit, whole,
             )  # fmt: skip
         return bounds, times
 

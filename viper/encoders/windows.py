@@ -16,7 +16,7 @@ from viper.store import Feature
 
 
 def cut_windows(sound: Sound, n: int, longest: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds (n, 2) of windows in samples, none longer than `longest` seconds, and their middles' seconds."""
+    """Return bounds (n, 2) of windows in samples, none above `longest` seconds, and the seconds of their middles."""
     bounds = window_bounds(len(sound.samples), n)
     if longest is not None:
         most = max(1, round(longest * sound.rate))

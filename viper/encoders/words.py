@@ -80,7 +80,7 @@ class CueEncoder(Encoder["list[Cue] | None", CueSample]):
         ]
 
 
-# A cue is a sentence or two. A network that says no limit, or one of a hundred pages, is given no more words than these.
+# A cue is a sentence or two. A network that says no limit, or one of a hundred pages, is given no more than these.
 MAX_WORDS, USUAL_WORDS = 2048, 512
 # Sentences on which a network is tried: the first and the second differ in their last word, the first and the third in
 # their first. The fourth is longer, so that the others are padded beside it.
@@ -90,9 +90,8 @@ _TRIED = (
 )  # fmt: skip
 # By model_type, networks that read words, whose states are not what they were trained to give of a sentence alone.
 _NOT_FOR_SENTENCES = {
-    "siglip": "was trained on words padded to a fixed length", "siglip2": "was trained on words padded to a fixed length",
-    "siglip_text_model": "was trained on words padded to a fixed length",
-    "siglip2_text_model": "was trained on words padded to a fixed length",
+    **dict.fromkeys(("siglip", "siglip2", "siglip_text_model", "siglip2_text_model"),
+                    "was trained on words padded to a fixed length"),
     "tapas": "reads tables", "layoutlmv2": "reads pages with boxes", "esm": "reads proteins", "esmc": "reads proteins",
 }  # fmt: skip
 _SHORTEST = {"canine": 16}  # letters, of which four become one
@@ -105,9 +104,10 @@ class SentenceModel:
     """A transformers network that reads text, and what it makes of a sentence.
 
     The encoder of an encoder-decoder, the half of an image-text model that reads, any other network as it is. The
-    vector is what a folder of sentence-transformers says, else what the family's own heads read (viper.encoders.pooling).
-    A network is tried on a few sentences first: one that sees other sentences of its batch is given sentences of one
-    length at a time, or one at a time; one whose vectors do not tell sentences apart is a UserError.
+    vector is what a folder of sentence-transformers says, else what the family's own heads read: see
+    viper.encoders.pooling. A network is tried on a few sentences first: one that sees other sentences of its batch is
+    given sentences of one length at a time, or one at a time; one whose vectors do not tell sentences apart is a
+    UserError.
     """
 
     def __init__(self, model: str, runtime: Runtime) -> None:
