@@ -69,7 +69,10 @@ _OWN: dict[str, dict[str, Any]] = {
     "regnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4},
     "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320},
     "levit": {"hidden_sizes": [16] * 3, "num_attention_heads": [2] * 3, "key_dim": [8] * 3, "depths": [1] * 3,
-              "image_size": 64},
+              "image_size": 64, "patch_size": 16},
+    "hiera": {"image_size": [SIDE, SIDE], "patch_size": [7, 7], "embed_dim": 8, "num_heads": [1, 1, 2, 2]},
+    "mobilevit": {"patch_size": 2},
+    "mobilevitv2": {"patch_size": 2},
     "clap": {
         "audio_config": {"patch_embeds_hidden_size": 8, "depths": [1] * 4, "hidden_size": 64, "projection_dim": 16,
                          "num_attention_heads": [1, 1, 2, 2]},
@@ -164,7 +167,9 @@ def _shaken(network: Any) -> Any:
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.is_floating_point():
-                parameter += 0.1 * torch.randn(parameter.shape)
+                # As much as keeps what goes through: a network that tells nothing apart would prove nothing.
+                fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 200
+                parameter += max(0.1, 1.4 / fan_in**0.5) * torch.randn(parameter.shape)
     return network
 
 
@@ -211,7 +216,7 @@ def write_eyes(folder: Path, family: str) -> None:
     """The family's processor of pictures, for pictures of 32 pixels."""
     names = IMAGE_PROCESSOR_MAPPING_NAMES[family]
     processor = getattr(transformers, names.get("torchvision") or names["pil"])()
-    side = getattr(config_of(family), "image_size", SIDE)
+    side = 64 if family == "levit" else SIDE
     for key in ("size", "crop_size", "pad_size"):
         if value := getattr(processor, key, None):
             setattr(processor, key, dict.fromkeys(dict(value), side))

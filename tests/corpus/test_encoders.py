@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from clips import in_memory, pictures, voice
+from clips import in_memory, pictures, voice, write_frames, write_srt, write_wav
+from conftest import Run
 from many import IS_LONG
 
 from viper.encoders.image import ImageEncoder
@@ -18,7 +21,9 @@ from viper.encoders.subtitles import SubtitleEncoder
 from viper.encoders.video import is_video
 from viper.engine.device import Runtime
 from viper.errors import UserError
+from viper.media.pictures import read_image
 from viper.media.sound import Sound
+from viper.store import FeatureStore
 
 pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
 
@@ -36,10 +41,10 @@ WORDS = {
             "phi3 qwen2 qwen3 rwkv smollm3 stablelm starcoder2 xglm xlnet clip",
 }  # fmt: skip
 SIGHT = {
-    "cls": "vit deit dinov2 dinov2_with_registers dinov3_vit data2vec-vision vit_mae vit_msn clip_vision_model clip "
+    "cls": "vit deit dinov2 dinov2_with_registers dinov3_vit vit_mae vit_msn clip_vision_model clip "
            "pvt convnext convnextv2 resnet regnet efficientnet mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 "
            "segformer swiftformer bit",
-    "mean": "swin swinv2 ijepa hiera levit focalnet beit",
+    "mean": "swin swinv2 ijepa hiera levit focalnet beit data2vec-vision",
     "head": "siglip_vision_model siglip",
 }  # fmt: skip
 HEARING = [
@@ -205,3 +210,230 @@ def test_every_family_that_hears(families: Any, tmp_path: Path) -> None:
         if family in HEARING and said != "heard":
             problems.append(f"{family}: {said}")
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture(scope="module")
+def made(families: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """A tiny checkpoint of a family with what it reads by: a layout of words, "eyes" or "ears"."""
+    kept: dict[tuple[str, str], Path] = {}
+
+    def make(family: str, reads: str) -> Path:
+        if (family, reads) not in kept:
+            folder = kept[family, reads] = tmp_path_factory.mktemp("family") / family
+            network = families.network_of(family)
+            assert network is not None, family
+            network.save_pretrained(folder)
+            if reads in ("eyes", "ears"):
+                (families.write_eyes if reads == "eyes" else families.write_ears)(folder, family)
+            else:
+                families.write_words(folder, reads)
+        return kept[family, reads]
+
+    return make
+
+
+def written(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("settings", "pool"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
+        ({"pooling_mode_lasttoken": True}, "last"),
+        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode_weightedmean_tokens": True}, "weighted"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, "root"),
+        ({"pooling_mode": "mean", "word_embedding_dimension": 32}, "mean"),
+    ],
+)
+def test_a_folder_of_sentence_transformers_says_how_words_are_pooled(
+    made: Callable[[str, str], Path], tmp_path: Path, settings: dict[str, Any], pool: str
+) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = copytree(made("bert", "cls"), tmp_path / "bert")
+    plain = SubtitleEncoder(str(folder))
+    plain.prepare(CPU)
+    written(folder / "1_Pooling" / "config.json", settings)
+    encoder = SubtitleEncoder(str(folder))
+    encoder.prepare(CPU)
+    assert encoder.info().options["pool"] == pool
+    assert plain.info().difference(encoder.info()) is not None  # their features do not mix
+    assert encoder._sentences is not None
+    tokenizer, network = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    rows = []
+    for sentence in SENTENCES:
+        with torch.inference_mode():
+            hidden = network(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0]
+        places = torch.arange(1, len(hidden) + 1)[:, None]
+        by_pool = {
+            "mean": hidden.mean(0), "last": hidden[-1], "max": hidden.amax(0), "root": hidden.sum(0) / len(hidden) ** 0.5,
+            "weighted": (hidden * places).sum(0) / places.sum(),
+        }  # fmt: skip
+        rows.append(by_pool[pool])
+    np.testing.assert_allclose(encoder._sentences.embed(SENTENCES, 4), torch.stack(rows).numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"pooling_mode": "attention"}, {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, {}, []],
+)
+def test_a_pooling_that_is_not_known_is_one_line(
+    made: Callable[[str, str], Path], tmp_path: Path, settings: Any
+) -> None:
+    folder = copytree(made("bert", "cls"), tmp_path / "bert")
+    written(folder / "1_Pooling" / "config.json", settings)
+    with pytest.raises(UserError) as error:
+        SubtitleEncoder(str(folder)).prepare(CPU)
+    one_line(error.value, folder)
+
+
+def test_steps_after_the_pooling_are_named(made: Callable[[str, str], Path], tmp_path: Path, run: Run) -> None:
+    folder = copytree(made("bert", "cls"), tmp_path / "bert")
+    steps = ["Transformer", "Pooling", "Dense", "Normalize"]
+    kinds = [{"path": f"{n}_{name}", "type": f"sentence_transformers.models.{name}"} for n, name in enumerate(steps)]
+    written(folder / "modules.json", kinds)
+    write_srt(tmp_path / "words" / "a.srt", [(0.0, 1.0, "the fox")])
+    outcome = run("extract_textual_features", "--subtitles", tmp_path / "words", "--output_folder", tmp_path / "out",
+                  "--model_name", folder)  # fmt: skip
+    assert outcome.code == 0, outcome.said
+    assert "before 2_Dense, which viper leaves out" in outcome.said
+
+
+RATES = (8_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_sound_is_read_at_the_rate_of_the_model(
+    made: Callable[[str, str], Path], tmp_path: Path, run: Run, rate: int
+) -> None:
+    folder = copytree(made("wav2vec2", "ears"), tmp_path / "wav2vec2")
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    written(folder / "preprocessor_config.json", {**settings, "sampling_rate": rate})
+    write_wav(tmp_path / "sounds" / "a.wav", voice(2.0, rate=rate), rate)
+    outcome = run("extract_audio_features", "--input_folder", tmp_path / "sounds", "--output_folder", tmp_path / "out",
+                  "--model_name", folder, "--n_fragments", 3, "--precision", "float32")  # fmt: skip
+    assert outcome.code == 0, outcome.said
+    feature = FeatureStore.open(tmp_path / "out").read("a")
+    np.testing.assert_allclose(feature.time, [0.5, 1.0, 1.5], atol=1e-3)
+    encoder = SpeechEncoder(str(folder), n_fragments=3)
+    encoder.prepare(CPU)
+    sample = encoder.load(Sound(voice(2.0, rate=rate), rate, 0.0))
+    assert [len(window) for window in sample.windows] == [rate] * 3  # a second each
+    # A file that already has the rate is not resampled, and loses nothing above 8 kHz: its samples are the model's.
+    np.testing.assert_allclose(feature.tokens, encoder.encode([sample], 4)[0].tokens, atol=2e-3)
+
+
+def test_windows_longer_than_an_extractor_takes_are_cut_with_a_word(
+    made: Callable[[str, str], Path], tmp_path: Path, run: Run
+) -> None:
+    write_wav(tmp_path / "sounds" / "a.wav", voice(30.0), 16_000)
+    outcome = run("extract_audio_features", "--input_folder", tmp_path / "sounds", "--output_folder", tmp_path / "out",
+                  "--model_name", made("audio-spectrogram-transformer", "ears"), "--n_fragments", 2)  # fmt: skip
+    assert outcome.code == 0, outcome.said
+    assert "hears 10.24 s at once: of windows of 20.0 s it reads the first part" in outcome.said
+    np.testing.assert_allclose(FeatureStore.open(tmp_path / "out").read("a").time, [5.12, 15.12], atol=0.01)
+
+
+PICTURES = ["vit", "swin", "efficientnet", "siglip", "beit", "resnet"]
+
+
+@pytest.mark.parametrize("family", PICTURES)
+def test_frames_are_what_the_family_itself_makes_of_them(
+    made: Callable[[str, str], Path], tmp_path: Path, run: Run, family: str
+) -> None:
+    from transformers import AutoImageProcessor, AutoModel
+
+    folder, images = made(family, "eyes"), pictures(3)
+    write_frames(tmp_path / "frames" / "a", images)
+    outcome = run("extract_visual_features", "--input_folder", tmp_path / "frames", "--output_folder", tmp_path / "out",
+                  "--model_name", folder, "--precision", "float32")  # fmt: skip
+    assert outcome.code == 0, outcome.said
+    read = [read_image(path) for path in sorted((tmp_path / "frames" / "a").glob("*.jpg"))]
+    network: Any = AutoModel.from_pretrained(folder).eval()
+    network = getattr(network, "vision_model", network)
+    with torch.inference_mode():
+        output = network(**AutoImageProcessor.from_pretrained(folder)(read, return_tensors="pt"))
+    hidden = output.last_hidden_state
+    expected = {
+        "vit": lambda: hidden[:, 0], "siglip": lambda: output.pooler_output,
+        "efficientnet": lambda: hidden.mean((2, 3)), "resnet": lambda: hidden.mean((2, 3)),
+    }.get(family, lambda: hidden.mean(1))()  # fmt: skip
+    found = FeatureStore.open(tmp_path / "out").read("a").tokens
+    scale = max(1.0, float(expected.abs().max()))
+    np.testing.assert_allclose(found / scale, expected.numpy() / scale, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("command", "family", "reads"),
+    [
+        ("extract_textual_features", "siglip", "cls"), ("extract_textual_features", "tapas", "cls"),
+        ("extract_textual_features", "vit", "cls"), ("extract_audio_features", "bert", "cls"),
+        ("extract_audio_features", "vit", "eyes"), ("extract_visual_features", "bert", "cls"),
+        ("extract_visual_features", "yolos", "eyes"), ("extract_visual_features", "wav2vec2", "ears"),
+        ("extract_textual_features", "whisper", "ears"),
+    ],
+)  # fmt: skip
+def test_the_wrong_kind_of_network_is_one_line_and_says_what_to_take(
+    made: Callable[[str, str], Path], tmp_path: Path, run: Run, command: str, family: str, reads: str
+) -> None:
+    folder = made(family, reads)
+    write_frames(tmp_path / "frames" / "a", pictures(2))
+    write_wav(tmp_path / "sounds" / "a.wav", voice(1.0), 16_000)
+    write_srt(tmp_path / "words" / "a.srt", [(0.0, 1.0, "the fox")])
+    option, content = {"extract_textual_features": ("--subtitles", "words"),
+                       "extract_audio_features": ("--input_folder", "sounds"),
+                       "extract_visual_features": ("--input_folder", "frames")}[command]  # fmt: skip
+    outcome = run(command, option, tmp_path / content, "--output_folder", tmp_path / "out", "--model_name", folder)
+    assert outcome.code == 2, outcome.said
+    assert "Traceback" not in outcome.said
+    said = [line for line in outcome.said.splitlines() if str(folder) in line]
+    assert len(said) == 1, outcome.said
+
+
+@pytest.mark.parametrize("vocabulary", ["spiece.model", "sentencepiece.bpe.model", "tokenizer.model"])
+def test_a_tokenizer_that_needs_what_is_not_here_is_one_line(
+    made: Callable[[str, str], Path], tmp_path: Path, vocabulary: str
+) -> None:
+    family = {"spiece.model": "t5", "sentencepiece.bpe.model": "xlm-roberta"}.get(vocabulary, "llama")
+    folder = copytree(made(family, "cls"), tmp_path / family)
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / file).unlink(missing_ok=True)
+    (folder / vocabulary).write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02" * 3)
+    with pytest.raises(UserError) as error:
+        SubtitleEncoder(str(folder)).prepare(CPU)
+    one_line(error.value, folder)
+
+
+# The commonest heads of the published checkpoints: the network below them is read, and nothing else is lost.
+HEADS = [
+    ("bert", "MaskedLM"), ("roberta", "SequenceClassification"), ("gpt2", "CausalLM"), ("gpt_neox", "CausalLM"),
+    ("llama", "CausalLM"), ("llama", "SequenceClassification"), ("xlnet", "CausalLM"), ("t5", "Seq2SeqLM"),
+    ("bart", "Seq2SeqLM"), ("marian", "Seq2SeqLM"), ("pegasus", "Seq2SeqLM"), ("mt5", "SequenceClassification"),
+    ("electra", "PreTraining"), ("rwkv", "CausalLM"), ("whisper", "SpeechSeq2Seq"), ("wav2vec2", "CTC"),
+    ("hubert", "AudioClassification"), ("audio-spectrogram-transformer", "AudioClassification"),
+    ("vit", "ImageClassification"), ("convnext", "ImageClassification"), ("efficientnet", "ImageClassification"),
+    ("swin", "ImageClassification"), ("swiftformer", "ImageClassification"), ("beit", "ImageClassification"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "head"), HEADS)
+def test_a_checkpoint_with_its_head_is_the_network_below_it(
+    families: Any, tmp_path: Path, family: str, head: str
+) -> None:
+    import transformers
+
+    from viper.encoders.pretrained import load_transformers_model
+
+    whole = families.network_of(family, getattr(transformers, f"AutoModelFor{head}"))
+    assert whole is not None
+    whole.save_pretrained(tmp_path / family)
+    found = load_transformers_model(transformers.AutoModel, str(tmp_path / family)).state_dict()
+    base = whole.base_model.state_dict()
+    for name in found.keys() & base.keys():
+        if family == "marian" and "embed_positions" in name:
+            continue  # sines, which no file has
+        assert torch.equal(found[name].float(), base[name].float()), name
+    assert len(found.keys() & base.keys()) > 0.7 * len(found)

@@ -162,7 +162,7 @@ def _seeing_half(network: Any, model: str) -> Any:
     )  # fmt: skip
     if any(family in names for names in finding) and family not in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         raise UserError(f"{model}: {family} finds things in pictures, and has no vector of a whole one; {INSTEAD}")
-    if hasattr(network, "vision_model"):
+    if hasattr(getattr(network, "vision_model", None), "config"):
         return network.vision_model
     half = network.get_encoder(modality="image")
     return half if half is not None and hasattr(half, "config") else network

@@ -157,7 +157,8 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
             ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
     family, prefix = loaded.config.model_type, f"{loaded.base_model_prefix}."
-    random = [key for key in report["missing_keys"] if is_read(key)] + [key for key, *_ in report["mismatched_keys"]]
+    random = [key for key in report["missing_keys"] if is_read(key) and not _is_sinusoid(loaded, key)]
+    random += [key for key, *_ in report["mismatched_keys"]]
     dropped = [
         key for key in report["unexpected_keys"]
         if is_read(key) and not is_table(key) and not is_head(family, key.removeprefix(prefix))
@@ -173,6 +174,11 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
         raise UserError(f"{model}: the checkpoint does not fit its architecture, {network}; {'; '.join(problems)}")
     check_finite(loaded, model)
     return loaded.eval().requires_grad_(False)
+
+
+def _is_sinusoid(network: Any, key: str) -> bool:
+    """Return whether a weight is a table of sines, which Marian and Pegasus work out and do not save."""
+    return "Sinusoidal" in type(network.get_submodule(key.rpartition(".")[0])).__name__
 
 
 def _network_class(auto_class: Any, config: Any) -> Any:
