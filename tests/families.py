@@ -6,6 +6,7 @@ beside that stands in a table; a family for which this gives no network is left 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -149,14 +150,18 @@ def _narrower(value: Any) -> Any:
     return {key: [1, 1, 2] if key == "mrope_section" else _narrower(each) for key, each in value.items()}
 
 
-def network_of(family: str, auto_class: Any = AutoModel) -> Any:
-    """A family's network with random weights, none of them zero; None where none so small can be made of it."""
+def network_of(family: str, auto_class: Any = AutoModel, reads: str = "") -> Any:
+    """A family's network with random weights, none of them zero; None where none so small can be made of it.
+
+    `reads` is what it must read first: "input_ids", "pixel_values" ...; "" for anything.
+    """
     try:
         config = config_of(family)
         config = type(config).from_dict(json.loads(config.to_json_string()))
         with torch.device("meta"):
             planned = auto_class.from_config(config)
-        if sum(tensor.numel() for tensor in planned.parameters()) > MAX_NUMBERS:
+        is_small = sum(tensor.numel() for tensor in planned.parameters()) <= MAX_NUMBERS
+        if not is_small or reads not in ("", planned.main_input_name):
             return None
         return seeded(0, lambda: _shaken(auto_class.from_config(config)))
     except Exception:  # configs and networks that want other sizes raise anything
@@ -170,7 +175,21 @@ def _shaken(network: Any) -> Any:
                 # As much as keeps what goes through: a network that tells nothing apart would prove nothing.
                 fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 200
                 parameter += max(0.1, 1.4 / fan_in**0.5) * torch.randn(parameter.shape)
+        if network.main_input_name == "pixel_values":
+            _settle(network)
     return network
+
+
+def _settle(network: Any) -> None:
+    """Give batch norms the statistics of what goes through, without which all pictures end alike."""
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.momentum = None
+    with contextlib.suppress(Exception):  # a network that wants more than pictures stays as it is
+        network.train()(pixel_values=torch.randn(8, 3, 2 * SIDE, 2 * SIDE))
+    network.eval()
 
 
 def write_words(folder: Path, layout: str) -> None:
@@ -216,7 +235,7 @@ def write_eyes(folder: Path, family: str) -> None:
     """The family's processor of pictures, for pictures of 32 pixels."""
     names = IMAGE_PROCESSOR_MAPPING_NAMES[family]
     processor = getattr(transformers, names.get("torchvision") or names["pil"])()
-    side = 64 if family == "levit" else SIDE
+    side = {"levit": 64, "mobilevit": 64, "mobilevitv2": 128}.get(family, SIDE)
     for key in ("size", "crop_size", "pad_size"):
         if value := getattr(processor, key, None):
             setattr(processor, key, dict.fromkeys(dict(value), side))

@@ -99,8 +99,8 @@ def outcome_of(problems: list[str], family: str, check: Callable[[], str]) -> st
     return ""
 
 
-def same(alone: np.ndarray, together: np.ndarray) -> None:
-    assert np.abs(alone - together).max() <= 1e-5 * max(1.0, np.abs(alone).max()), "a feature depends on its batch"
+def same(alone: np.ndarray, together: np.ndarray, share: float = 1e-5) -> None:
+    assert np.abs(alone - together).max() <= share * max(1.0, np.abs(alone).max()), "a feature depends on its batch"
 
 
 SENTENCES = [
@@ -126,8 +126,10 @@ def test_every_family_that_reads_words(families: Any, tmp_path: Path) -> None:
     wanted = {name: pool for pool, names in WORDS.items() for name in names.split()}
     n_read = 0
     for family in families.families():
-        network = families.network_of(family)
-        if network is None or (family not in wanted and network.main_input_name != "input_ids"):
+        network = families.network_of(family, reads="" if family in wanted else "input_ids")
+        if network is None:
+            if family in wanted:
+                problems.append(f"{family}: cannot be made small")
             continue
         folder = tmp_path / family
         network.save_pretrained(folder)
@@ -146,7 +148,7 @@ def look(folder: Path) -> str:
     images = pictures(3) + pictures(2, seed=1, height=30, width=70)
     together = encoder.encode([encoder.load(in_memory(images))], 8)[0].tokens
     alone = [encoder.encode([encoder.load(in_memory([image]))], 8)[0].tokens for image in images]
-    same(np.concatenate(alone), together)
+    same(np.concatenate(alone), together, 5e-5)  # fifty random layers of convolutions round more than trained ones
     assert np.abs(together[0] - together[1]).max() > 1e-5, "two pictures get the same feature"
     return encoder.pool
 
@@ -158,8 +160,11 @@ def test_every_family_that_sees(families: Any, tmp_path: Path) -> None:
     for family in families.families():
         # A tower of its own has the processor of the whole.
         named = family if families.has_eyes(family) else family.removesuffix("_model").removesuffix("_vision")
-        network = families.network_of(family) if families.has_eyes(named) else None
+        reads = "" if family in wanted else "pixel_values"
+        network = families.network_of(family, reads=reads) if families.has_eyes(named) else None
         if network is None:
+            if family in wanted:
+                problems.append(f"{family}: cannot be made small")
             continue
         folder = tmp_path / family
         network.save_pretrained(folder)
@@ -269,8 +274,8 @@ def test_a_folder_of_sentence_transformers_says_how_words_are_pooled(
             hidden = network(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0]
         places = torch.arange(1, len(hidden) + 1)[:, None]
         by_pool = {
-            "mean": hidden.mean(0), "last": hidden[-1], "max": hidden.amax(0), "root": hidden.sum(0) / len(hidden) ** 0.5,
-            "weighted": (hidden * places).sum(0) / places.sum(),
+            "mean": hidden.mean(0), "last": hidden[-1], "max": hidden.amax(0),
+            "root": hidden.sum(0) / len(hidden) ** 0.5, "weighted": (hidden * places).sum(0) / places.sum(),
         }  # fmt: skip
         rows.append(by_pool[pool])
     np.testing.assert_allclose(encoder._sentences.embed(SENTENCES, 4), torch.stack(rows).numpy(), atol=2e-5)

@@ -130,7 +130,7 @@ class Listener:
 
         sound = next(name for name in _SOUNDS if name in inputs)
         masks = {name: value for name, value in inputs.items() if "mask" in name}
-        given = {name: value for name, value in inputs.items() if name in self._accepted}
+        given: dict[str, Any] = {name: value for name, value in inputs.items() if name in self._accepted}
         unknown = next((name for name in _MASKS if name in self._accepted), None)
         if masks and not masks.keys() & given.keys() and unknown:
             given[unknown] = next(iter(masks.values()))
@@ -188,9 +188,11 @@ def stacked(windows: list[Window]) -> dict[str, torch.Tensor]:
     """Return windows of one shape as tensors with a batch dimension."""
     import torch
 
-    if isinstance(windows[0], np.ndarray):
-        return {WAVE: torch.from_numpy(np.stack(windows))}
-    return {name: torch.from_numpy(np.stack([row[name] for row in windows])) for name in windows[0]}  # type: ignore[index,call-overload]
+    waves = [window for window in windows if isinstance(window, np.ndarray)]
+    if waves:
+        return {WAVE: torch.from_numpy(np.stack(waves))}
+    named = [window for window in windows if isinstance(window, dict)]
+    return {name: torch.from_numpy(np.stack([window[name] for window in named])) for name in named[0]}
 
 
 def shape_of(window: Window) -> tuple[Any, ...]:
