@@ -113,6 +113,12 @@ def families() -> list[str]:
     return list(modeling_auto.MODEL_MAPPING_NAMES)
 
 
+def is_of_words(family: str) -> bool:
+    """Whether a family reads nothing but words, by its config's parts."""
+    parts = getattr(CONFIG_MAPPING[family], "sub_configs", {})
+    return not any("vision" in part or "audio" in part or "image" in part for part in parts)
+
+
 def config_of(family: str) -> Any:
     """A family's config, made small; whatever its class raises where that cannot be."""
     made = CONFIG_MAPPING[family]

@@ -126,6 +126,8 @@ def test_every_family_that_reads_words(families: Any, tmp_path: Path) -> None:
     wanted = {name: pool for pool, names in WORDS.items() for name in names.split()}
     n_read = 0
     for family in families.families():
+        if family not in wanted and not families.is_of_words(family):
+            continue  # their halves that read are of families that are tried themselves
         network = families.network_of(family, reads="" if family in wanted else "input_ids")
         if network is None:
             if family in wanted:
@@ -139,7 +141,7 @@ def test_every_family_that_reads_words(families: Any, tmp_path: Path) -> None:
         if family in wanted and pool != wanted[family]:
             problems.append(f"{family}: {pool}, not {wanted[family]}")
     assert not problems, "\n".join(problems)
-    assert n_read > 150
+    assert n_read > 120
 
 
 def look(folder: Path) -> str:
@@ -160,6 +162,7 @@ def test_every_family_that_sees(families: Any, tmp_path: Path) -> None:
     for family in families.families():
         # A tower of its own has the processor of the whole.
         named = family if families.has_eyes(family) else family.removesuffix("_model").removesuffix("_vision")
+        named = named.removesuffix("_with_registers")
         reads = "" if family in wanted else "pixel_values"
         network = families.network_of(family, reads=reads) if families.has_eyes(named) else None
         if network is None:
