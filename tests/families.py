@@ -164,6 +164,7 @@ def network_of(family: str, auto_class: Any = AutoModel, reads: str = "") -> Any
     try:
         config = config_of(family)
         config = type(config).from_dict(json.loads(config.to_json_string()))
+        config.architectures = config.architectures or []  # of Funnel's two classes transformers looks for one there
         with torch.device("meta"):
             planned = auto_class.from_config(config)
         is_small = sum(tensor.numel() for tensor in planned.parameters()) <= MAX_NUMBERS

@@ -32,7 +32,7 @@ CPU = Runtime(torch.device("cpu"))
 WORDS = {
     "cls": "albert bert big_bird camembert canine convbert data2vec-text deberta deberta-v2 distilbert dpr electra "
            "ernie eurobert flaubert fnet funnel ibert longformer luke megatron-bert modernbert mpnet nomic_bert "
-           "nystromformer rembert roberta roberta-prelayernorm roc_bert roformer splinter squeezebert xlm xlm-roberta "
+           "nystromformer rembert roberta roberta-prelayernorm roformer splinter squeezebert xlm xlm-roberta "
            "xlm-roberta-xl yoso altclip chinese_clip flava",
     "mean": "bart bigbird_pegasus blenderbot led longt5 m2m_100 marian mbart mt5 mvp pegasus pegasus_x plbart "
             "prophetnet switch_transformers t5 umt5",
