@@ -93,7 +93,8 @@ _NOT_FOR_SENTENCES = {
                     "was trained on words padded to a fixed length"),
     "tapas": "reads tables", "layoutlmv2": "reads pages with boxes", "esm": "reads proteins", "esmc": "reads proteins",
 }  # fmt: skip
-_SHORTEST = {"canine": 16}  # letters, of which four become one
+# To how many tokens sentences are padded for networks that cannot read one word: Canine and Funnel make one of several.
+_FEW = 16
 _INSTEAD = "take a text encoder, such as FacebookAI/roberta-base or one of sentence-transformers"
 # How far a sentence in a batch may be from the same sentence alone, in float32, as a share of the largest value.
 _NEAR = 1e-5
@@ -120,7 +121,7 @@ class SentenceModel:
         network: Any = _reading_half(_load(model), model)
         self._n_words, self._limit = _vocabulary_of(network), _limit_of(self._tokenizer, network, model)
         self._accepted = set(inspect.signature(network.forward).parameters)
-        self._shortest = _SHORTEST.get(network.config.model_type, 0)
+        self._shortest = 0
         self._class_segment = self._class_segment_of()
         self._group, self._network = _PADDED, network.eval()
         with _explained_reading(model, network):
@@ -223,7 +224,12 @@ class SentenceModel:
             with torch.inference_mode():
                 return self._states(rows, lambda tensor: tensor)
 
-        whole, longer = self._ids(_TRIED)
+        whole, longer, *word = self._ids((*_TRIED, "?"))
+        try:
+            states(word)
+        except Exception:  # networks raise anything
+            self._shortest = _FEW
+            states(word)
         ids = [whole, *self._changed(whole)]
         each = [states([row]) for row in ids]
         pool = self._pool(config, _is_causal(ids, each[0][0], each[1][0]), ids[0])
