@@ -22,6 +22,7 @@ from viper.logs import command_line, log, package_versions
 from viper.media.clips import (
     Clip,
     Content,
+    SoundClip,
     first_usable,
     inputs_of,
     is_usable,
@@ -134,7 +135,7 @@ class VisualOptions(PictureOptions, ExtractOptions):
     layer: int = -1
     """Layer to read: -1 is the last, k the k-th hidden state."""
     pool: Literal["auto", "cls", "mean"] = "auto"
-    """The class token, or the mean of all tokens; auto: what a video network's own classifier reads, else cls."""
+    """The class token, or the mean of all tokens; auto: what the network's own classifier reads."""
     n_windows: int = 1
     """With a video network: windows per clip, one token each. The network's number of frames is taken evenly from each
     window; if there are fewer, they are repeated."""
@@ -342,7 +343,7 @@ def make_job(options: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, A
         encode, store = _begin(options, clips, encoder)
     return Job(
         stage=f"extract_{options.modality}_features",
-        read=read_clip,
+        read=_Read(getattr(encoder, "rate", None)),
         load=_Load(encoder),
         encode=encode,
         save=Save(store),
@@ -400,9 +401,16 @@ def _imported(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, An
 # What the engine does with a clip. It is sent to other processes.
 
 
-def read_clip(clip: Clip) -> Sourced[Content]:
-    """Return what encoders are given."""
-    return read_sourced(clip, clip.read)
+@dataclass(frozen=True)
+class _Read:
+    """Reads what encoders are given; sound at the rate that the encoder wants, so that it is resampled once."""
+
+    rate: int | None
+
+    def __call__(self, clip: Clip) -> Sourced[Content]:
+        if isinstance(clip, SoundClip) and self.rate is not None:
+            clip = dataclasses.replace(clip, rate=self.rate)
+        return read_sourced(clip, clip.read)
 
 
 @dataclass(frozen=True)

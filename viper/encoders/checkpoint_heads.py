@@ -11,7 +11,11 @@ _SPEECH = (
     "lm_head",  # of letters (CTC)
     "quantizer", "project_hid", "project_q",  # of pretraining
 )  # fmt: skip
-_WORDS = ("classifier", "qa_outputs", "lm_head", "cls.predictions", "cls.seq_relationship")
+_WORDS = (
+    "classifier", "qa_outputs", "lm_head", "cls.predictions", "cls.seq_relationship",
+    "score", "embed_out", "lm_loss", "logits_proj", "sequence_summary", "start_logits", "end_logits", "answer_class",
+    "classification_head", "final_logits_bias",  # of encoder-decoders
+)  # fmt: skip
 # Masked image modelling draws the patches it hid, and has a token that stands for them.
 _DRAWN = ("decoder", "embeddings.mask_token")
 # Of a network that reads one half of an image-text model, the other half and what compares the two.
@@ -60,6 +64,14 @@ HEADS: dict[str, tuple[str, ...]] = {
     "albert": ("classifier", "qa_outputs", "predictions", "sop_classifier"),
     "electra": ("classifier", "qa_outputs", "discriminator_predictions", "generator_predictions", "generator_lm_head"),
     "modernbert": ("classifier", "head", "decoder"),
+    "modernbert-decoder": ("classifier", "head", "decoder"),
+    "rwkv": (*_WORDS, "head"),
+    "swiftformer": ("head", "dist_head", "norm"),
+    "whisper": ("proj_out", "classifier", "projector", "layer_weights"),
+    "eurobert": (*_WORDS, "dense"),
+    "luke": (*_WORDS, "entity_predictions"),
+    "splinter": (*_WORDS, "splinter_qass"),
+    "funnel": (*_WORDS, "discriminator_predictions"),
     # Of a classifier `fc_norm` is read (viper.encoders.video), and so is no head.
     "videomae": ("classifier", "decoder", "encoder_to_decoder", "mask_token"),
 }  # fmt: skip

@@ -25,6 +25,8 @@ VOCABULARIES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "spiece.model", "spm.model",
     "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model", "entity_vocab.json",
 )  # fmt: skip
+# What sentence-transformers says of a network that it makes vectors of sentences with.
+MODULES, POOLING, SENTENCES = "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"
 MAX_BYTES = 1 << 26  # of any one of these files; large vocabularies take 30 MB
 MAX_SETTINGS_BYTES = 1 << 24
 MAX_WHOLE = 1 << 20  # a vocabulary, a place in a text
@@ -34,7 +36,7 @@ MAX_LABELS = 1 << 15  # each gets a name
 MAX_POSITIONS = 1 << 14  # patches of a picture, or of all frames of a window
 # How transformers runs a network, and what it asks for beside its results: not for a file to say.
 _RUNNING = re.compile(
-    r"_(?!_type).*|.*implementation|auto_map|name_or_path|torch_dtype|dtype|use_kernels|kernel_config|fusion_config"
+    r"_(?!_type|_float__$).*|.*implementation|auto_map|name_or_path|torch_dtype|dtype|use_kernels|kernel_config|fusion_config"
     r"|distributed_config|transformers_weights|base_model_.*_plan|return_dict|use_return_dict|torchscript"
     r"|output_(attentions|hidden_states|router_logits)|gradient_checkpointing|custom_pipelines|custom_generate"
     r"|chat_template|fast_tokenizer_files|mistral_format|fix_mistral_regex|.*_file"
@@ -63,7 +65,16 @@ def config_of(folder: Path) -> dict[str, Any]:
     config = _read(path)
     if not isinstance(config.get("model_type"), str):
         raise UserError(f"{path}: does not say its model_type")
-    return config
+    return {key: _plain(value) for key, value in config.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting with {"__float__": "Infinity"} as the number: transformers writes a step without limit so."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity"):
+            return float(value["__float__"])
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
 @contextlib.contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from viper.encoders.base import ShortName, weights_fingerprint
-from viper.encoders.pictures import PictureEncoder, PictureSample, blank_frames
-from viper.encoders.pixels import Pixels
+from viper.encoders.pictures import PictureEncoder, PictureSample
+from viper.encoders.pixels import INSTEAD, TRIED, Pixels
 from viper.encoders.pretrained import (
     choose_hidden,
     config_digest,
@@ -17,8 +20,10 @@ from viper.encoders.pretrained import (
     load_transformers_model,
     width_of,
 )
+from viper.errors import UserError
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
+from viper.weights import reason
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +38,9 @@ class ImageEncoder(PictureEncoder):
     ----------
     model : hub id or local folder.
     layer : whose output: -1 the last one's, after the model's final norm; k the k-th hidden state (0: embeddings).
-    pool : "cls" (or "auto") takes the class token, "mean" the mean of all tokens; feature maps are always averaged.
+    pool : "cls" takes the class token, "mean" the mean of all tokens; "auto" what the architecture's own classifier
+        reads: the class token where there is one, SigLIP's attention pooling ("head"), else the mean. Feature maps are
+        always averaged.
     """
 
     kind: ClassVar[str] = "image"
@@ -43,8 +50,8 @@ class ImageEncoder(PictureEncoder):
     )
     packages = ("transformers",)
 
-    def __init__(self, model: str, layer: int = -1, pool: str = "cls") -> None:
-        self.model, self.layer, self.pool = model, layer, "cls" if pool == "auto" else pool
+    def __init__(self, model: str, layer: int = -1, pool: str = "auto") -> None:
+        self.model, self.layer, self.pool = model, layer, pool
         self.pixels = Pixels(model)
         self._network: Any = None
         self._width = 0
@@ -60,23 +67,45 @@ class ImageEncoder(PictureEncoder):
 
     def prepare(self, runtime: Runtime) -> None:
         """Load the weights; the width is what the network answers for a black picture."""
+        import torch
         from transformers import AutoModel
 
         from viper.engine.device import DeviceBatches
 
         network: Any = load_transformers_model(AutoModel, self.model)
         self._fingerprint = weights_fingerprint(network)
-        network = getattr(network, "vision_model", network)
+        network = _seeing_half(network, self.model)
         if hasattr(network.config, "mask_ratio"):
             network.config.mask_ratio = 0.0  # a masked autoencoder (ViTMAE) would leave out most patches, at random
+        with explained(self.model):
+            self.pixels.place(torch.device("cpu"))
+            tried = torch.from_numpy(self.pixels.resized(TRIED))
+        with _explained_seeing(self.model, network), torch.inference_mode():
+            self.pool = self._pool_of(network, tried)
+            tokens = self._tokens(network, tried).float()
+            self._width = width_of(tokens.numpy(), self.model)
+            if torch.allclose(tokens[0], tokens[1], rtol=1e-6, atol=0):
+                raise ValueError("two different pictures get the same vector")
         if self.layer == -1 and self.pool == "cls":
             _leave_out_unread_tokens(network)
         self._network = runtime.place(network)
         self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
-        with explained(self.model):
-            self.pixels.place(runtime.device)
-            blank = self.rows(blank_frames())
-            self._width = width_of(self._batches.rows(self._forward, [blank], 1), self.model)
+        self.pixels.place(runtime.device)
+
+    def _pool_of(self, network: Any, pixels: torch.Tensor) -> str:
+        hidden = self._hidden(network, pixels)
+        if hidden.ndim != 3:
+            return "mean" if self.pool == "mean" else "cls"  # maps are averaged, vectors are taken, either way
+        has_class = any(_CLASS_TOKEN.search(name) for name, _ in network.named_parameters())
+        if self.pool == "cls" and not has_class:
+            raise UserError(f"--pool cls: {self.model} has no class token")
+        if self.pool != "auto":
+            return self.pool
+        family = network.config.model_type
+        if family in _POOLED_BY_HEAD and self.layer == -1 and getattr(network, "head", None) is not None:
+            return HEAD
+        reads_mean = family in _MEAN_BY_CONFIG and getattr(network.config, "use_mean_pooling", False)
+        return "cls" if has_class and not reads_mean else "mean"
 
     def info(self) -> EncoderInfo:
         """Return what decides the values: weights, the processor's settings, layer and pooling."""
@@ -96,11 +125,59 @@ class ImageEncoder(PictureEncoder):
         return self.features(tokens, samples, self._width)
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        output = self._network(pixel_values=self.pixels.inputs(pixels), output_hidden_states=self.layer != -1)
-        hidden = choose_hidden(output, self.layer, self.model)
+        return self._tokens(self._network, pixels)
+
+    def _tokens(self, network: Any, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, width) of rows of `load`."""
+        if self.pool == HEAD:
+            return network(pixel_values=self.pixels.inputs(pixels)).pooler_output
+        hidden = self._hidden(network, pixels)
         if hidden.ndim == 4:  # a convolutional network's (B, C, H, W)
             return hidden.float().mean(dim=(2, 3))
+        if hidden.ndim == 2:
+            return hidden
         return hidden[:, 0] if self.pool == "cls" else hidden.float().mean(dim=1)
+
+    def _hidden(self, network: Any, pixels: torch.Tensor) -> torch.Tensor:
+        # Asked for only where they are read: some networks do not know the word.
+        more = {"output_hidden_states": True} if self.layer != -1 else {}
+        output = network(pixel_values=self.pixels.inputs(pixels), **more)
+        return choose_hidden(output, self.layer, self.model)
+
+
+HEAD = "head"
+_CLASS_TOKEN = re.compile(r"(^|[._])(cls_token|class_token|class_embedding|cls_embedding)s?$")
+_POOLED_BY_HEAD = ("siglip_vision_model",)
+_MEAN_BY_CONFIG = ("beit", "data2vec-vision")
+
+
+def _seeing_half(network: Any, model: str) -> Any:
+    """Return the part of a network that sees; a network that finds things in pictures is a UserError."""
+    from transformers.models.auto import modeling_auto as auto
+
+    family = network.config.model_type
+    finding = (
+        auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES, auto.MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES,
+        auto.MODEL_FOR_KEYPOINT_DETECTION_MAPPING_NAMES, auto.MODEL_FOR_KEYPOINT_MATCHING_MAPPING_NAMES,
+    )  # fmt: skip
+    if any(family in names for names in finding) and family not in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        raise UserError(f"{model}: {family} finds things in pictures, and has no vector of a whole one; {INSTEAD}")
+    if hasattr(getattr(network, "vision_model", None), "config"):
+        return network.vision_model
+    half = network.get_encoder(modality="image")
+    return half if half is not None and hasattr(half, "config") else network
+
+
+@contextlib.contextmanager
+def _explained_seeing(model: str, network: Any) -> Iterator[None]:
+    """Turn whatever a network raises over its first pictures into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # networks raise anything
+        family = network.config.model_type
+        raise UserError(f"{model}: a {family} cannot read pictures alone ({reason(error)}); {INSTEAD}") from error
 
 
 def _leave_out_unread_tokens(network: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@ viper reads a checkpoint's files itself: transformers is given a configuration w
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,17 @@ import numpy as np
 
 from viper.encoders.base import is_read
 from viper.encoders.checkpoint_heads import is_head, is_table
-from viper.encoders.claims import CONFIG, PROCESSORS, TOKENIZER_SETTINGS, VOCABULARIES, config_of, plain_folder
+from viper.encoders.claims import (
+    CONFIG,
+    MODULES,
+    POOLING,
+    PROCESSORS,
+    SENTENCES,
+    TOKENIZER_SETTINGS,
+    VOCABULARIES,
+    config_of,
+    plain_folder,
+)
 from viper.errors import UserError
 from viper.files import digest_of
 from viper.logs import quiet_transformers, shell_line
@@ -26,7 +37,9 @@ from viper.weights import PICKLED, SAFETENSORS, bounded_by, check_finite, load_f
 if TYPE_CHECKING:
     import torch
 
-_SMALL_FILES = (CONFIG, *PROCESSORS, *TOKENIZER_SETTINGS, *VOCABULARIES)
+_SMALL_FILES = (CONFIG, *PROCESSORS, *TOKENIZER_SETTINGS, *VOCABULARIES, MODULES, POOLING, SENTENCES)
+# Weights of the half of an image-text model that sees, and of a classifier made of it.
+_SEEING = re.compile(r"(\w+\.)?(vision_model|visual_projection|classifier|logit_scale|logit_bias)\b")
 # Entries of a config.json that change no feature.
 BOOKKEEPING = ("architectures", "transformers_version", "_name_or_path", "_commit_hash", "dtype", "torch_dtype",
                "id2label", "label2id", "problem_type", "use_cache")  # fmt: skip
@@ -130,7 +143,7 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
     folder = local_folder(model, weights=True)
     config, state = load_config(model), load_folder(folder)
     # A classifier of pictures made of an image-text model has that one's config and the half that sees.
-    if hasattr(config, "vision_config") and not any("text_model." in key for key in state):
+    if hasattr(config, "vision_config") and all(_SEEING.match(key) for key in state):
         config = config.vision_config
     with quiet_transformers(), explained(model), bounded_by(state):
         # Not by the auto class itself, which wants a folder to look for code, adapters and weights in.
@@ -144,7 +157,8 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
             ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
     family, prefix = loaded.config.model_type, f"{loaded.base_model_prefix}."
-    random = [key for key in report["missing_keys"] if is_read(key)] + [key for key, *_ in report["mismatched_keys"]]
+    random = [key for key in report["missing_keys"] if is_read(key) and not _is_sinusoid(loaded, key)]
+    random += [key for key, *_ in report["mismatched_keys"]]
     dropped = [
         key for key in report["unexpected_keys"]
         if is_read(key) and not is_table(key) and not is_head(family, key.removeprefix(prefix))
@@ -160,6 +174,11 @@ def load_transformers_model(auto_class: Any, model: str) -> torch.nn.Module:
         raise UserError(f"{model}: the checkpoint does not fit its architecture, {network}; {'; '.join(problems)}")
     check_finite(loaded, model)
     return loaded.eval().requires_grad_(False)
+
+
+def _is_sinusoid(network: Any, key: str) -> bool:
+    """Return whether a weight is a table of sines, which Marian and Pegasus work out and do not save."""
+    return "Sinusoidal" in type(network.get_submodule(key.rpartition(".")[0])).__name__
 
 
 def _network_class(auto_class: Any, config: Any) -> Any:

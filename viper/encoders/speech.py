@@ -1,4 +1,4 @@
-"""Speech encoders: any transformers network that reads sound (WavLM, wav2vec 2.0, HuBERT ...)."""
+"""Speech encoders: any transformers network that reads sound (WavLM, wav2vec 2.0, HuBERT, Whisper, AST ...)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from viper.encoders.base import ShortName, weights_fingerprint
+from viper.encoders.hearing import (
+    Listener,
+    Window,
+    explained_hearing,
+    extracted,
+    over_time,
+    seconds_at_once,
+    shape_of,
+    stacked,
+)
 from viper.encoders.pretrained import (
-    choose_hidden,
     config_digest,
     explained,
     is_model,
@@ -18,9 +27,11 @@ from viper.encoders.pretrained import (
     load_transformers_model,
     width_of,
 )
-from viper.encoders.windows import SoundSample, WindowEncoder
+from viper.encoders.windows import SoundSample, WindowEncoder, cut_windows
 from viper.errors import UserError
 from viper.files import digest_of
+from viper.logs import log
+from viper.media.sampling import window_bounds
 from viper.media.sound import Sound
 from viper.store import EncoderInfo, Feature
 
@@ -37,12 +48,15 @@ _EXTRACTOR_SETTINGS = ("do_normalize", "sampling_rate", "feature_extractor_type"
 
 
 class SpeechEncoder(WindowEncoder):
-    """A transformers speech encoder (WavLM, wav2vec 2.0, HuBERT ...); an x-vector model answers its embedding.
+    """A transformers encoder of sound (WavLM, wav2vec 2.0, HuBERT, Whisper, w2v-BERT ...).
+
+    An x-vector model answers its embedding, and so do AST and CLAP. Of an encoder-decoder the encoder is read, and what
+    an extractor pads beyond the sound is left out of the mean.
 
     Parameters
     ----------
     model : hub id or local folder.
-    layer : -1 the last hidden state, k the k-th one; an x-vector model has none to choose.
+    layer : -1 the last hidden state, k the k-th one; a model that answers one vector has none to choose.
     pool : "mean" or "meanstd" (mean and standard deviation) over the window's time steps.
     """
 
@@ -79,8 +93,16 @@ class SpeechEncoder(WindowEncoder):
         """Return the model's own feature extractor, which says the rate and whether each window is standardised."""
         from transformers import AutoFeatureExtractor
 
-        with explained(self.model):
+        with explained(self.model), explained_hearing(self.model):
             return load_processor(AutoFeatureExtractor, self.model)
+
+    @property
+    def rate(self) -> int:
+        """The samples a second that the model's extractor wants."""
+        rate = getattr(self.extractor, "sampling_rate", None)
+        if type(rate) is not int or not 1000 <= rate <= MAX_RATE:
+            raise UserError(f"{self.model}: wants sound at {rate} Hz; must be from 1000 to {MAX_RATE}")
+        return rate
 
     def prepare(self, runtime: Runtime) -> None:
         """Load the weights, with the x-vector head where the checkpoint has one."""
@@ -89,44 +111,65 @@ class SpeechEncoder(WindowEncoder):
         from viper.engine.device import DeviceBatches
 
         self._is_xvector = any("XVector" in name for name in load_config(self.model).architectures or [])
-        if self._is_xvector and self.layer != -1:
-            raise UserError(f"--layer {self.layer}: {self.model} answers an x-vector and has no layers to choose from")
-        auto_class = AutoModelForAudioXVector if self._is_xvector else AutoModel
-        network = load_transformers_model(auto_class, self.model)
-        self._fingerprint = weights_fingerprint(network)
-        self._network = runtime.place(_spared(network, runtime.device))
+        network: Any = load_transformers_model(AutoModelForAudioXVector if self._is_xvector else AutoModel, self.model)
+        windows = self._prepared(_tried(self.rate))
+        self._listener = None if self._is_xvector else Listener(network, self.model, windows)
+        answers_one = self._listener is None or self._listener.answers_one
+        if answers_one and (self.layer, self.pool) != (-1, "mean"):
+            option = f"--layer {self.layer}" if self.layer != -1 else f"--pool {self.pool}"
+            what = "an x-vector" if self._is_xvector else "one vector a window"
+            raise UserError(f"{option}: {self.model} answers {what} and has no layers to choose from")
+        half = network if self._listener is None else self._listener.half
+        self._fingerprint = weights_fingerprint(half)
+        if self._listener is not None:
+            self._listener.half = None  # not twice in memory
+        self._network = runtime.place(_spared(half, runtime.device))
         self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
         with explained(self.model):
-            rate = self.extractor.sampling_rate
-            if type(rate) is not int or not 1000 <= rate <= MAX_RATE:
-                raise UserError(f"{self.model}: wants sound at {rate} Hz; must be from 1000 to {MAX_RATE}")
-            silence = np.zeros(int(MIN_WINDOW_SECONDS * rate), np.float32)
-            windows = self._prepared([silence], rate)
-            self._width = width_of(self._batches.map(self._forward, windows, 1)[0].float().cpu().numpy(), self.model)
+            tokens = self._batches.map(self._forward, windows[:1], 1)[0]
+            self._width = width_of(tokens.float().cpu().numpy(), self.model)
+        self._limit = seconds_at_once(self.extractor, self.rate)
 
     def info(self) -> EncoderInfo:
         """Return what decides the values: weights, layer, pooling and windows."""
-        extractor = {name: value for name, value in self.extractor.to_dict().items() if name in _EXTRACTOR_SETTINGS}
-        config = {"config": config_digest(self.model), "extractor": digest_of(extractor)}
+        settings = self.extractor.to_dict()
+        if self._makes_waves:
+            settings = {name: value for name, value in settings.items() if name in _EXTRACTOR_SETTINGS}
+        else:  # of a spectrogram anything may change it; its tables follow from the rest
+            settings = {name: value for name, value in settings.items() if isinstance(value, str | int | float | None)}
+        config = {"config": config_digest(self.model), "extractor": digest_of(settings)}
         options = {"weights": self._fingerprint, **config, "layer": self.layer, "pool": self.pool, **self.options}
         return EncoderInfo(self.kind, self.modality, self._width, options, self.model, precision=self._precision)
 
-    def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
+    def windows(self, sound: Sound) -> tuple[np.ndarray, np.ndarray]:
+        """Return the windows as others do, none longer than the model's extractor takes at once."""
+        asked = self.fragment_seconds
+        if self._limit is None or (asked is not None and asked <= self._limit):
+            return super().windows(sound)
+        bounds, times = cut_windows(sound, self.n_fragments, self._limit)
+        whole = window_bounds(len(sound.samples), self.n_fragments)[0, 1] / sound.rate
+        if whole > self._limit:
+            log.warning(
+                "%s hears %g s at once: of windows of %.1f s it reads the first part; more --n_fragments make them "
+                "shorter", self.model, self._limit, whole,
+            )  # fmt: skip
+        return bounds, times
+
+    def cut(self, sound: Sound, bounds: np.ndarray) -> list[Window]:
         """Return each window as the model's feature extractor wants it; a very short one is repeated up to 0.4 s."""
-        if self.extractor.sampling_rate != sound.rate:
-            raise UserError(f"{self.model} wants sound at {self.extractor.sampling_rate} Hz, not {sound.rate}")
         shortest = int(MIN_WINDOW_SECONDS * sound.rate)
         windows = []
         for start, stop in bounds:
             window = sound.samples[start:stop]
             windows.append(np.resize(window, shortest) if len(window) < shortest else window)
-        return self._prepared(windows, sound.rate)
+        return self._prepared(windows)
 
-    def _prepared(self, windows: list[np.ndarray], rate: int) -> list[np.ndarray]:
-        made = self.extractor(windows, sampling_rate=rate)
-        if "input_values" not in made:
-            raise UserError(f"{self.model}: its feature extractor makes {', '.join(made)}, not a wave for each window")
-        return [np.asarray(row, np.float32) for row in made["input_values"]]
+    def _prepared(self, windows: list[np.ndarray]) -> list[Window]:
+        return extracted(self.extractor, windows, self.rate, self.model)
+
+    @property
+    def _makes_waves(self) -> bool:
+        return type(self.extractor).__name__ == "Wav2Vec2FeatureExtractor"
 
     def encode(self, samples: list[SoundSample], batch_size: int) -> list[Feature]:
         """Put windows of equal length, from any clips, through together: none is padded, so none is changed."""
@@ -134,25 +177,25 @@ class SpeechEncoder(WindowEncoder):
 
         windows = [window for sample in samples for window in sample.windows]
         tokens = np.zeros((len(windows), self._width), np.float32)
-        by_length: dict[int, list[int]] = {}
+        by_shape: dict[Any, list[int]] = {}
         for position, window in enumerate(windows):
-            by_length.setdefault(len(window), []).append(position)
-        for positions in by_length.values():
+            by_shape.setdefault(shape_of(window), []).append(position)
+        for positions in by_shape.values():
             parts = self._batches.map(self._forward, [windows[i] for i in positions], batch_size)
             tokens[positions] = torch.cat(parts).float().cpu().numpy()
         return self.features(tokens, samples, self._width)
 
-    def _forward(self, windows: list[np.ndarray]) -> torch.Tensor:
-        import torch
+    def _forward(self, windows: list[Window]) -> torch.Tensor:
+        inputs = {name: self._batches.to_device(value) for name, value in stacked(windows).items()}
+        if self._listener is None:
+            return self._network(**inputs).embeddings
+        return over_time(*self._listener.states(self._network, inputs, self.layer), self.pool)
 
-        waves = self._batches.to_device(torch.from_numpy(np.stack(windows)))
-        if self._is_xvector:
-            return self._network(input_values=waves).embeddings
-        output = self._network(input_values=waves, output_hidden_states=self.layer != -1)
-        hidden = choose_hidden(output, self.layer, self.model).float()
-        if self.pool == "meanstd":
-            return torch.cat([hidden.mean(dim=1), hidden.std(dim=1, unbiased=False)], dim=1)
-        return hidden.mean(dim=1)
+
+def _tried(rate: int) -> list[np.ndarray]:
+    """Return two sounds, of two lengths, on which a model is tried."""
+    noise = np.random.default_rng(0).standard_normal(rate).astype(np.float32)
+    return [0.1 * noise[: int(MIN_WINDOW_SECONDS * rate)], np.sin(np.arange(rate, dtype=np.float32) / 9)]
 
 
 # A processor's cache holds what the convolutions make of so many samples (16 MB in the first layer); with four times as
@@ -183,7 +226,7 @@ def _spared(network: Any, device: torch.device) -> Any:
     """Return the network without two detours that cost a batch its advantage; the values are the same."""
     from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-    base = network.base_model
+    base = getattr(network, "base_model", network)
     if device.type == "cpu" and hasattr(base, "feature_extractor"):
         base.feature_extractor = _in_pieces(base.feature_extractor)
     for module in base.modules():

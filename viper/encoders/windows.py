@@ -11,15 +11,27 @@ import numpy as np
 from viper.encoders.base import MAX_TOKENS, Encoder, check_whole, split_like
 from viper.errors import UserError
 from viper.media.sampling import window_bounds
-from viper.media.sound import Sound
+from viper.media.sound import SAMPLE_RATE, Sound, resampled
 from viper.store import Feature
+
+
+def cut_windows(sound: Sound, n: int, longest: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return bounds (n, 2) of windows in samples, none above `longest` seconds, and the seconds of their middles."""
+    bounds = window_bounds(len(sound.samples), n)
+    if longest is not None:
+        most = max(1, round(longest * sound.rate))
+        bounds = np.stack([bounds[:, 0], np.minimum(bounds[:, 1], bounds[:, 0] + most)], axis=1)
+    return bounds, sound.start + bounds.mean(axis=1) / sound.rate
 
 
 @dataclass(frozen=True)
 class SoundSample:
-    """One clip's windows, each a row of its own length, and the second in the middle of each. No sound: no windows."""
+    """One clip's windows, each a row of its own length, and the second in the middle of each. No sound: no windows.
 
-    windows: list[np.ndarray]
+    Networks that read spectrograms have several arrays a window, by name.
+    """
+
+    windows: list[Any]
     times: np.ndarray
 
     def __len__(self) -> int:
@@ -54,23 +66,25 @@ class WindowEncoder(Encoder["Sound | None", SoundSample]):
         """Return the number of windows."""
         return len(sample)
 
+    @property
+    def rate(self) -> int:
+        """The samples a second that it reads."""
+        return SAMPLE_RATE
+
     def windows(self, sound: Sound) -> tuple[np.ndarray, np.ndarray]:
         """Return the bounds (n, 2) of the windows in samples, and the second in the middle of each."""
-        bounds = window_bounds(len(sound.samples), self.n_fragments)
-        if self.fragment_seconds is not None:
-            longest = max(1, round(self.fragment_seconds * sound.rate))
-            bounds = np.stack([bounds[:, 0], np.minimum(bounds[:, 1], bounds[:, 0] + longest)], axis=1)
-        return bounds, sound.start + bounds.mean(axis=1) / sound.rate
+        return cut_windows(sound, self.n_fragments, self.fragment_seconds)
 
     def load(self, content: Sound | None) -> SoundSample:
-        """Cut the sound into windows and make each ready."""
+        """Cut the sound, at the rate that is read, into windows and make each ready."""
         if content is None or not len(content.samples):
             return SoundSample([], np.zeros(0))
+        content = resampled(content, self.rate)
         bounds, times = self.windows(content)
         return SoundSample(self.cut(content, bounds), times)
 
     @abstractmethod
-    def cut(self, sound: Sound, bounds: np.ndarray) -> list[np.ndarray]:
+    def cut(self, sound: Sound, bounds: np.ndarray) -> list[Any]:
         """Return the windows' arrays."""
 
     def features(self, tokens: Any, samples: list[SoundSample], width: int) -> list[Feature]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from viper.encoders.base import Encoder
 from viper.encoders.registry import in_words_of, recorded_encoder
+from viper.encoders.windows import WindowEncoder
 from viper.engine.device import Runtime, choose_runtime
 from viper.errors import ClipError, UserError
 from viper.fusion.checkpoint import load_checkpoint, task_of
@@ -19,7 +20,7 @@ from viper.fusion.perceiver import PerceiverFusion
 from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, source_of
 from viper.inference.stored import answers, on_device, ready
 from viper.logs import log
-from viper.media.sound import SoundRule
+from viper.media.sound import SAMPLE_RATE, SoundRule
 from viper.media.subtitles import WordRules
 from viper.media.windows import check_windows
 from viper.offline import go_offline
@@ -84,7 +85,9 @@ class ClipPredictor:
         self.modalities: list[str] = list(model.config.modality_order)
         self.unavailable: dict[str, str] = dict(unavailable)
         self._streams, self._device = dict(streams), runtime.device
-        self._reader = ClipReader((stream.source for stream in streams.values()), str(runtime.device), words)
+        rates = [stream.encoder.rate for stream in streams.values() if isinstance(stream.encoder, WindowEncoder)]
+        sources = (stream.source for stream in streams.values())
+        self._reader = ClipReader(sources, str(runtime.device), words, max(rates, default=SAMPLE_RATE))
         self._network = ready(model, self._device)
 
     @classmethod

@@ -20,7 +20,7 @@ from viper.media.faces.crop import CropOptions, Crops, FaceCropper, NumberedFram
 from viper.media.listing import VIDEO_SUFFIXES
 from viper.media.pictures import Frames, as_if_stored, frame_entries, shrunk
 from viper.media.sampling import FrameRule, read_chosen
-from viper.media.sound import Sound, SoundRule, read_sound
+from viper.media.sound import SAMPLE_RATE, Sound, SoundRule, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, Cue, WordRules, read_cues
 from viper.media.video import VideoFrames, open_media
 from viper.media.windows import Span, Window, read_windows, spans
@@ -108,11 +108,20 @@ class ClipContent:
 
 
 class ClipReader:
-    """Reads what a set of encoders wants of a video; what several want is decoded, and its faces looked for, once."""
+    """Reads what a set of encoders wants of a video; what several want is decoded, and its faces looked for, once.
 
-    def __init__(self, sources: Iterable[Source], device: str = "auto", words: WordRules | None = None) -> None:
-        """`words` says what is different for these videos: language and encoding of their subtitles."""
-        self.sources = set(sources)
+    Sound is read at `rate`, the highest that any of them wants. `words` says what is different for these videos:
+    language and encoding of their subtitles.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[Source],
+        device: str = "auto",
+        words: WordRules | None = None,
+        rate: int = SAMPLE_RATE,
+    ) -> None:
+        self.sources, self._rate = set(sources), rate
         self._words = {
             source: _own_rules(source.rules, words) for source in self.sources if isinstance(source, WordSource)
         }
@@ -141,7 +150,7 @@ class ClipReader:
         return {source: attempt(lambda own=own: words_of(path, subtitles, own)) for source, own in self._words.items()}
 
     def _read_sounds(self, path: Path) -> dict[Source, Sound | ClipError]:
-        return {rule: attempt(lambda rule=rule: heard(read_sound(path, rule=rule))) for rule in self._sounds}
+        return {rule: attempt(lambda rule=rule: heard(read_sound(path, self._rate, rule))) for rule in self._sounds}
 
     def windows(self, path: Path, every: float, window: float, subtitles: Path | None = None) -> Iterator[ClipContent]:
         """Yield the clip in pieces, see `viper.media.windows.next_span`: by times of the pictures, else the sound,

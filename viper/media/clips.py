@@ -18,15 +18,16 @@ from viper.media.imports.table import Table
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES, MediaClip, list_sounds, list_subtitles
 from viper.media.picture_names import PictureNames
 from viper.media.pictures import FrameClip, Frames, list_frame_clips
-from viper.media.sound import ANY_TRACK, SOUND_READ_AS, Sound, SoundRule, read_sound
+from viper.media.sound import ANY_TRACK, SAMPLE_RATE, SOUND_READ_AS, Sound, SoundRule, read_sound
 from viper.media.subtitles import SUBTITLE_SUFFIXES, WORDS_READ_AS, Cue, WordRules, read_cues
 
 
 @dataclass(frozen=True)
 class SoundClip(MediaClip):
-    """A file whose sound is read, and how."""
+    """A file whose sound is read, at a rate, and how."""
 
     rule: SoundRule = ANY_TRACK
+    rate: int = SAMPLE_RATE
 
     def source(self) -> str:
         """Return a fingerprint of the file and of how it is read; ClipError where it cannot be read."""
@@ -34,7 +35,7 @@ class SoundClip(MediaClip):
 
     def read(self) -> Sound | None:
         """Return its sound; None, and a line in the log, where there is none."""
-        sound = read_sound(self.path, rule=self.rule)
+        sound = read_sound(self.path, self.rate, self.rule)
         if sound is None:
             log.info("extract_audio_features: %s: no sound in it; its tokens are masked", self.path.name)
         return sound

@@ -177,6 +177,17 @@ def _often(n: int) -> str:
     return "once" if n == 1 else f"{n} times"
 
 
+def resampled(sound: Sound, rate: int) -> Sound:
+    """Return the sound at another rate, by FFmpeg's resampler; as it is where it has that rate."""
+    if sound.rate == rate or not len(sound.samples):
+        return Sound(sound.samples, rate, sound.start)
+    frame = AudioFrame.from_ndarray(np.ascontiguousarray(sound.samples[None], np.float32), format="flt", layout="mono")
+    frame.sample_rate = sound.rate
+    resampler = AudioResampler(format="flt", layout="mono", rate=rate)
+    parts = [part.to_ndarray().reshape(-1) for given in (frame, None) for part in resampler.resample(given)]
+    return Sound(np.concatenate([np.zeros(0, np.float32), *parts]), rate, sound.start)
+
+
 class _Mono:
     """Frames of sound of any kind, mixed and resampled as they come: the channels never fill the memory."""
 
