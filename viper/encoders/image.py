@@ -72,7 +72,7 @@ class ImageEncoder(PictureEncoder):
         if self.layer == -1 and self.pool == "cls":
             _leave_out_unread_tokens(network)
         self._network = runtime.place(network)
-        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
+        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime, side_by_side=True)
         with explained(self.model):
             self.pixels.place(runtime.device)
             blank = self.rows(blank_frames())

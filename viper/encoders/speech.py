@@ -95,7 +95,7 @@ class SpeechEncoder(WindowEncoder):
         network = load_transformers_model(auto_class, self.model)
         self._fingerprint = weights_fingerprint(network)
         self._network = runtime.place(_spared(network, runtime.device))
-        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
+        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime, side_by_side=True)
         with explained(self.model):
             rate = self.extractor.sampling_rate
             if type(rate) is not int or not 1000 <= rate <= MAX_RATE:
@@ -137,8 +137,9 @@ class SpeechEncoder(WindowEncoder):
         by_length: dict[int, list[int]] = {}
         for position, window in enumerate(windows):
             by_length.setdefault(len(window), []).append(position)
-        for positions in by_length.values():
-            parts = self._batches.map(self._forward, [windows[i] for i in positions], batch_size)
+        groups = [[windows[i] for i in positions] for positions in by_length.values()]
+        made = self._batches.map_groups(self._forward, groups, batch_size)
+        for positions, parts in zip(by_length.values(), made, strict=True):
             tokens[positions] = torch.cat(parts).float().cpu().numpy()
         return self.features(tokens, samples, self._width)
 

@@ -83,7 +83,7 @@ class SentenceModel:
         self.width, self.precision = int(network.config.hidden_size), runtime.precision_name
         # A tokenizer may not say its model's limit; position embeddings do, two of them taken by padding offsets.
         self._limit = min(self._tokenizer.model_max_length, network.config.max_position_embeddings - 2)
-        self._network, self._batches = runtime.place(network), DeviceBatches(runtime)
+        self._network, self._batches = runtime.place(network), DeviceBatches(runtime, side_by_side=True)
         with explained(model):
             self._tokenizer.padding_side = "right"  # of a batch's sentences the first token stays the first
             if self._limit < 3:

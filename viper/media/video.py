@@ -15,6 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from viper.errors import ClipError
+from viper.media.threads import notice_damage, same_by_threads, set_threads
 
 # Limits on what a file may claim: above them it is a lie, a mistake or an attack, and would fill the memory.
 # Pixels of one picture or frame. 8K video has 33 million; 16,000 x 16,000 would be 256 million and 768 MB as RGB.
@@ -68,6 +69,7 @@ class VideoFrames:
     n_errors: int
 
 
+@same_by_threads
 def read_frames(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> VideoFrames:
     """Decode a video once and keep the frames `choose(times of all frames)` names; times are (N,) float64, seconds.
 
@@ -81,6 +83,8 @@ def read_frames(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> Video
     if len(times) == 0:
         raise ClipError(f"{path.name}: no frame of its video could be decoded")
     as_expected = len(times) == len(expected) and np.allclose(times, expected, rtol=0, atol=1e-6)
+    if not as_expected:
+        notice_damage()
     if not as_expected and not np.array_equal(choose(times), frames.indices):
         frames, _ = _decode(path, choose(times))
     return frames
@@ -150,8 +154,7 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> VideoSt
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition[_COVER]:
             _check(stream, path)
-            # One thread: clips are decoded side by side anyway, and damaged ones would come out differently with more.
-            stream.thread_type = "NONE"
+            set_threads(stream)
             return stream
     others = ", ".join(stream.type for stream in container.streams) or "an empty list of streams"
     raise ClipError(f"{path.name}: has no video, only {others}")
@@ -226,15 +229,18 @@ def _decoded(container: av.container.InputContainer, stream: VideoStream, errors
         except StopIteration:
             return
         except FFmpegError:
+            notice_damage()
             errors.count += 1
             return
         try:
             frames = packet.decode()
         except FFmpegError:
+            notice_damage()
             errors.count += 1
             continue
         for frame in frames:
             if isinstance(frame, VideoFrame):
+                notice_damage(frame)
                 yield frame
 
 
