@@ -155,7 +155,7 @@ def textual(clips: Sequence[Path], output: Path, models: Path, device: str, begi
                 pictures = torch.stack([preprocess(Image.open(path).convert("RGB")) for path in part]).to(device)
                 similarity = clip_model.encode_image(pictures, normalize=True) @ directions.T
                 best = [sentences[index] for index in similarity.argmax(dim=1).tolist()]
-                inputs = tokenizer(best, return_tensors="pt", padding="max_length", max_length=WORDS, truncation=True)
+                inputs = tokenizer(best, return_tensors="pt", padding=True, pad_to_multiple_of=WORDS)
                 embeddings.append(roberta(**inputs.to(device)).last_hidden_state[:, 0])
             save(torch.cat(embeddings), output / f"{clip.name}.pt")
 

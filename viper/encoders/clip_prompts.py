@@ -200,11 +200,12 @@ class PromptEncoder(PictureEncoder):
             self._batches.rows(self._seen, [self.rows(blank_frames())], 1)
         if not self._prompt_directions.isfinite().all():
             raise UserError(f"{self.clip_model}: returns values that are not finite")
-        fast = DeviceBatches(runtime, side_by_side=True) if runtime.precision is torch.bfloat16 else None
+        is_fast = runtime.precision is torch.bfloat16
+        fast = DeviceBatches(runtime, side_by_side=True)
         self._nearest = Nearest(
             self._prompt_directions.numpy(),
             lambda pictures, batch_size: self._batches.rows(self._seen, pictures, batch_size),
-            fast and (lambda pictures, batch_size: fast.rows(self._seen, pictures, batch_size)),
+            (lambda pictures, batch_size: fast.rows(self._seen, pictures, batch_size)) if is_fast else None,
         )
 
     def _embed_by_text_model(self, runtime: Runtime) -> None:

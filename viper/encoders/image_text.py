@@ -237,9 +237,9 @@ def only_words(network: Any, words: Any) -> Iterator[Any]:
     import open_clip
     import torch
 
-    mask = getattr(network, "attn_mask", None)
+    mask: Any = getattr(network, "attn_mask", None)
     length = int(words.argmax(dim=-1).max()) + 1
-    is_causal = mask is not None and bool(torch.isneginf(mask).equal(torch.ones_like(mask).triu(1).bool()))
+    is_causal = mask is not None and torch.isneginf(mask).equal(torch.ones_like(mask).triu(1).bool())
     if not (type(network) is open_clip.CLIP and network.text_pool_type == "argmax" and is_causal):
         yield words
         return

@@ -236,6 +236,7 @@ def _threads(lanes: int, n_threads: int) -> ThreadPoolExecutor:
     have_started = threading.Barrier(lanes + 1)
 
     def begin() -> None:
+        torch.get_num_threads()  # torch takes over the number of other threads when a thread first asks, not later
         torch.set_num_threads(max(1, n_threads // lanes))
         have_started.wait()
 

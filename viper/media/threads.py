@@ -15,6 +15,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _allowed: ContextVar[int] = ContextVar("threads that may decode", default=1)
+# Formats of which FFmpeg says when a frame is damaged. HEVC's garbage it often takes for a picture, and for another one
+# with more threads.
+_FORMATS = ("h264",)
 _used: ContextVar[int] = ContextVar("threads that decode", default=1)
 
 
@@ -53,8 +56,8 @@ def same_by_threads(read: Callable[P, T]) -> Callable[P, T]:
 
 
 def set_threads(stream: VideoStream) -> None:
-    """Say how many threads decode a stream: one, unless a function that is `same_by_threads` reads it."""
-    if _used.get() == 1:
+    """Say how many threads decode a stream: one, unless it is H.264 and a function that is `same_by_threads` reads."""
+    if _used.get() == 1 or stream.codec_context.name not in _FORMATS:
         stream.thread_type = "NONE"
     else:
         stream.thread_type = "AUTO"
