@@ -10,7 +10,7 @@ random weights. Wall clock and processor seconds (user and system, of all the pr
 from its start to its end; of the repeats the fastest of each counts. What earlier runs left in the cache folder (the
 prompts' embeddings) is there but for `textual, first run`, which gets an empty one each time.
 
-`frames` and the like is get_frame with as many worker processes as the other side has: one, and one a core.
+Of `frames` the clock only: worker processes are children of a server, whose seconds the system does not tell. It is get_frame with as many worker processes as the other side has: one, and one a core.
 
 --busy N keeps so many processes busy beside the measured ones, as when a machine is shared.
 """
@@ -175,13 +175,19 @@ def main() -> None:
         ]
         for side in config.sides[1:]:
             plain, ours = best[sides[0]], best.get(side)
-            cells.append(f"{plain.wall / ours.wall:.2f} ({plain.processors / ours.processors:.2f})" if ours else "")
+            ratios = (plain.wall / ours.wall, plain.processors / ours.processors) if ours else None
+            cells.append(cell(*ratios, is_told) if ratios else "")
         print(f"| {stage} | {' | '.join(cells)} |", flush=True)
         report[stage] = {side: [each.wall, each.processors] for side, each in best.items()}
     for loop in loops:
         loop.terminate()
     (config.output_folder / "processes.json").write_text(json.dumps(report, indent=1))
     print(f"({time.perf_counter() - began:.0f} s, {config.n_clips} clips, {config.busy} busy)", file=sys.stderr)
+
+
+def cell(by_clock: float, by_processors: float, is_told: bool) -> str:
+    """Two numbers for the table, or the first."""
+    return f"{by_clock:.2f} ({by_processors:.2f})" if is_told else f"{by_clock:.2f}"
 
 
 def _keep_busy() -> None:
