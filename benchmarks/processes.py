@@ -10,7 +10,8 @@ random weights. Wall clock and processor seconds (user and system, of all the pr
 from its start to its end; of the repeats the fastest of each counts. What earlier runs left in the cache folder (the
 prompts' embeddings) is there but for `textual, first run`, which gets an empty one each time.
 
-Of `frames` the clock only: worker processes are children of a server, whose seconds the system does not tell. It is get_frame with as many worker processes as the other side has: one, and one a core.
+Of `frames` the clock only: worker processes are children of a server, whose seconds the system does not tell. It is
+get_frame with as many worker processes as the other side has: one, and one a core.
 
 --busy N keeps so many processes busy beside the measured ones, as when a machine is shared.
 """
@@ -170,9 +171,8 @@ def main() -> None:
             for side in sides if repeat % 2 == 0 else reversed(sides):
                 taken[side].append(measure(config, stage, side, sources[stage]))
         best = {side: Taken(min(t.wall for t in each), min(t.processors for t in each)) for side, each in taken.items()}
-        cells = [
-            f"{best[side].wall:.2f} ({best[side].processors:.2f})" if side in best else "" for side in config.sides
-        ]
+        is_told = not stage.startswith("frames")
+        cells = [cell(best[side].wall, best[side].processors, is_told) if side in best else "" for side in config.sides]
         for side in config.sides[1:]:
             plain, ours = best[sides[0]], best.get(side)
             ratios = (plain.wall / ours.wall, plain.processors / ours.processors) if ours else None
