@@ -4,6 +4,8 @@
     python benchmarks/extraction.py --output_folder scratch/extraction --clips ../shared/clips --names 'live*' 'tps*'
     python benchmarks/extraction.py --output_folder scratch/linear --linear
 
+(processes.py compares whole processes.)
+
 Both sides get the same clips (from the faces on, the same frames and crops) and full-size networks with the same random
 weights: ViT-B/16, WavLM-base-plus-sv, CLIP ViT-B/32, RoBERTa-base; py-feat's network with a small backbone. Every
 measurement is a process of its own; sides take turns; of the repeats the fastest counts. Time begins when the models
@@ -116,6 +118,7 @@ def child(config: Config) -> None:
     first = min(Path(source).iterdir())
     (one / "input").mkdir(parents=True)
     (shutil.copytree if first.is_dir() else shutil.copyfile)(first, one / "input" / first.name)
+    torch.set_num_threads(1)  # batches one after the other: the counter is for one thread
     with Forward(device, counts=True) as counted:
         run(config, stage, one / "input", one / "output", counted)
     print(json.dumps({"flops_a_clip": counted.total}))
@@ -128,7 +131,7 @@ def run_plain(config: Config, stage: str, source: Path, output: Path, forward: F
 
     device = torch.device(config.device)
     clips = sorted(source.iterdir())
-    getattr(plain_extraction, stage)(clips, output, config.output_folder / "models", device, forward.begin)
+    plain_extraction.STAGES[stage](clips, output, config.output_folder / "models", config.device, forward.begin)
     return {"seconds": clock(device) - forward.began, "n_clips": len(clips)}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from plain_extraction import PROMPTS_FILE
 
 CLIP_ARCHITECTURE = "ViT-B-32-quickgelu"
 
@@ -21,6 +22,7 @@ def make_checkpoints(folder: Path) -> None:
     py-feat's multitask network gets a small backbone: the published one's configuration is only in its weights' file.
     """
     if (folder / "complete").exists():
+        write_prompts(folder)
         return
     from transformers import logging
 
@@ -29,12 +31,23 @@ def make_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.manual_seed(0)
+    write_prompts(folder)
     _make_vit(folder / "vit")
     _make_wavlm(folder / "wavlm")
     _make_clip(folder / "clip")
-    _make_roberta(folder / "roberta")
+    _make_roberta(folder / "roberta", json.loads((folder / PROMPTS_FILE).read_text()))
     _make_multitask(folder / "multitask.safetensors")
     (folder / "complete").touch()
+
+
+def write_prompts(folder: Path) -> None:
+    """The prompts of the task, for the side that does not read task cards."""
+    from viper.encoders.clip_prompts import load_prompts
+    from viper.task import load_task
+
+    prompts = load_task("hume_reaction").prompts
+    assert prompts is not None
+    (folder / PROMPTS_FILE).write_text(json.dumps(load_prompts(prompts).sentences))
 
 
 def _make_vit(folder: Path) -> None:
@@ -68,19 +81,14 @@ def _make_clip(folder: Path) -> None:
     save_file(state, folder / "open_clip_model.safetensors")
 
 
-def _make_roberta(folder: Path) -> None:
+def _make_roberta(folder: Path, sentences: Sequence[str]) -> None:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import RobertaConfig, RobertaModel, RobertaTokenizerFast
 
-    from viper.encoders.clip_prompts import load_prompts
-    from viper.task import load_task
-
-    prompts = load_task("hume_reaction").prompts
-    assert prompts is not None
     folder.mkdir()
     tokenizer = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer.train_from_iterator(load_prompts(prompts).sentences, 50265, 1, special_tokens=special)
+    tokenizer.train_from_iterator(sentences, 50265, 1, special_tokens=special)
     tokenizer.save_model(str(folder))
     RobertaTokenizerFast.from_pretrained(str(folder)).save_pretrained(folder)
     config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)

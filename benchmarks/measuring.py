@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ class Forward:
 
     def __init__(self, device: torch.device, counts: bool = False) -> None:
         self.total, self.began = 0.0, 0.0
-        self._device, self._depth, self._start = device, 0, 0.0
+        self._device, self._start = device, 0.0
+        # Networks may run in several threads: time counts once, while any is inside.
+        self._here, self._n_inside, self._lock = threading.local(), 0, threading.Lock()
         self._counter = _Counter() if counts else None
 
     def begin(self) -> None:
@@ -104,19 +107,26 @@ class Forward:
             hook.remove()
 
     def _enter(self, *_: object) -> None:
-        self._depth += 1
-        if self._depth == 1:
-            if self._counter:
-                self._counter.__enter__()
-            self._start = clock(self._device)
+        self._here.depth = getattr(self._here, "depth", 0) + 1
+        if self._here.depth > 1:
+            return
+        if self._counter:
+            self._counter.__enter__()
+        with self._lock:
+            self._n_inside += 1
+            if self._n_inside == 1:
+                self._start = clock(self._device)
 
     def _leave(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            if self._counter:
-                self._counter.__exit__(None, None, None)
-                self.total += self._counter.take()
-            else:
+        self._here.depth -= 1
+        if self._here.depth:
+            return
+        if self._counter:
+            self._counter.__exit__(None, None, None)
+            self.total += self._counter.take()
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0 and not self._counter:
                 self.total += clock(self._device) - self._start
 
 

@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from extraction import SIDES, STAGES, Config, agreement, command_of, run_plain, run_viper, table
-from full_size import copies, make_clips, usable_clips
+from full_size import copies, make_clips, usable_clips, write_prompts
 from measuring import Forward, run_measured
 
 from viper.cli import run_command
@@ -26,6 +26,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, multitask: Path) -> Config:
     folder = tmp_path_factory.mktemp("benchmark")
     config = Config(folder, n_workers=0, precision="float32")  # as the plain side computes
     checkpoints.write_vit(folder / "models" / "vit")
+    write_prompts(folder / "models")
     checkpoints.write_xvector(folder / "models" / "wavlm")
     checkpoints.write_open_clip(folder / "models" / "clip")
     checkpoints.write_roberta(folder / "models" / "roberta")

@@ -146,7 +146,10 @@ def test_frames_without_a_face_are_masked(clip: Path, roberta: Path) -> None:
     assert feature.tokens[:2].any(axis=1).all()
 
 
-def test_the_text_models_read_the_prompts_once_and_nothing_for_a_frame(clip: Path, roberta: Path) -> None:
+def test_the_text_models_read_the_prompts_once_and_nothing_for_a_frame(
+    clip: Path, roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     passed: list[type] = []
     counted = (RobertaModel, open_clip.transformer.Transformer, open_clip.transformer.VisionTransformer)
 
@@ -164,12 +167,22 @@ def test_the_text_models_read_the_prompts_once_and_nothing_for_a_frame(clip: Pat
         passed.clear()
         for seed in range(3):
             encoder.encode([encoder.load(in_memory(pictures(4, seed=seed)))], 2)
+        of_frames = list(passed)
+        passed.clear()
+        again = PromptEncoder(PROMPTS, str(clip), text_model=str(roberta))
+        again.prepare(CPU)
     finally:
         handle.remove()
     # Twelve frames by twos; the one Transformer inside each picture's half, and none for text.
-    assert passed.count(open_clip.transformer.VisionTransformer) == 6
-    assert passed.count(open_clip.transformer.Transformer) == 6
+    assert of_frames.count(open_clip.transformer.VisionTransformer) == 6
+    assert of_frames.count(open_clip.transformer.Transformer) == 6
+    assert RobertaModel not in of_frames
+    # Another run has the prompts' embeddings from this one, the same ones, and tries the black picture only.
+    assert passed.count(open_clip.transformer.Transformer) == 1
     assert RobertaModel not in passed
+    np.testing.assert_array_equal(again._prompt_tokens, encoder._prompt_tokens)
+    np.testing.assert_array_equal(again._prompt_directions, encoder._prompt_directions)
+    assert again.info() == encoder.info()
 
 
 @pytest.fixture(scope="module")

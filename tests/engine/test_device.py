@@ -208,7 +208,7 @@ def test_features_are_the_same_when_memory_is_short(encoder: Encoder[Any, Any]) 
     cramped = Cramped(getattr(encoder, "_forward", None), 1, MemoryError())
     holder: Any = encoder
     if isinstance(encoder, PromptEncoder):
-        cramped.function, holder._best = encoder._best, cramped
+        cramped.function, holder._seen = encoder._seen, cramped
     elif isinstance(encoder, SubtitleEncoder):
         holder = encoder._sentences
         cramped.function, holder._forward = holder._forward, cramped

@@ -451,10 +451,12 @@ class Encode:
         Copies of this, in other processes and on other machines, compute in the precision that is chosen here.
         """
         # Not above: importing torch takes seconds, and --help should not.
-        from viper.engine.device import choose_runtime
+        from viper.engine.device import choose_runtime, keep_freed_memory
 
         device, precision, compiled = self._runtime_options
         runtime = choose_runtime(device, precision, compiled, recorded)
+        if runtime.device.type == "cpu":
+            keep_freed_memory()
         self._runtime_options = (device, runtime.precision_name, compiled)
         self.encoder.prepare(runtime)
         self._is_prepared = True

@@ -14,6 +14,7 @@ import numpy as np
 from viper.commands.common import finish, pass_on_ids
 from viper.engine import run as engine
 from viper.engine.job import EngineOptions, Job
+from viper.engine.pool import threads_each
 from viper.errors import UserError
 from viper.files import atomic_folder
 from viper.media import pictures as frames
@@ -21,6 +22,7 @@ from viper.media.listing import MediaClip, list_videos
 from viper.media.motion import HALF_WINDOW, STIMUVAR_FPS, Motion
 from viper.media.sampling import DEFAULT_N_FRAMES, ChosenFrames, FrameRule, read_chosen
 from viper.media.sources import Sourced, is_made_from, read_sourced
+from viper.media.threads import decoding_threads
 from viper.media.video import VideoFrames, is_shown_as_stored
 
 if TYPE_CHECKING:
@@ -59,13 +61,15 @@ class GetFrameOptions(EngineOptions):
 def run(options: GetFrameOptions) -> int:
     """Run the stage; return the exit code."""
     rule = _rule(options)
+    videos = list_videos(options.input_folder, options.separator)
+    # With Ray the processes are those of its machines, each with one core.
+    n_threads = threads_each(options.n_workers, len(videos)) if options.engine == "local" else 1
     job = Job(
         stage="get_frame",
-        load=_Load(rule, options.plot),
+        load=_Load(rule, options.plot, n_threads),
         save=_Save(options.output_folder, rule, options.plot),
         is_done=_IsDone(options.output_folder, rule, options.plot),
     )
-    videos = list_videos(options.input_folder, options.separator)
     pass_on_ids(options, [options.input_folder], options.output_folder)
     summary = engine.run(job, videos, options.output_folder, options)
     return finish(summary, options.output_folder)
@@ -90,9 +94,11 @@ def _rule(options: GetFrameOptions) -> FrameRule:
 class _Load:
     rule: FrameRule
     plot: bool
+    n_threads: int
 
     def __call__(self, clip: MediaClip) -> Sourced[ChosenFrames]:
-        return read_sourced(clip, lambda: read_chosen(clip.path, self.rule, self.plot))
+        with decoding_threads(self.n_threads):
+            return read_sourced(clip, lambda: read_chosen(clip.path, self.rule, self.plot))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from viper.encoders.base import ShortName, weights_fingerprint
-from viper.encoders.image_text import load_image_text
+from viper.encoders.image_text import load_image_text, only_words
+from viper.encoders.nearest import Nearest
 from viper.encoders.pictures import PictureEncoder, PictureSample, blank_frames
-from viper.encoders.pretrained import explained, is_model
+from viper.encoders.pretrained import explained, is_model, local_folder
+from viper.encoders.remembered import key_of, recall, remember
 from viper.encoders.words import ROBERTA, SentenceModel
 from viper.errors import UserError
 from viper.files import digest_of, read_yaml
+from viper.fingerprints import fingerprint_folder
 from viper.media.pictures import Frames
 from viper.store import EncoderInfo, Feature
 from viper.task import load_task
@@ -30,6 +34,8 @@ MAX_SENTENCES = 5000  # a network reads each, and each is recorded
 MAX_CHARACTERS = 2000  # of one; the network reads some 77 words
 # Between the two models, as encoder.json and --models write them.
 AND = " + "
+# What of a text model's folder may decide its values: settings, words, weights.
+_READ = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -159,37 +165,80 @@ class PromptEncoder(PictureEncoder):
         return cls(prompts, clip_model, settings["clip_pretrained"], path, text_model)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_clip": None, "_prompt_directions": None, "_mean": None, "_std": None}
+        return {
+            **self.__dict__,
+            "_clip": None,
+            "_nearest": None,
+            "_prompt_directions": None,
+            "_mean": None,
+            "_std": None,
+        }
 
     def prepare(self, runtime: Runtime) -> None:
-        """Load both models and embed the prompts with each."""
+        """Load both models and embed the prompts with each, or recall what earlier runs made of them."""
         import torch
 
         from viper.engine.device import DeviceBatches
 
-        # Always float32: the feature is a choice. Where two prompts are nearly as good bf16 may choose the other, whose
-        # embedding is another sentence's; and what can be proved of bf16's error is far wider than the gap between the
-        # best prompts, so that recomputing close calls in float32 would recompute nearly all frames.
-        runtime = dataclasses.replace(runtime, precision=torch.float32)
+        # Always float32: the feature is a choice, and where two prompts are nearly as good bf16 may choose the other,
+        # whose embedding is another sentence's. bf16 is asked first (viper.encoders.nearest).
+        exact = dataclasses.replace(runtime, precision=torch.float32)
         loaded = load_image_text(self.clip_model, self.clip_pretrained, self.clip_checkpoint_path)
-        clip, tokenizer, self._has_quick_gelu = loaded.network, loaded.tokenizer, loaded.has_quick_gelu
+        clip, self._has_quick_gelu = loaded.network, loaded.has_quick_gelu
         self._architecture = loaded.architecture
         self._clip_fingerprint = weights_fingerprint(clip)
         self._preprocessing = dict(clip.visual.preprocess_cfg)
-        sentences = SentenceModel(self.text_model, dataclasses.replace(runtime, compiled=False))
-        self._text_options, self._width = sentences.options, sentences.width
-        self._prompt_tokens = sentences.embed(self.prompts.sentences, 64)
-        self._batches = DeviceBatches(runtime)
+        self._embed_by_text_model(dataclasses.replace(exact, compiled=False))
+        self._batches = DeviceBatches(exact, side_by_side=True)
         mean, std = (torch.tensor(self._preprocessing[name], device=runtime.device) for name in ("mean", "std"))
         self._mean, self._std = mean.view(3, 1, 1), std.view(3, 1, 1)
         self._clip = clip.eval().requires_grad_(False).to(runtime.device)
         self._clip.visual = runtime.place(clip.visual)
         with explained(self.clip_model, "--clip_model FOLDER"):
-            tokens = tokenizer(list(self.prompts.sentences))
-            self._prompt_directions = torch.cat(self._batches.map(self._embed_prompts, tokens, 64))
-            self._batches.rows(self._best, [self.rows(blank_frames())], 1)
+            words = loaded.tokenizer(list(self.prompts.sentences))
+            self._prompt_directions = torch.from_numpy(self._directions(words, runtime))
+            self._batches.rows(self._seen, [self.rows(blank_frames())], 1)
         if not self._prompt_directions.isfinite().all():
             raise UserError(f"{self.clip_model}: returns values that are not finite")
+        is_fast = runtime.precision is torch.bfloat16
+        fast = DeviceBatches(runtime, side_by_side=True)
+        self._nearest = Nearest(
+            self._prompt_directions.numpy(),
+            lambda pictures, batch_size: self._batches.rows(self._seen, pictures, batch_size),
+            (lambda pictures, batch_size: fast.rows(self._seen, pictures, batch_size)) if is_fast else None,
+        )
+
+    def _embed_by_text_model(self, runtime: Runtime) -> None:
+        """Set what the text model makes of each prompt, its width and the record of its weights."""
+        with explained(self.text_model):
+            folder = local_folder(self.text_model, weights=True)
+        key = None
+        with contextlib.suppress(OSError):
+            names = (path.name for path in folder.iterdir() if path.suffix in _READ and path.is_file())
+            files = fingerprint_folder(folder, names)
+            key = key_of("text", files, self.prompts.sentences, _device_name(runtime))
+        if key is not None and (kept := recall(key)):
+            self._prompt_tokens, self._text_options = kept[0]["tokens"], kept[1]
+        else:
+            sentences = SentenceModel(self.text_model, runtime)
+            self._text_options = sentences.options
+            self._prompt_tokens = sentences.embed(self.prompts.sentences, 64)
+            if key is not None:
+                remember(key, {"tokens": self._prompt_tokens}, self._text_options)
+        self._width = self._prompt_tokens.shape[1]
+
+    def _directions(self, words: torch.Tensor, runtime: Runtime) -> np.ndarray:
+        """Return (prompts, width), of length 1, what CLIP makes of the prompts' words (prompts, context)."""
+        import torch
+
+        made_of = [self._clip_fingerprint, self._has_quick_gelu, self._architecture, words.tolist()]
+        key = key_of("clip", *made_of, _device_name(runtime))
+        if kept := recall(key):
+            return kept[0]["directions"]
+        with only_words(self._clip, words) as read:
+            directions = torch.cat(self._batches.map(self._embed_prompts, read, 64)).float().cpu().numpy()
+        remember(key, {"directions": directions}, {})
+        return directions
 
     def info(self) -> EncoderInfo:
         """Return what decides the values: both models and the prompts."""
@@ -237,7 +286,7 @@ class PromptEncoder(PictureEncoder):
 
     def best_prompts(self, pictures: list[np.ndarray], batch_size: int) -> np.ndarray:
         """Return (frames,) the index of the prompt each frame is most similar to (cosine)."""
-        return self._batches.rows(self._best, pictures, batch_size).reshape(-1).astype(np.int64)
+        return self._nearest.choose([array for array in pictures if len(array)], batch_size)
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return what open_clip's transform would give the network for these (n, 3, H, W) uint8, float32."""
@@ -246,6 +295,12 @@ class PromptEncoder(PictureEncoder):
     def _embed_prompts(self, tokens: torch.Tensor) -> torch.Tensor:
         return self._clip.encode_text(self._batches.to_device(tokens), normalize=True)
 
-    def _best(self, pixels: torch.Tensor) -> torch.Tensor:
-        directions = self._clip.encode_image(self.inputs(pixels), normalize=True)
-        return (directions @ self._prompt_directions.T).argmax(dim=1, keepdim=True)
+    def _seen(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._clip.encode_image(self.inputs(pixels), normalize=True).float()
+
+
+def _device_name(runtime: Runtime) -> str:
+    import torch
+
+    device = runtime.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

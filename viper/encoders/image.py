@@ -89,7 +89,7 @@ class ImageEncoder(PictureEncoder):
         if self.layer == -1 and self.pool == "cls":
             _leave_out_unread_tokens(network)
         self._network = runtime.place(network)
-        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
+        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime, side_by_side=True)
         self.pixels.place(runtime.device)
 
     def _pool_of(self, network: Any, pixels: torch.Tensor) -> str:

@@ -113,7 +113,8 @@ def _filled(name: str, options: Mapping[str, Any], weights: Path, is_own: bool) 
             raise UserError(f"{weights}: does not fit its architecture ({key} is {shapes})")
     if wrong := not_numbers(state, network):
         raise UserError(f"{weights}: {wrong[0]} must hold floating point numbers")
-    network = open_clip.create_model(name, load_weights=False, **options)
+    with _without_random_weights():
+        network = open_clip.create_model(name, load_weights=False, **options)
     try:
         if is_own:
             network.load_state_dict(state)
@@ -208,3 +209,44 @@ def _quiet_root_log() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_random_weights() -> Iterator[None]:
+    """Leave new weights as the memory is: all are to be loaded, or loading is refused."""
+    from torch import Tensor
+    from torch.overrides import TorchFunctionMode
+
+    drawn = (Tensor.normal_, Tensor.uniform_)
+
+    class Undrawn(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return args[0] if function in drawn else function(*args, **(kwargs or {}))
+
+    with Undrawn():
+        yield
+
+
+@contextlib.contextmanager
+def only_words(network: Any, words: Any) -> Iterator[Any]:
+    """Give tokens (n, context) without what comes after the longest sentence, for `network.encode_text` meanwhile.
+
+    CLIP reads from left to right and answers what it has at a sentence's end, so nothing after it makes a difference;
+    prompts are 15 words of 77. Other networks get their tokens as they are.
+    """
+    import open_clip
+    import torch
+
+    mask: Any = getattr(network, "attn_mask", None)
+    length = int(words.argmax(dim=-1).max()) + 1
+    is_causal = mask is not None and torch.isneginf(mask).equal(torch.ones_like(mask).triu(1).bool())
+    if not (type(network) is open_clip.CLIP and network.text_pool_type == "argmax" and is_causal):
+        yield words
+        return
+    positions = network.positional_embedding
+    network.positional_embedding = torch.nn.Parameter(positions[:length], requires_grad=False)
+    network.attn_mask = mask[:length, :length]
+    try:
+        yield words[:, :length]
+    finally:
+        network.positional_embedding, network.attn_mask = positions, mask

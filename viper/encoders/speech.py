@@ -124,7 +124,7 @@ class SpeechEncoder(WindowEncoder):
         if self._listener is not None:
             self._listener.half = None  # not twice in memory
         self._network = runtime.place(_spared(half, runtime.device))
-        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime)
+        self._precision, self._batches = runtime.precision_name, DeviceBatches(runtime, side_by_side=True)
         with explained(self.model):
             tokens = self._batches.map(self._forward, windows[:1], 1)[0]
             self._width = width_of(tokens.float().cpu().numpy(), self.model)
@@ -180,8 +180,9 @@ class SpeechEncoder(WindowEncoder):
         by_shape: dict[Any, list[int]] = {}
         for position, window in enumerate(windows):
             by_shape.setdefault(shape_of(window), []).append(position)
-        for positions in by_shape.values():
-            parts = self._batches.map(self._forward, [windows[i] for i in positions], batch_size)
+        groups = [[windows[i] for i in positions] for positions in by_shape.values()]
+        made = self._batches.map_groups(self._forward, groups, batch_size)
+        for positions, parts in zip(by_shape.values(), made, strict=True):
             tokens[positions] = torch.cat(parts).float().cpu().numpy()
         return self.features(tokens, samples, self._width)
 

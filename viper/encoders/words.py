@@ -131,7 +131,7 @@ class SentenceModel:
             # Class tokens were read before there was a choice.
             **({} if self.pool == CLS else {"pool": self.pool}),
         }  # fmt: skip
-        self._network, self._batches = runtime.place(network), DeviceBatches(runtime)
+        self._network, self._batches = runtime.place(network), DeviceBatches(runtime, side_by_side=True)
         self.precision = runtime.precision_name
 
     def embed(self, sentences: Sequence[str], batch_size: int) -> np.ndarray:

@@ -42,9 +42,17 @@ _is_working = False
 def resolve_workers(n_workers: int, n_items: int) -> int:
     """Return how many processes: as asked; -1: one per core, none for so few clips that starting them takes longer."""
     if n_workers == -1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        n_workers = 0 if n_items < FEW_ITEMS else cores
+        n_workers = 0 if n_items < FEW_ITEMS else _n_cores()
     return min(n_workers, n_items)
+
+
+def threads_each(n_workers: int, n_items: int) -> int:
+    """Return how many cores each process that loads clips has to itself, at least one."""
+    return max(1, _n_cores() // max(1, resolve_workers(n_workers, n_items)))
+
+
+def _n_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def attempt(function: Callable[[Any], Any], argument: Any) -> Any:

@@ -20,6 +20,7 @@ from viper.fingerprints import passes
 from viper.logs import log
 from viper.media.declared import Declared, Tally
 from viper.media.geometry import Orientation, PixelShapes, is_square, orientation_of, shown, shown_width
+from viper.media.threads import notice_damage, same_by_threads, set_threads
 
 # Limits on what a file may claim: above them it is a lie, a mistake or an attack, and would fill the memory.
 # Pixels of one picture or frame. 8K video has 33 million; 16,000 x 16,000 would be 256 million and 768 MB as RGB.
@@ -80,6 +81,7 @@ class VideoFrames:
     declared: Declared | None = None
 
 
+@same_by_threads
 def read_frames(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> VideoFrames:
     """Decode a video once and keep the frames `choose(times of all frames)` names; times are (N,) float64, seconds.
 
@@ -94,6 +96,8 @@ def read_frames(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> Video
     if len(times) == 0:
         raise ClipError(f"{path.name}: no frame of its video could be decoded")
     as_expected = len(times) == len(expected) and np.allclose(times, expected, rtol=0, atol=1e-6)
+    if not as_expected:
+        notice_damage()
     if not as_expected and not np.array_equal(choose(times), reading.frames.indices):
         reading = _decode(path, choose(times))
     reading.log_remarks(path)
@@ -191,8 +195,7 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> VideoSt
     readable = [stream for stream in videos if stream.codec_context is not None] or videos
     stream = next((each for each in readable if each.disposition & Disposition.default), readable[0])
     _check(stream, path)
-    # One thread: clips are decoded side by side anyway, and damaged ones would come out differently with more.
-    stream.thread_type = "NONE"
+    set_threads(stream)
     return stream
 
 
@@ -340,6 +343,7 @@ def _decoded(container: av.container.InputContainer, stream: VideoStream, tally:
         except StopIteration:
             return
         except FFmpegError:
+            notice_damage()
             tally.n_errors += 1
             return
         tally.saw(packet)
@@ -348,10 +352,12 @@ def _decoded(container: av.container.InputContainer, stream: VideoStream, tally:
         try:
             frames = packet.decode()
         except FFmpegError:
+            notice_damage()
             tally.n_errors += 1
             continue
         for frame in frames:
             if isinstance(frame, VideoFrame):
+                notice_damage(frame)
                 yield frame
 
 
