@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from many import long_test
 
 import viper
 from viper.cli import COMMANDS, parse
@@ -76,6 +77,7 @@ class _Loads(HTMLParser):
             self.addresses.append(given.get(LOADING[tag]) or "")
 
 
+@long_test
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) >= len(PAGES)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from csv_files import rows_of
-from many import Launcher, content
+from many import Launcher, content, long_test
 from media import write_coded
 from planted import Planted, plant
 
@@ -69,6 +69,7 @@ def _train(trainings: Launcher, planted: Planted, run: Path, *options: str) -> t
     return trainings.run("train_perceiver", _arguments(planted, run, *options))
 
 
+@long_test
 @pytest.mark.parametrize("link", [".packed", ".packed/Train", "both are real"])
 def test_a_training_deletes_nothing_through_a_link_in_a_store(
     trainings: Launcher, tmp_path: Path, untouched: Path, link: str

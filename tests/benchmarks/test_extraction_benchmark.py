@@ -8,6 +8,7 @@ from pathlib import Path
 import checkpoints
 import pytest
 import torch
+from many import long_test
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from extraction import SIDES, STAGES, Config, agreement, command_of, run_plain, run_viper, table
@@ -38,6 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, multitask: Path) -> Config:
     return config
 
 
+@long_test
 @pytest.mark.parametrize("stage", STAGES)
 def test_both_sides_agree(config: Config, stage: str) -> None:
     source = {"faces": "frames", "visual": "faces", "textual": "frames", "fau": "faces"}.get(stage, "videos")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from many import IS_LONG, long_test
+from many import long_test
 
 import viper
 from viper.cli import COMMANDS, parse, run_command
@@ -150,7 +150,7 @@ def test_an_output_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     [
         (signal.SIGINT, True),
         (signal.SIGTERM, False),
-        pytest.param(signal.SIGTERM, True, marks=pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")),
+        pytest.param(signal.SIGTERM, True, marks=long_test),
     ],
 )
 def test_a_stopped_stage_says_so_keeps_what_is_done_and_goes_on(

@@ -354,6 +354,7 @@ class TestDataset:
         write_clip(tmp_path / "other.mp4", {"Amusement": 0.8, "Fear": 0.5}, Identity.from_seed(3), 6)
         assert not np.array_equal(decoded(tmp_path / "other.mp4")[1], decoded(clip)[1])
 
+    @long_test
     def test_files_labels_and_resuming(self, tmp_path):
         manifest = make_dataset(tmp_path, 3, 1, 2, seed=1, n_workers=2, seconds=0.4)
         assert manifest == tmp_path / "manifest.csv"

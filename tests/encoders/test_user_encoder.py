@@ -19,7 +19,7 @@ import yaml
 from clips import pictures, write_frames, write_srt, write_wav
 from conftest import Outcome, Run
 from csv_files import rows_of, write_rows
-from many import IS_LONG
+from many import IS_LONG, long_test
 
 from viper import encoders, predict_clip
 from viper.cli import run_command
@@ -455,7 +455,7 @@ def test_a_missing_content_is_said(tmp_path: Path) -> None:
         load_own(f"{tmp_path / 'own.py'}:Small", {}, "subtitles")
 
 
-@pytest.mark.skipif(not IS_LONG, reason="starts a Ray: make test-long")
+@long_test
 def test_it_is_sent_to_the_processes_of_ray(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install 'viper[ray]'")
     monkeypatch.setenv("PYTHONPATH", str(PAGE.parents[1]))

@@ -16,6 +16,7 @@ import transformers
 from checkpoints import FRAMES
 from clips import in_memory, pictures, write_faces, write_frames
 from conftest import Run
+from many import long_test
 from transformers import AutoImageProcessor, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor
 
 from viper.encoders.video import VideoEncoder, is_video, show_faces, window_frames
@@ -319,6 +320,7 @@ def test_a_norm_of_the_head_is_not_dropped_where_the_config_says_there_is_no_hea
         prepared(folder)
 
 
+@long_test
 def test_the_command_chooses_a_video_encoder_by_the_config(video: Path, tmp_path: Path, run: Run) -> None:
     for name, n in (("2", FRAMES), ("10", 1)):
         write_frames(tmp_path / "frames" / name, pictures(n, seed=n))

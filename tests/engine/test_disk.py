@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from clips import pictures, write_frames
-from many import STAGES, TRIED, Launcher, Stage, content, n_done
+from many import STAGES, TRIED, Launcher, Stage, content, long_test, n_done
 from media import write_coded
 
 from viper.demo.media import write_video
@@ -68,7 +68,7 @@ def assert_goes_on(case: Case, launcher: Launcher, output: Path) -> None:
     assert content(output) == expected
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("n_workers", [0, pytest.param(2, marks=long_test)])
 def test_a_write_that_fails(case: Case, launcher: Launcher, tmp_path: Path, n_workers: int) -> None:
     """No root and no mount needed: a limit on the size of files that one clip's results exceed."""
     if n_workers and case.stage.command != "get_frame":

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from clips import pictures, write_frames
 from conftest import Run
-from many import IS_LONG, long_test
+from many import long_test
 from media import write_coded
 from mishaps import Clip, Load, Sample, Save
 
@@ -39,7 +39,7 @@ ray = pytest.importorskip("ray", reason="needs Ray: pip install 'viper[ray]'")
 from ray.cluster_utils import Cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-N_NODES = 2 if IS_LONG else 1
+N_NODES = 2
 # Ray takes our word for the GPUs; nothing here computes on one.
 NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 100 << 20}
 
@@ -224,6 +224,7 @@ def test_the_same_frames_as_in_one_process(
     assert len(files(tmp_path / "here")) == 5 * 5 + 1
 
 
+@long_test
 def test_the_same_features_as_in_one_process(
     run: Run, nodes: Nodes, connected: None, vit: Path, tmp_path: Path
 ) -> None:
@@ -258,8 +259,6 @@ def test_the_same_features_as_in_one_process(
         np.testing.assert_allclose(b.tokens, a.tokens, atol=1e-5, rtol=0)
         assert (a.mask == b.mask).all()
         assert (a.time == b.time).all()
-    if not IS_LONG:  # as for every other job in this cluster, half a minute to start
-        return
     before = {path: path.stat().st_mtime_ns for path in there.glob("*.safetensors")}
     # A clip that cannot be read is tried again, and nothing else.
     second = run(*given, "--output_folder", there, *ray_options)

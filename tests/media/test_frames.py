@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from clips import write_wav
 from conftest import Outcome, Run
-from many import IS_LONG
+from many import long_test
 from media import coded_frame, coded_frames, frames_record, read_code, tone, write_coded
 
 from viper.demo.media import write_video
@@ -569,7 +569,7 @@ def test_worker_processes_write_the_same(videos: Path, tmp_path: Path, get_frame
     assert content(tmp_path / "frames") == written
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 def test_a_killed_run_is_taken_up_where_it_stopped(
     videos: Path, tmp_path: Path, get_frame: Callable[..., Outcome]
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from csv_files import rows_of
-from many import IS_LONG
+from many import IS_LONG, long_test
 
 from viper.cli import run_command
 from viper.media.sound import read_sound
@@ -82,13 +82,14 @@ def test_sound_alone_fails_in_one_line(frames: Path) -> None:
     assert not (frames / SOUND_ONLY).exists()
 
 
+@long_test
 def test_faces_are_found_where_the_manifest_has_some(faces: Path) -> None:
     for clip, row in _manifest().items():
         if clip == SOUND_ONLY:
             continue
         found = _found(faces, clip)
         if row["set"] == "core":
-            assert np.mean(found) >= (0.8 if IS_LONG else 0.6), clip  # the crowd of one clip comes and goes: 7 of 8
+            assert np.mean(found) >= 0.8, clip  # the crowd of one clip comes and goes: 7 of 8
         elif clip == "pyfeat__face_noface":
             assert set(found) == {True, False}
             assert found == sorted(found, reverse=True)  # the face goes, and does not come back
@@ -96,7 +97,7 @@ def test_faces_are_found_where_the_manifest_has_some(faces: Path) -> None:
             assert not any(found), clip
 
 
-@pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+@long_test
 def test_one_of_several_people_is_followed(faces: Path) -> None:
     frames = json.loads((faces / "facenetpytorch__video" / "faces.json").read_text())["frames"]
     boxes = [np.array(frame["box"]) for frame in frames if frame["found"]]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from many import long_test
 from safetensors.numpy import load_file, save_file
 
 from viper.errors import ClipError
@@ -305,6 +306,7 @@ print(most, total)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+@long_test
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     store = FeatureStore.create(tmp_path / "large", EncoderInfo("planted", "visual", 1000))
     feature = Feature.make(np.ones((1000, 1000), np.float32))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import Run
 from csv_files import rows_of
+from many import long_test
 from planted import SIZES, Planted, plant, predict_all
 
 from viper.errors import UserError
@@ -211,6 +212,7 @@ def test_the_other_commands_take_it(planted: Planted, run_folder: Path, run: Run
     assert "utilities are only averaged" in fitted.said
 
 
+@long_test
 def test_the_same_seed_draws_the_same_batches(planted: Planted, tmp_path: Path, run: Run) -> None:
     arguments = ["--csv_path", planted.manifest, "--task", planted.card, *planted.inputs("visual"), *QUICK[:2],
                  "--n_epochs", "3", "--device", "cpu"]  # fmt: skip
@@ -237,6 +239,7 @@ def test_validation_without_what_chooses_the_epoch_is_refused(planted: Planted, 
     assert run("train_perceiver", *arguments, *output, "--task", own, n_workers=None).code == 0
 
 
+@long_test
 def test_several_seeds_may_lack_a_metric(planted: Planted, tmp_path: Path, run: Run) -> None:
     """V2V's lists are all in Test: on Val two of three metrics have no value."""
     pairs = [row for row in rows_of(preferences_path(planted.manifest)) if not row["rank_3"]]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from csv_files import rows_of
-from many import IS_LONG, Launcher, is_running
+from many import IS_LONG, Launcher, is_running, long_test
 from planted import Planted, plant
 from safetensors.torch import save_file
 
@@ -131,6 +131,7 @@ def _kill_after(n_epochs: int, trainings: Launcher, arguments: list[str], run: P
     pytest.fail("every training ended before it could be killed")
 
 
+@long_test
 def test_killed_at_any_moment_and_resumed_by_another_process(
     planted: Planted, uninterrupted: Path, trainings: Launcher, tmp_path: Path
 ) -> None:

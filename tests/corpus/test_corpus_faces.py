@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from clips import write_frames
-from many import IS_LONG
+from many import long_test
 
 from viper.cli import run_command
 from viper.demo import write_video
@@ -22,7 +22,7 @@ from viper.demo.face import render_frames
 from viper.demo.identity import Identity
 from viper.media.pictures import FrameClip
 
-pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+pytestmark = long_test
 
 CLIPS = Path(__file__).parents[3] / "shared" / "clips"
 FPS = 16

@@ -20,7 +20,7 @@ import pytest
 from av.stream import Disposition
 from conftest import Run
 from csv_files import rows_of
-from many import IS_LONG
+from many import long_test
 from media import coded_frame, frames_record, read_code, tone, write_coded
 from PIL import Image
 
@@ -28,7 +28,7 @@ from viper.media.pictures import FRAMES_FILE, FrameClip, read_image, write_recor
 from viper.media.video import read_frames, stream_frames
 from viper.store import FeatureStore
 
-pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+pytestmark = long_test
 
 CLIPS = Path(__file__).parents[3] / "shared" / "clips"
 FPS = 25

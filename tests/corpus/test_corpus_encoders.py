@@ -13,7 +13,7 @@ import pytest
 import torch
 from clips import in_memory, pictures, voice, write_frames, write_srt, write_wav
 from conftest import Run
-from many import IS_LONG
+from many import long_test
 
 from viper.encoders.image import ImageEncoder
 from viper.encoders.speech import SpeechEncoder
@@ -25,7 +25,7 @@ from viper.media.pictures import read_image
 from viper.media.sound import Sound
 from viper.store import FeatureStore
 
-pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+pytestmark = long_test
 
 CPU = Runtime(torch.device("cpu"))
 # Pooling -> families that must have it; the others that transformers has work too, or are refused in one line.

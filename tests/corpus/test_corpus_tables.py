@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
-from many import IS_LONG
+from many import long_test
 
 from viper.engine.failures import read_failures
 from viper.store import FeatureStore
 
-pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+pytestmark = long_test
 
 Content = str | bytes | np.ndarray | dict[str, Any]
 NAN = float("nan")

@@ -15,7 +15,7 @@ import pytest
 from clips import pictures, write_frames
 from conftest import Run
 from csv_files import rows_of
-from many import IS_LONG
+from many import long_test
 from media import write_coded
 
 from viper.encoders.hashed_words import HashedWordsEncoder
@@ -25,7 +25,7 @@ from viper.media.captions.encodings import decode
 from viper.media.subtitles import Cue, WordRules, read_cues
 from viper.store import FeatureStore
 
-pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+pytestmark = long_test
 MELD = Path(__file__).parents[3] / "shared" / "data" / "meld"
 
 Shown = list[tuple[float, float, str]]

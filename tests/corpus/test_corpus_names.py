@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clips import RATE, pictures, voice, write_frames, write_srt, write_wav
-from many import IS_LONG
+from many import long_test
 from media import write_coded
 
 from viper.clip_ids import IDS_FILE, cell_id, path_id, recorded_separator
@@ -35,7 +35,7 @@ from viper.media.pictures import IMAGE_SUFFIXES, list_frame_clips
 from viper.store import FeatureStore
 from viper.task import Task
 
-pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+pytestmark = long_test
 
 TASK = Task("two", "regression", ("Fear",))
 Run = Callable[..., Any]

@@ -18,7 +18,7 @@ import pytest
 import torch
 from checkpoints import class_tokens
 from clips import in_memory, pictures
-from many import IS_LONG
+from many import long_test
 from safetensors.torch import load_file, save_file
 
 from viper.demo import Identity, write_clip
@@ -33,7 +33,7 @@ from viper.media.sound import Sound
 from viper.media.threads import decoding_threads
 from viper.media.video import VideoFrames, read_frames
 
-pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+pytestmark = long_test
 
 CPU = Runtime(torch.device("cpu"))
 BF16 = Runtime(torch.device("cpu"), torch.bfloat16)

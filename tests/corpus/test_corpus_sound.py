@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Run
-from many import IS_LONG
+from many import long_test
 from tracks import Track, beeps, heard_at, write_tracks
 
 from viper.errors import ClipError, UserError
@@ -19,7 +19,7 @@ from viper.inference.reader import ClipReader, source_of
 from viper.media.sound import Sound, SoundRule, read_sound
 from viper.store import EncoderInfo, FeatureStore
 
-pytestmark = pytest.mark.skipif(not IS_LONG, reason="a long test: make test-long")
+pytestmark = long_test
 
 RATE = 48000
 BEEPS = [0.5, 2.5, 3.5]
