@@ -9,6 +9,8 @@ READY = $(VENV)/ready-$(shell cat requirements.txt pyproject.toml $(LOCKED) | ck
 
 # One more than the cores: tests wait for processes.
 WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+# Tests start many processes, which are to find their modules compiled.
+TESTED = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 LONG_TESTS = $(shell grep -rlE 'IS_LONG|long_test' --include='test_*.py' tests)
 
 .PHONY: help setup demo test test-long lint lock docs clean
@@ -41,10 +43,10 @@ demo: setup
 	$(BIN)/viper demo --models $(MODELS) --output_folder demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(TESTED) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: setup
-	VIPER_LONG_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -rP $(LONG_TESTS)
+	VIPER_LONG_TESTS=1 $(TESTED) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -rP $(LONG_TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

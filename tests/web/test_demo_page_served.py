@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -27,11 +28,14 @@ from viper.inference.predictor import ClipPredictor
 
 pytest_plugins = ["page_fixtures"]
 
-pytest.importorskip("gradio", reason="needs Gradio: pip install 'viper[page]'")
 with contextlib.suppress(ImportError):  # then the tests in a browser are skipped by its fixture
     from playwright.sync_api import expect
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
+pytestmark = [
+    # Not importorskip, which takes four seconds.
+    pytest.mark.skipif(find_spec("gradio") is None, reason="needs Gradio: pip install 'viper[page]'"),
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them"),
+]
 
 MAX_BYTES = int(MAX_MB * 2**20)
 PATIENCE = 60_000  # ms
