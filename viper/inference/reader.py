@@ -309,7 +309,8 @@ def _length(contents: Iterable[Any]) -> float:
     ends = {VideoFrames: 0.0, Sound: 0.0, list: 0.0}
     for content in contents:
         if isinstance(content, VideoFrames):
-            ends[VideoFrames] = content.n_frames / content.fps
+            last = float(content.times[-1]) if len(content.times) else 0.0  # of pictures that begin behind the sound
+            ends[VideoFrames] = max(content.n_frames / content.fps, last + 1 / content.fps)
         elif isinstance(content, Sound):
             ends[Sound] = content.start + len(content.samples) / content.rate
         elif isinstance(content, list):
