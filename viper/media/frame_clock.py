@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 # Seconds by which a clock steps back that has begun anew (files joined byte by byte): later stamps count from there.
 # A smaller step is disorder, and passes.
 _RESTART = 1.0
-# Seconds ahead at once that are not believed if they lead beyond the end that the file declares.
+# Seconds ahead at once that are not believed if they lead so far beyond the end that the file declares. An end that
+# the frames have passed already is not believed itself.
 _JUMP = 1.0
 
 
@@ -80,7 +81,7 @@ class FrameClock:
             return None
         if self._count and time < self._last - _RESTART:
             self.n_back += 1
-        elif time > self._last + _JUMP and time > self._says + _JUMP and self._count:
+        elif time > self._last + _JUMP and time > self._says + _JUMP >= self._last and self._count:
             self.n_wrong += 1
         else:
             return time
