@@ -52,7 +52,7 @@ PEOPLE = {
 }
 
 # Shots (who, seconds), and who is followed. "A|B small" are two people side by side, "A>B" a dissolve of one into the
-# other, "A dark" and "A flash" are A in another light.
+# other, "A dark" and "A flash" are A in another light, "B still" is a picture of B.
 CASES: dict[str, tuple[list[tuple[str, float]], str]] = {
     "one_after_the_other": ([("A", 6), ("B", 4)], "A"),
     "the_other_way": ([("A", 4), ("B", 6)], "B"),
@@ -72,6 +72,8 @@ CASES: dict[str, tuple[list[tuple[str, float]], str]] = {
     "side_by_side": ([("A|B small", 10)], "A"),
     "side_by_side_the_smaller_longer": ([("A|B small", 3), ("wall|B small", 7)], "B"),
     "sides_change": ([("A|B small", 5), ("B small|A", 5)], "A"),
+    "a_poster_on_the_wall": ([("A|B still", 5), ("wall|B still", 5)], "A"),
+    "a_photo_only": ([("B still", 10)], "B"),
     "nobody": ([("wall", 10)], ""),
 }
 TRIED_SLOWLY = (
@@ -98,6 +100,8 @@ def _shot(who: str, n: int, first: int) -> Iterator[np.ndarray]:
         before, after = (_shot(each, n, first) for each in who.split(">"))
         pairs = enumerate(zip(before, after, strict=True))
         return (cv2.addWeighted(a, 1 - (k + 0.5) / n, b, (k + 0.5) / n, 0) for k, (a, b) in pairs)
+    if light == "still":
+        return iter([next(_filmed(PEOPLE[name], 1, 0))] * n)
     if light in ("dark", "flash"):
         gain, add = (0.4, 0) if light == "dark" else (1.3, 70)
         return (cv2.convertScaleAbs(image, alpha=gain, beta=add) for image in _shot(name, n, first))

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -534,6 +534,55 @@ def test_an_avi_with_frames_out_of_order_has_right_times(tmp_path: Path) -> None
     np.testing.assert_allclose(video.times, np.arange(40) / FPS, atol=1e-6)
     np.testing.assert_allclose([frame.time for frame in stream_frames(path)], video.times, atol=1e-6)
     assert video.fps == pytest.approx(FPS)
+
+
+def _joined(path: Path, *rates: int) -> None:
+    """A broadcast of several recordings, two seconds each, one behind the other as they are."""
+    parts = []
+    for rate in rates:
+        whole = write_coded(path.parent.parent / f"{rate}.mp4", 2 * rate, rate)
+        _remuxed(whole, whole.with_suffix(".ts"), {})
+        parts.append(whole.with_suffix(".ts").read_bytes())
+    path.write_bytes(b"".join(parts))
+
+
+def _remuxed(source: Path, path: Path, later: Mapping[int, float]) -> None:
+    """The same video in another container; packets by number are shown so many seconds later."""
+    with av.open(str(source)) as opened, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(opened.streams.video[0])
+        for number, packet in enumerate(opened.demux(video=0)):
+            if packet.size:
+                packet.pts += round(later.get(number, 0.0) / packet.time_base)
+                packet.stream = stream
+                target.mux(packet)
+
+
+@pytest.mark.parametrize("rates", [(25, 25), (25, 50), (50, 25), (25, 10, 25)])
+def test_times_of_files_joined_byte_by_byte(
+    videos: Path, tmp_path: Path, get_frame: Callable[..., Any], rates: tuple[int, ...]
+) -> None:
+    """A recording behind another has its own times, not those of the first one's rate."""
+    _joined(videos / "a.ts", *rates)
+    expected = np.concatenate([2 * k + np.arange(2 * rate) / rate for k, rate in enumerate(rates)])
+    outcome = get_frame(1000)
+    entries = frames_record(tmp_path / "frames" / "a")["frames"]
+    np.testing.assert_allclose([entry["time"] for entry in entries], expected, atol=0.101)
+    assert len(entries) == len(expected)
+    assert "the clock of its pictures begins anew" in outcome.said
+    streamed = [frame.time for frame in stream_frames(videos / "a.ts")]
+    np.testing.assert_allclose(streamed, [entry["time"] for entry in entries], atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{20: 3600.0}, {0: 3600.0}, {20: 500.0, 30: 7.0}])
+def test_a_wild_time_of_a_frame_is_not_followed(
+    videos: Path, tmp_path: Path, get_frame: Callable[..., Any], wrong: dict[int, float]
+) -> None:
+    whole = write_coded(tmp_path / "whole.mp4", 50, FPS)
+    _remuxed(whole, videos / "a.mkv", wrong)
+    outcome = get_frame(50)
+    entries = frames_record(tmp_path / "frames" / "a")["frames"]
+    np.testing.assert_allclose([entry["time"] for entry in entries], np.arange(50) / FPS, atol=0.005)
+    assert "wrong times of its pictures" in outcome.said
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])

@@ -15,7 +15,8 @@ from many import long_test
 from tracks import Track, beeps, heard_at, write_tracks
 
 from viper.errors import ClipError, UserError
-from viper.inference.reader import ClipReader, source_of
+from viper.inference.reader import ClipReader, PictureSource, source_of
+from viper.media.sampling import FrameRule
 from viper.media.sound import Sound, SoundRule, read_sound
 from viper.store import EncoderInfo, FeatureStore
 
@@ -122,6 +123,22 @@ def jitter(second: float) -> float:
 
 def wild(second: float) -> float:
     return second + 5 * 3600 * (1.5 <= second < 1.52)
+
+
+@pytest.mark.parametrize(("seconds_of_video", "ends"), [(2.0, 4.0), (0.04, 4.0), (3.8, 3.8)])
+def test_pieces_go_on_with_the_sound_behind_the_last_picture(
+    tmp_path: Path, seconds_of_video: float, ends: float
+) -> None:
+    """A picture that is held, or a recording whose pictures stop early; not for less than half a piece of sound."""
+    path = write_tracks(tmp_path / "clip.mp4", Track(beeps(BEEPS, 4.0), RATE, "aac"), seconds_of_video=seconds_of_video)
+    heard_in, pictures = SoundRule(), PictureSource(FrameRule("uniform", 2), None)
+    pieces = list(ClipReader([heard_in, pictures], "cpu").windows(path, 1.0, 1.0))
+    assert [piece.start for piece in pieces] == [0, 1, 2, 3]
+    assert pieces[-1].end == pytest.approx(ends, abs=0.05)
+    sounds = [piece.contents[heard_in] for piece in pieces]
+    assert [heard_at(sound) for sound in sounds if isinstance(sound, Sound)] == [[0.5], [], [0.5], [0.5]]
+    has_pictures = [not isinstance(piece.contents[pictures], ClipError) for piece in pieces]
+    assert has_pictures == [piece.start < seconds_of_video for piece in pieces]
 
 
 def sparse(second: float) -> float | None:

@@ -220,7 +220,7 @@ def test_a_frame_without_the_face_is_masked_and_cut_between(faces: Path) -> None
     np.testing.assert_allclose(gap["box"], np.mean([first["box"], last["box"]], axis=0), atol=0.02)
     assert (elsewhere["box"], record["cuts"], len(record["people"])) == (None, [30], 1)
     assert record["people"][0] == pytest.approx(
-        {"frames": 2, "seconds": 0.5, "size": 0.5, "score": 1, "counts": True}, abs=0.05
+        {"frames": 2, "seconds": 0.5, "size": 0.5, "score": 1, "counts": True, "still": False}, abs=0.05
     )
     read = FrameClip("gap", faces / "gap").read()
     assert read.found.tolist() == [True, False, True, False]

@@ -146,10 +146,11 @@ def _tell(clip: str, crops: Crops, no_face: str) -> None:
             )
         log.info("crop_images: %s: no face found%s; %s", clip, doubtful, kept)
     elif crops.n_people > 1:
-        other = max(person["seconds"] for person in people[1:] if person["counts"])
+        longest = max((person for person in people[1:] if person["counts"]), key=lambda person: person["seconds"])
         log.info(
-            "crop_images: %s: %d people; the one followed is on screen for %.3g s, the next longest for %.3g s",
-            clip, crops.n_people, people[0]["seconds"], other,
+            "crop_images: %s: %d people; the one followed is on screen for %.3g s, the next longest for %.3g s%s",
+            clip, crops.n_people, people[0]["seconds"], longest["seconds"],
+            " (a picture that never changes)" if longest["still"] and not people[0]["still"] else "",
         )  # fmt: skip
 
 

@@ -153,15 +153,16 @@ class ClipReader:
         return {rule: attempt(lambda rule=rule: heard(read_sound(path, self._rate, rule))) for rule in self._sounds}
 
     def windows(self, path: Path, every: float, window: float, subtitles: Path | None = None) -> Iterator[ClipContent]:
-        """Yield the clip in pieces, see `viper.media.windows.next_span`: by times of the pictures, else the sound,
-        else the words. Pictures are streamed; of sound, what a clip may have is held.
+        """Yield the clip in pieces, see `viper.media.windows.next_span`: by times of the pictures and of sound that
+        goes on behind them, else of the words. Pictures are streamed; of sound, what a clip may have is held.
 
         ClipError for a file that is no sound or video at all, or has nothing that is read.
         """
         open_media(path).close()
         sounds = self._read_sounds(path)
         words = self._read_words(path, subtitles)
-        pieces = read_windows(path, self.rules, every, window) if self.rules else iter(())
+        heard_to = _length(sounds.values())
+        pieces = read_windows(path, self.rules, every, window, heard_to) if self.rules else iter(())
         first = attempt(lambda: next(pieces, None))
         if isinstance(first, Window):
             for piece in chain([first], pieces):
@@ -309,7 +310,8 @@ def _length(contents: Iterable[Any]) -> float:
     ends = {VideoFrames: 0.0, Sound: 0.0, list: 0.0}
     for content in contents:
         if isinstance(content, VideoFrames):
-            ends[VideoFrames] = content.n_frames / content.fps
+            last = float(content.times[-1]) if len(content.times) else 0.0  # of pictures that begin behind the sound
+            ends[VideoFrames] = max(content.n_frames / content.fps, last + 1 / content.fps)
         elif isinstance(content, Sound):
             ends[Sound] = content.start + len(content.samples) / content.rate
         elif isinstance(content, list):

@@ -37,6 +37,7 @@ class Tally:
 
     Attributes
     ----------
+    stream : the video's.
     streams : those whose packets are to be read, the video's among them.
     n_errors : packets that could not be decoded.
     """
@@ -44,7 +45,7 @@ class Tally:
     def __init__(self, container: InputContainer, stream: VideoStream, path: Path) -> None:
         self.streams: Sequence[Stream] = [stream]
         self.n_errors = 0
-        self._stream, self._path = stream, path
+        self.stream, self._path = stream, path
         self._kind = container.format.name.split(",")[0]
         self._ticks = {each.index: float(each.time_base or 0) for each in container.streams}
         self._n_slots = 0
@@ -69,14 +70,14 @@ class Tally:
         To be asked when the file has been read to its end, before it is closed.
         """
         n_declared, is_lacking = 0, self.n_errors > 0
-        if self._kind == "mov" and len(self._stream.index_entries) <= _MAX_ENTRIES:
+        if self._kind == "mov" and len(self.stream.index_entries) <= _MAX_ENTRIES:
             # Not `stream.frames`: an edit list may leave some out. An entry beyond the end is a frame that is missing.
             size = self._path.stat().st_size
-            entries = [entry for entry in self._stream.index_entries if not entry.is_discard]
+            entries = [entry for entry in self.stream.index_entries if not entry.is_discard]
             n_declared = len(entries)
             is_lacking |= any(entry.pos + entry.size > size for entry in entries)
         elif self._kind == "avi":
-            n_declared = self._stream.frames
+            n_declared = self.stream.frames
             is_lacking |= self._n_slots + 1 < n_declared
         if is_lacking and n_frames < n_declared:
             return Declared("frames", n_declared, n_frames)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ from viper.errors import ClipError
 from viper.fingerprints import passes
 from viper.logs import log
 from viper.media.declared import Declared, Tally
+from viper.media.frame_clock import FrameClock
 from viper.media.geometry import Orientation, PixelShapes, is_square, orientation_of, shown, shown_width
 from viper.media.threads import notice_damage, same_by_threads, set_threads
 
@@ -104,47 +106,50 @@ def read_frames(path: Path, choose: Callable[[np.ndarray], np.ndarray]) -> Video
     return reading.frames
 
 
+@dataclass(frozen=True)
 class StreamedFrame:
-    """A frame that was decoded, at a time in seconds; it is converted when it is asked for."""
+    """A frame that was decoded, at a time in seconds; it is converted when it is asked for.
 
-    def __init__(self, time: float, frame: VideoFrame, pixel_shape: Fraction) -> None:
-        self.time = time
-        self._frame, self._pixel_shape = frame, pixel_shape
+    `pixel_shape` is width : height of its pixels as they are stored.
+    """
+
+    time: float
+    frame: VideoFrame
+    pixel_shape: Fraction
 
     def rgb(self) -> np.ndarray:
         """Return (H, W, 3) uint8, as VideoFrames has it."""
-        return shown(self._frame, self._pixel_shape, orientation_of(self._frame), "rgb24")
+        return shown(self.frame, self.pixel_shape, orientation_of(self.frame), "rgb24")
 
     def gray(self) -> np.ndarray:
         """Return (H, W) uint8, as VideoFrames has it."""
-        return shown(self._frame, self._pixel_shape, orientation_of(self._frame), "gray")
+        return shown(self.frame, self.pixel_shape, orientation_of(self.frame), "gray")
 
 
 def stream_frames(path: Path, logs: bool = False) -> Iterator[StreamedFrame]:
     """Return every frame that can be decoded, one after the other; none is kept.
 
     They are the frames that `read_frames` numbers from 0. Raises ClipError as that does, but a video without any
-    decodable frame gives none. `logs`: whether a file that was cut short is said to be.
+    decodable frame gives none. `logs`: whether it is said what is wrong with the file's length and times.
     """
     with open_media(path) as container:
         stream = _video_stream(container, path)
-        tally, shapes = Tally(container, stream, path), PixelShapes(stream)
-        clock = _Clock(stream, start_seconds(container), _slots(container, path))
+        tally, clock = Tally(container, stream, path), _clock(container, stream, path)
         n_frames = 0
-        for frame in _decoded(container, stream, tally):
+        for frame in _timed(container, tally, clock, PixelShapes(stream), path):
             n_frames += 1
-            yield StreamedFrame(clock.seconds(frame.time, tally.n_errors), frame, _checked_shape(frame, shapes, path))
-        declared = tally.declared(n_frames)
-        if logs and declared:
-            log.warning("%s: %s", path.name, declared)
+            yield frame
+        if logs:
+            _log_lengths(path, tally.declared(n_frames), clock.remarks())
 
 
 def is_shown_as_stored(path: Path) -> bool:
     """Return whether versions of viper that knew neither shapes of pixels nor mirrors took the same frames of a file.
 
-    Also whether they had the times of an .avi with B-frames right, and the stream of several.
+    Also whether they had the times of an .avi with B-frames right, those of a clock that begins anew or has wild
+    stamps, and the stream of several.
     """
-    return passes(path, "shown as stored", lambda: _is_shown_as_stored(path))
+    return passes(path, "shown as stored, at its stamps", lambda: _is_shown_as_stored(path))
 
 
 def _is_shown_as_stored(path: Path) -> bool:
@@ -156,13 +161,28 @@ def _is_shown_as_stored(path: Path) -> bool:
             if first is not stream or is_late:
                 return False
             shapes = PixelShapes(stream)
-            frame = next(_decoded(container, stream, Tally(container, stream, path)), None)
+            frame = next(_decoded(container, Tally(container, stream, path)), None)
             if frame is None:
                 return False
             orientation = orientation_of(frame)
-            return is_square(shapes.of(frame)) and not orientation.mirrored and orientation.odd_angle is None
+            if not is_square(shapes.of(frame)) or orientation.mirrored or orientation.odd_angle is not None:
+                return False
+        return not _has_odd_stamps(path)
     except ClipError:
         return False
+
+
+def _has_odd_stamps(path: Path) -> bool:
+    """Return whether a file's packets are not in order, or one is shown more than a few seconds after it is decoded."""
+    before, shown_late = -math.inf, 5.0
+    with open_media(path) as container, contextlib.suppress(FFmpegError):
+        for packet in container.demux(_video_stream(container, path)):
+            if packet.dts is not None and packet.time_base is not None:
+                late = 0.0 if packet.pts is None else float((packet.pts - packet.dts) * packet.time_base)
+                if packet.dts < before or late > shown_late:
+                    return True
+                before = packet.dts
+    return False
 
 
 def open_media(path: Path) -> av.container.InputContainer:
@@ -222,8 +242,14 @@ def _packet_times(path: Path) -> np.ndarray:
         # Packets come in the order of decoding.
         known = sorted(stamp for stamp in stamps if stamp is not None)
         in_order = known if len(known) == len(stamps) else [None] * len(stamps)
-        clock = _Clock(stream, start_seconds(container), _slots(container, path))
+        clock = _clock(container, stream, path)
         return np.array([clock.seconds(stamp) for stamp in in_order])
+
+
+def _clock(container: av.container.InputContainer, stream: VideoStream, path: Path) -> FrameClock:
+    rate = float(stream.average_rate or stream.guessed_rate or Fraction(25))
+    seconds = None if container.duration is None else container.duration / av.time_base
+    return FrameClock(rate, start_seconds(container), seconds, _slots(container, path))
 
 
 def _slots(opened: av.container.InputContainer, path: Path) -> list[float] | None:
@@ -251,13 +277,13 @@ class _Reading:
     frames: VideoFrames
     times: np.ndarray
     shapes: PixelShapes
+    clock: FrameClock
     odd_angle: float | None
     n_videos: int
 
     def log_remarks(self, path: Path) -> None:
         """Log what was decided about the file, and what is wrong with it, a line for each."""
-        if self.frames.declared is not None:
-            log.warning("%s: %s", path.name, self.frames.declared)
+        _log_lengths(path, self.frames.declared, self.clock.remarks())
         if self.odd_angle is not None:
             log.warning(
                 "%s: asks to be turned by %g degrees; only quarter turns are made, so it is left as it is stored",
@@ -283,6 +309,13 @@ class _Reading:
             )  # fmt: skip
 
 
+def _log_lengths(path: Path, declared: Declared | None, remarks: Iterable[str]) -> None:
+    if declared is not None:
+        log.warning("%s: %s", path.name, declared)
+    for remark in remarks:
+        log.info("%s: %s", path.name, remark)
+
+
 def _colon(shape: Fraction) -> str:
     return f"{shape.numerator}:{shape.denominator}"
 
@@ -296,10 +329,9 @@ def _decode(path: Path, wanted: np.ndarray) -> _Reading:
     orientation, odd_angle, pixel_shape, n_pixels = Orientation(), None, Fraction(1), 0
     with open_media(path) as container:
         stream = _video_stream(container, path)
-        tally, shapes = Tally(container, stream, path), PixelShapes(stream)
-        clock = _Clock(stream, start_seconds(container), _slots(container, path))
-        for frame in _decoded(container, stream, tally):
-            shape = _checked_shape(frame, shapes, path)
+        tally, clock, shapes = Tally(container, stream, path), _clock(container, stream, path), PixelShapes(stream)
+        for each in _timed(container, tally, clock, shapes, path):
+            frame, shape = each.frame, each.pixel_shape
             if len(times) in chosen:
                 width = shown_width(frame, shape)
                 n_pixels += width * frame.height
@@ -312,15 +344,15 @@ def _decode(path: Path, wanted: np.ndarray) -> _Reading:
                 odd_angle = orientation.odd_angle if odd_angle is None else odd_angle
                 images.append(shown(frame, shape, orientation, "rgb24"))
                 indices.append(len(times))
-            times.append(clock.seconds(frame.time, tally.n_errors))
+            times.append(each.time)
         n_videos = sum(not each.disposition & _COVER for each in container.streams.video)
         declared = tally.declared(len(times))
     timeline, numbers, n = np.array(times), np.array(indices, np.int64), len(times)
     frames = VideoFrames(
-        images, numbers, timeline[numbers], n, clock.fps(n), orientation.rotation, tally.n_errors,
+        images, numbers, timeline[numbers], n, clock.fps(), orientation.rotation, tally.n_errors,
         orientation.mirrored, pixel_shape, declared,
     )  # fmt: skip
-    return _Reading(frames, timeline, shapes, odd_angle, n_videos)
+    return _Reading(frames, timeline, shapes, clock, odd_angle, n_videos)
 
 
 def _checked_shape(frame: VideoFrame, shapes: PixelShapes, path: Path) -> Fraction:
@@ -334,7 +366,20 @@ def _checked_shape(frame: VideoFrame, shapes: PixelShapes, path: Path) -> Fracti
     return shape
 
 
-def _decoded(container: av.container.InputContainer, stream: VideoStream, tally: Tally) -> Iterator[VideoFrame]:
+def _timed(
+    container: av.container.InputContainer, tally: Tally, clock: FrameClock, shapes: PixelShapes, path: Path
+) -> Iterator[StreamedFrame]:
+    """Return every frame that can be decoded, with its time: when the next one is there, which may contradict it."""
+    held: tuple[VideoFrame, Fraction, int] | None = None
+    for frame in _decoded(container, tally):
+        if held is not None:
+            yield StreamedFrame(clock.seconds(held[0].time, frame.time, held[2]), *held[:2])
+        held = frame, _checked_shape(frame, shapes, path), tally.n_errors
+    if held is not None:
+        yield StreamedFrame(clock.seconds(held[0].time, None, held[2]), *held[:2])
+
+
+def _decoded(container: av.container.InputContainer, tally: Tally) -> Iterator[VideoFrame]:
     """Return every frame that can be decoded; what cannot is counted and passed over."""
     packets = container.demux(*tally.streams)
     while True:
@@ -347,7 +392,7 @@ def _decoded(container: av.container.InputContainer, stream: VideoStream, tally:
             tally.n_errors += 1
             return
         tally.saw(packet)
-        if packet.stream is not stream:
+        if packet.stream is not tally.stream:
             continue
         try:
             frames = packet.decode()
@@ -359,35 +404,3 @@ def _decoded(container: av.container.InputContainer, stream: VideoStream, tally:
             if isinstance(frame, VideoFrame):
                 notice_damage(frame)
                 yield frame
-
-
-class _Clock:
-    """Times of frames in the order in which they are shown.
-
-    They are the stream's own, or those of `slots`, or by the average rate where there is neither.
-    """
-
-    def __init__(self, stream: VideoStream, start: float, slots: list[float] | None) -> None:
-        self._start, self._slots = start, slots
-        self._rate = float(stream.average_rate or stream.guessed_rate or Fraction(25))
-        self._first: float | None = None
-        self._last = -1.0 / self._rate
-        self._count = 0
-
-    def seconds(self, stamp: float | None, n_lost: int = 0) -> float:
-        """Return the next frame's time, given its stamp and how many frames before it could not be decoded."""
-        if self._slots is not None:
-            slot = self._count + n_lost
-            stamp = self._slots[slot] if slot < len(self._slots) else None
-        self._count += 1
-        time = None if stamp is None else stamp - self._start
-        if time is None or time <= self._last:
-            time = self._last + 1.0 / self._rate
-        self._last = time
-        self._first = time if self._first is None else self._first
-        return time
-
-    def fps(self, count: int) -> float:
-        if count < 2 or self._first is None or self._last <= self._first:
-            return self._rate
-        return (count - 1) / (self._last - self._first)

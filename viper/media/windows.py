@@ -82,15 +82,20 @@ class Window:
     chosen: dict[FrameRule, VideoFrames]
 
 
-def read_windows(path: Path, rules: Sequence[FrameRule], every: float, window: float) -> Iterator[Window]:
+def read_windows(
+    path: Path, rules: Sequence[FrameRule], every: float, window: float, at_least: float = 0.0
+) -> Iterator[Window]:
     """Decode a video piece by piece.
 
     The file is decoded twice side by side: one decoder runs ahead, so that it is known which frames a piece has, and
     the other keeps those that are chosen. What is held are the chosen frames of a piece (of all that overlap it).
 
+    `at_least` is up to where there is something else, in seconds: where the pictures end half a window or more before
+    that (the last one may be held, as by screen recorders), pieces without frames follow.
+
     Raises ClipError as `viper.media.video.read_frames` does, and where the frames of one piece are too large together.
     """
-    scout = _Scout(path, rules)
+    scout = _Scout(path, rules, at_least, window / 2)
     frames = enumerate(stream_frames(path))
     held: dict[int, np.ndarray] = {}
     plans: deque[_Plan] = deque()
@@ -163,8 +168,9 @@ def _hold(
 class _Scout:
     """The decoder that runs ahead: times of frames, and the motion between them where a rule wants it."""
 
-    def __init__(self, path: Path, rules: Sequence[FrameRule]) -> None:
+    def __init__(self, path: Path, rules: Sequence[FrameRule], at_least: float, slack: float) -> None:
         self._name, self._rules = path.name, rules
+        self._at_least, self._slack = at_least, slack
         self._frames = stream_frames(path, logs=True)
         self._motion = motion_lengths(self._pictures()) if any(rule.is_by_events for rule in rules) else None
         self._first = 0  # the number of the frame that the lists begin with
@@ -204,7 +210,8 @@ class _Scout:
         if not self._is_all:
             return last
         # The last frame is shown as long as the others are on average.
-        return last + ((last - self._began) / (self._n_frames - 1) if self._n_frames > 1 else 1 / _ASSUMED_FPS)
+        end = last + ((last - self._began) / (self._n_frames - 1) if self._n_frames > 1 else 1 / _ASSUMED_FPS)
+        return self._at_least if self._at_least - end >= self._slack else end
 
     def span(self, number: int, every: float, window: float) -> Span:
         """Return the window of that number; see `next_span`."""

@@ -16,6 +16,12 @@ NEARLY_AS_LONG = 0.7
 # MTCNN takes a pattern for a face now and then, hardly ever twice in one place and seldom with such a probability.
 SURE, SURE_ONCE = 0.9, 0.99
 FEW_FRAMES = 8
+# A poster, a photo on a wall or a call that froze: the structure of the face stays within .025 of its mean, in median,
+# where that of 11 people in real clips differs from it by .06 to .23, also of those who hardly move.
+_STILL = 0.04
+_FEWEST_OF_STILL = 3  # frames; two are as near to their mean as they are to each other
+# Somebody alive who is there for so long, as a share of the time of what is still, is who the clip is about.
+_ALIVE_LONG_ENOUGH = 0.25
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Person:
     prominence : the same, less the further from the middle; halved in a corner.
     score : the highest of MTCNN's probabilities.
     counts : False for what was seen too seldom to be taken for a face.
+    still : whether it is the picture of a face, which never changes.
     """
 
     faces: dict[int, Face]
@@ -38,6 +45,7 @@ class Person:
     prominence: float
     score: float
     counts: bool
+    still: bool
 
     def record(self) -> dict[str, Any]:
         """Return what faces.json says."""
@@ -47,6 +55,7 @@ class Person:
             "size": round(self.size, 4),
             "score": round(self.score, 4),
             "counts": self.counts,
+            "still": self.still,
         }
 
 
@@ -64,12 +73,16 @@ def rank(tracks: Sequence[Track], times: np.ndarray) -> list[Person]:
     """Return everybody, the one the clip is about first, then by time on screen; last those who do not count.
 
     The clip is about whoever is on screen longest. Of those who are there nearly as long as the longest, it is the most
-    prominent: the largest and nearest to the middle. Neither depends much on how many frames were chosen.
+    prominent: the largest and nearest to the middle. Neither depends much on how many frames were chosen. What is
+    still, such as a poster, comes behind whoever is not.
     """
     durations = seconds_of(times)
     people = [_person(track, durations) for track in tracks]
     people.sort(key=lambda person: (not person.counts, -person.seconds, -person.prominence))
     counting = [person for person in people if person.counts]
+    alive = [person for person in counting if not person.still]
+    if alive and alive[0].seconds >= _ALIVE_LONG_ENOUGH * counting[0].seconds:
+        counting = alive
     if counting:
         enough = NEARLY_AS_LONG * counting[0].seconds
         first = max((person for person in counting if person.seconds >= enough), key=lambda person: person.prominence)
@@ -132,4 +145,13 @@ def _person(track: Track, durations: np.ndarray) -> Person:
         float(np.average(sizes * (1 - distances / 2), weights=weights)),
         score,
         score >= SURE if len(numbers) > 1 else is_short and score >= SURE_ONCE,
+        _is_still(track),
     )
+
+
+def _is_still(track: Track) -> bool:
+    """Return whether the face in a track is always the same but for the noise of a camera."""
+    looks = [face.look for face in track.faces.values() if face.look is not None]
+    if track.look is None or len(looks) < _FEWEST_OF_STILL:
+        return False
+    return float(np.median([track.look.difference(look)[0] for look in looks])) < _STILL
