@@ -91,6 +91,14 @@ TTML = """<?xml version="1.0" encoding="UTF-8"?>
 <tt xmlns="http://www.w3.org/ns/ttml"><body><div>
 <p begin="00:00:01.000" end="00:00:02.000">Hello<br/>you {x}</p><p begin="3s" dur="1s">Bye</p></div></body></tt>"""
 
+# As Whisper's highlight_words writes it.
+HIGHLIGHTED = "".join(
+    f"{k}\n00:00:0{k},000 --> 00:00:0{k + 1},000\n{text}\n\n"
+    for k, text in enumerate(
+        ["<u>Hello</u> there", "Hello there", "Hello <u>there</u>", "<u>Go</u>!", "Go!", "Go on", "Go on"], 1
+    )
+)
+
 # File -> what is in it, and what is said in it when.
 CASES: dict[str, tuple[str, str, Shown]] = {
     "YouTube's words with times": ("a.vtt", AUTOMATIC, HEARD),
@@ -100,6 +108,19 @@ CASES: dict[str, tuple[str, str, Shown]] = {
     ),
     "lines that grow word by word": (
         "a.srt", GROWING, [(1, 2, "so"), (2, 3, "what"), (3, 4, "we"), (4, 5, "do"), (5, 6, "then")]
+    ),
+    "a mark that moves from word to word": (
+        "a.srt", HIGHLIGHTED, [(1, 4, "Hello there"), (4, 6, "Go!"), (6, 7, "Go on"), (7, 8, "Go on")]
+    ),
+    "the same in italics": (
+        "a.srt", FIRST + "Go!\n\n2\n00:00:02,000 --> 00:00:03,000\n<i>Go!</i>\n", [(1, 2, "Go!"), (2, 3, "Go!")]
+    ),
+    "a mark that moves, of SubStation": (
+        "a.ass",
+        SUBSTATION[: SUBSTATION.index("Comment")]
+        + "Dialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,{\\1c&HFF&}Hello{\\r} you\n"
+        + "Dialogue: 0,0:00:02.00,0:00:03.00,Default,,0,0,0,,Hello {\\1c&HFF&}you{\\r}\n",
+        [(1, 3, "Hello you")],
     ),
     "the same said twice": (
         "a.srt", FIRST + "No.\n\n2\n00:00:02,000 --> 00:00:03,000\nNo.\n", [(1, 2, "No."), (2, 3, "No.")]
@@ -276,6 +297,7 @@ def extract(run: Run, subtitles: Path, out: Path, *options: object):  # type: ig
 SENTENCES = {
     "cp1251": ["Я не знаю, что тебе сказать.", "Мы ждали тебя весь вечер!", "Почему ты так смеёшься?"],
     "koi8_r": ["Я не знаю, что тебе сказать.", "Мы ждали тебя весь вечер!", "Почему ты так смеёшься?"],
+    "cp866": ["Я не знаю, что тебе сказать.", "Мы ждали тебя весь вечер!", "Почему ты так смеёшься?"],
     "gb18030": ["我不知道该对你说什么。", "我们等了你一整个晚上!", "你为什么笑得这么开心?"],
     "gbk": ["我不知道该对你说什么。", "我们等了你一整个晚上!", "你为什么笑得这么开心?"],
     "big5": ["我不知道該對你說什麼。", "我們等了你一整個晚上!", "你為什麼笑得這麼開心?"],
@@ -317,6 +339,12 @@ def test_three_lines_tell_their_encoding(
         caplog.clear()
         assert [cue.text for cue in read(tmp_path, "a.srt", data, WordRules(encoding=encoding))] == lines
         assert caplog.text == ""
+
+
+@pytest.mark.parametrize("encoding", ["iso2022_jp", "iso2022_kr"])
+def test_encodings_that_are_ascii_by_their_bytes(tmp_path: Path, encoding: str) -> None:
+    lines = SENTENCES["shift_jis" if encoding.endswith("jp") else "euc_kr"]
+    assert [cue.text for cue in read(tmp_path, "a.srt", srt(lines).encode(encoding))] == lines
 
 
 def test_utf_8_with_a_few_broken_bytes_is_utf_8(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

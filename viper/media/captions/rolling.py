@@ -60,11 +60,11 @@ def without_highlights(cues: Sequence[Timed], raw: Sequence[Timed]) -> list[Time
     Whisper's `highlight_words` and karaoke are written so. `raw` has the same cues with their markup. Where no line is
     marked in part, the same words with another markup are said again.
     """
+    marked = ["\n".join(cue.lines).split() for cue in raw]
     same = [
-        first.lines == second.lines and bool(first.lines) and second.start <= _end(first) + BLINK
-        and before.lines != now.lines
-        for (first, second), (before, now) in zip(pairwise(cues), pairwise(raw), strict=True)
-    ]  # fmt: skip
+        first.lines == second.lines and bool(first.lines) and second.start <= _end(first) + BLINK and before != now
+        for (first, second), (before, now) in zip(pairwise(cues), pairwise(marked), strict=True)
+    ]
     if not any(is_same and (_has_part(raw[k]) or _has_part(raw[k + 1])) for k, is_same in enumerate(same)):
         return list(cues)
     kept = list(cues[:1])
