@@ -428,6 +428,10 @@ NAMES: dict[str, tuple[dict[str, str], list[str] | None, str | None, dict[str, s
         {"talk.no.srt": "no", "talk.yes.srt": "yes"}, None, None, {"talk.no": "no", "talk.yes": "yes"}
     ),
     "names taken whole": ({"talk.no.srt": "no"}, None, "none", {"talk.no": "no"}),
+    "ids as the files write them": (
+        {"[1].en.srt": "a", "2.mp4.en.srt": "b", "[3].srt": "c"}, ["1", "2", "3"], None, {"1": "a", "2": "b", "3": "c"}
+    ),
+    "the same, and no clips known": ({"[1].en.srt": "a", "2.MP4.de.srt": "b"}, None, None, {"1": "a", "2": "b"}),
     "files of other clips": ({"a.en.srt": "a", "b.srt": "b"}, ["a", "c"], None, {"a": "a", "c": ""}),
 }  # fmt: skip
 
@@ -455,6 +459,19 @@ def test_which_file_is_whose(tmp_path: Path, run: Run, case: str) -> None:
     for clip, word in expected.items():
         (own,) = encoder.encode([encoder.load([Cue(1, 2, word)] if word else None)], 8)
         np.testing.assert_array_equal(store.read(clip).tokens, own.tokens)
+
+
+def test_files_and_languages_that_are_left_out_are_said(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "subtitles").mkdir()
+    for name in ("a.English.srt", "b.de.srt", "c.en.srt"):
+        (tmp_path / "subtitles" / name).write_text(FIRST + "Hello\n")
+    for clip in "abc":
+        write_frames(tmp_path / "frames" / clip, pictures(1))
+    options = ["--language", "en", "--input_folder", tmp_path / "frames"]
+    outcome = extract(run, tmp_path / "subtitles", tmp_path / "out", *options)
+    assert outcome.code == 0
+    assert "1 files are of no clip of the input folder and are left out, such as a.English.srt" in outcome.said
+    assert "1 clips have subtitles in other languages only, such as b (de)" in outcome.said
 
 
 def test_a_video_beside_a_file_says_whose_it_is(tmp_path: Path) -> None:

@@ -182,6 +182,7 @@ def list_subtitle_clips(
         problem = problem or (problems.get(path) if path else None)
         clips.append(SubtitleClip(clip, path, rules, None if frames is None else frames[clip], problem=problem))
     _say_languages(folder, named, rules)
+    _say_left_out(folder, [path for _, path in words], named, clips)
     return clips
 
 
@@ -192,6 +193,26 @@ def _say_languages(folder: Path, named: Mapping[str, Sequence[NamedFile]], rules
         log.info(
             "%s: %d files are named by their language: %s is of the clip %s (--language %s takes names whole)",
             folder, len(cut), cut[0][0], cut[0][1], NO_LANGUAGE,
+        )  # fmt: skip
+
+
+def _say_left_out(
+    folder: Path, files: Sequence[Path], named: Mapping[str, Sequence[NamedFile]], clips: Sequence[SubtitleClip]
+) -> None:
+    """Log files that are of no clip, and clips whose files are all in other languages."""
+    taken = {file.path for own in named.values() for file in own}
+    left = [path.name for path in files if path not in taken]
+    lacking = [clip.id for clip in clips if clip.path is None and clip.problem is None]
+    if left:
+        (log.warning if lacking else log.info)(
+            "%s: %d files are of no clip of the input folder and are left out, such as %s", folder, len(left), left[0]
+        )
+    others = [clip for clip in lacking if clip in named]
+    if others:
+        there = sorted({file.language for file in named[others[0]]})
+        log.warning(
+            "%s: %d clips have subtitles in other languages only, such as %s (%s); their tokens are masked",
+            folder, len(others), others[0], ", ".join(there),
         )  # fmt: skip
 
 
