@@ -122,6 +122,18 @@ CASES: dict[str, tuple[str, str, Shown]] = {
         + "Dialogue: 0,0:00:02.00,0:00:03.00,Default,,0,0,0,,Hello {\\1c&HFF&}you{\\r}\n",
         [(1, 3, "Hello you")],
     ),
+    "characters without a width": (
+        "a.vtt",
+        "WEBVTT\n\n00:01.000 --> 00:02.000\n&lrm;Hi\u200b &#8203;you\u2069\n\n00:03.000 --> 00:04.000\n\u200b\n",
+        [(1, 2, "Hi you")],
+    ),
+    "words behind a drawing": (
+        "a.ass",
+        SUBSTATION[: SUBSTATION.index("Comment")]
+        + "Dialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,{\\p1}m 0 0 l 1 1{\\p0}Hello {\\i1}you\n"
+        + "Dialogue: 0,0:00:02.00,0:00:03.00,Default,,0,0,0,,{\\pos(1,2)\\p2}m 0 0 l 1 1\n",
+        [(1, 2, "Hello you")],
+    ),
     "the same said twice": (
         "a.srt", FIRST + "No.\n\n2\n00:00:02,000 --> 00:00:03,000\nNo.\n", [(1, 2, "No."), (2, 3, "No.")]
     ),
@@ -514,6 +526,8 @@ def test_the_rate_of_frames_is_the_videos_or_the_options(tmp_path: Path, run: Ru
     assert middle("--subtitle_fps", 50) == pytest.approx(0.75)
     write_coded(folder / "a.mp4", 10, 5)
     assert middle() == pytest.approx(7.5)
+    (folder / "a.sub").rename(folder / "a.en.sub")
+    assert middle() == pytest.approx(7.5)
     source = WordSource(WordRules())
     assert ClipReader([source], "cpu").read(folder / "a.mp4").contents[source] == [Cue(5, 10, "Hello")]
 
@@ -559,19 +573,20 @@ def test_tracks_inside_a_video_are_read_where_there_is_no_file(tmp_path: Path, r
 TALK = (
     f"{FIRST}- Hello (sighs)\n- -5 degrees?\n\n2\n00:00:03,000 --> 00:00:04,000\n>> ANN: Well... [laughs]\n\n"
     "3\n00:00:05,000 --> 00:00:06,000\n♪ la la ♪\n\n4\n00:00:07,000 --> 00:00:08,000\nNote: at 12:30 [door\ncreaks]\n\n"
-    "5\n00:00:09,000 --> 00:00:10,000\n- Ann: hi\n?!\n"
+    "5\n00:00:09,000 --> 00:00:10,000\n- Ann: hi\n?!\n\n"
+    "6\n00:00:11,000 --> 00:00:12,000\n[MAN 1]: hey\n"
 )
 SAID = ["- Hello (sighs) - -5 degrees?", ">> ANN: Well... [laughs]", "♪ la la ♪", "Note: at 12:30 [door creaks]",
-        "- Ann: hi ?!"]  # fmt: skip
+        "- Ann: hi ?!", "[MAN 1]: hey"]  # fmt: skip
 # What is left of these where something is left out.
 CLEANED: dict[tuple[str, ...], dict[int, str]] = {
     (): {},
     ("dashes",): {0: "Hello (sighs) -5 degrees?", 1: "ANN: Well... [laughs]", 4: "Ann: hi ?!"},
-    ("speakers",): {1: ">> Well... [laughs]", 4: "- hi ?!"},
+    ("speakers",): {1: ">> Well... [laughs]", 4: "- hi ?!", 5: "hey"},
     ("notes",): {2: "la la"},
     ("sounds",): {0: "- Hello - -5 degrees?", 1: ">> ANN: Well...", 3: "Note: at 12:30"},
     ("dashes", "speakers", "lyrics", "sounds"): {
-        0: "Hello -5 degrees?", 1: "Well...", 2: "", 3: "Note: at 12:30", 4: "hi ?!"
+        0: "Hello -5 degrees?", 1: "Well...", 2: "", 3: "Note: at 12:30", 4: "hi ?!", 5: "hey"
     },
 }  # fmt: skip
 

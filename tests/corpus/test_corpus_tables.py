@@ -270,6 +270,9 @@ REFUSED = {
 }
 
 LAYOUTS = {
+    "a-label-among-features": one(
+        "time,a,label\n0,1,5\n1,2,5\n", [[1, 5], [2, 5]], [0, 1], said=("though it is called like a label",)
+    ),
     "times-with-a-decimal-comma": one("time;a;b\n00:00:00,500;1;2\n00:00:01,250;3;4\n", [[1, 2], [3, 4]], [0.5, 1.25]),
     "no-id": one("time,AU01,AU02\n0,1,2\n0.5,3,4\n", [[1, 2], [3, 4]], [0, 0.5], channels=["AU01", "AU02"]),
     "no-time": one(

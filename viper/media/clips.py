@@ -11,7 +11,7 @@ from typing import Any, Literal
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, natural_key
 from viper.logs import log
-from viper.media.captions.names import NO_LANGUAGE, NamedFile, by_clip, chosen_file
+from viper.media.captions.names import NO_LANGUAGE, NamedFile, by_clip, chosen_file, readings
 from viper.media.captions.tracks import video_rate
 from viper.media.foreign import AnyForeignClip
 from viper.media.imports.table import Table
@@ -75,7 +75,8 @@ class SubtitleClip:
                 rate = FrameClip(self.id, self.frames).record.get("fps")
                 if isinstance(rate, int | float):
                     return float(rate)
-        videos = (self.path.with_suffix(suffix) for suffix in VIDEO_SUFFIXES)
+        names = [name for name, _, _ in readings(self.path.stem)]  # clip.en.sub is beside clip.mp4
+        videos = (self.path.parent / f"{name}{suffix}" for name in names for suffix in VIDEO_SUFFIXES)
         video = next((path for path in videos if path.is_file()), None)
         return None if video is None else video_rate(video)
 

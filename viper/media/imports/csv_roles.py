@@ -37,6 +37,7 @@ IDS = (
 )  # fmt: skip
 FILES = ("filename", "file_name", "filepath", "file_path", "file", "path", "input")  # of a clip, or of a picture
 SEGMENTS = ("segment_id",)
+LABELS = ("label", "labels", "label_id", "target", "targets", "class", "class_id", "gold", "annotation", "sentiment")
 ROWS = ("", "unnamed_0", "index")  # where they count the rows
 # A cell that ends so names a file.
 _SUFFIXES = (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, ".jpg", ".jpeg", ".png", ".bmp", ".csv", ".npy", ".pt", ".pkl", ".txt")

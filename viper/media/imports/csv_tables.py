@@ -14,6 +14,7 @@ from viper.media.imports.csv_roles import (
     FILES,
     FRAMES,
     IDS,
+    LABELS,
     ROWS,
     SEGMENTS,
     OwnIds,
@@ -182,6 +183,9 @@ def _general(cells: Cells, own: OwnIds | None, reading: Reading) -> Table:
     if texts:
         names = ", ".join(cells.names[place] for place in texts)
         notes.append(f"columns of text are left out: {one_line(names)[:100]}")
+    labels = [cells.names[place] for place in channels if keys[place] in LABELS]
+    if labels and not reading.columns:
+        notes.append(f"column {labels[0]!r} is a feature like the others, though it is called like a label (--columns)")
     times, steps, more = when(cells, time, frame, reading)
     table = table_of(cells, channels, times, steps, more)
     return table.noted(notes)
