@@ -91,6 +91,14 @@ TTML = """<?xml version="1.0" encoding="UTF-8"?>
 <tt xmlns="http://www.w3.org/ns/ttml"><body><div>
 <p begin="00:00:01.000" end="00:00:02.000">Hello<br/>you {x}</p><p begin="3s" dur="1s">Bye</p></div></body></tt>"""
 
+# As Whisper's highlight_words writes it.
+HIGHLIGHTED = "".join(
+    f"{k}\n00:00:0{k},000 --> 00:00:0{k + 1},000\n{text}\n\n"
+    for k, text in enumerate(
+        ["<u>Hello</u> there", "Hello there", "Hello <u>there</u>", "<u>Go</u>!", "Go!", "Go on", "Go on"], 1
+    )
+)
+
 # File -> what is in it, and what is said in it when.
 CASES: dict[str, tuple[str, str, Shown]] = {
     "YouTube's words with times": ("a.vtt", AUTOMATIC, HEARD),
@@ -100,6 +108,31 @@ CASES: dict[str, tuple[str, str, Shown]] = {
     ),
     "lines that grow word by word": (
         "a.srt", GROWING, [(1, 2, "so"), (2, 3, "what"), (3, 4, "we"), (4, 5, "do"), (5, 6, "then")]
+    ),
+    "a mark that moves from word to word": (
+        "a.srt", HIGHLIGHTED, [(1, 4, "Hello there"), (4, 6, "Go!"), (6, 7, "Go on"), (7, 8, "Go on")]
+    ),
+    "the same in italics": (
+        "a.srt", FIRST + "Go!\n\n2\n00:00:02,000 --> 00:00:03,000\n<i>Go!</i>\n", [(1, 2, "Go!"), (2, 3, "Go!")]
+    ),
+    "a mark that moves, of SubStation": (
+        "a.ass",
+        SUBSTATION[: SUBSTATION.index("Comment")]
+        + "Dialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,{\\1c&HFF&}Hello{\\r} you\n"
+        + "Dialogue: 0,0:00:02.00,0:00:03.00,Default,,0,0,0,,Hello {\\1c&HFF&}you{\\r}\n",
+        [(1, 3, "Hello you")],
+    ),
+    "characters without a width": (
+        "a.vtt",
+        "WEBVTT\n\n00:01.000 --> 00:02.000\n&lrm;Hi\u200b &#8203;you\u2069\n\n00:03.000 --> 00:04.000\n\u200b\n",
+        [(1, 2, "Hi you")],
+    ),
+    "words behind a drawing": (
+        "a.ass",
+        SUBSTATION[: SUBSTATION.index("Comment")]
+        + "Dialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,{\\p1}m 0 0 l 1 1{\\p0}Hello {\\i1}you\n"
+        + "Dialogue: 0,0:00:02.00,0:00:03.00,Default,,0,0,0,,{\\pos(1,2)\\p2}m 0 0 l 1 1\n",
+        [(1, 2, "Hello you")],
     ),
     "the same said twice": (
         "a.srt", FIRST + "No.\n\n2\n00:00:02,000 --> 00:00:03,000\nNo.\n", [(1, 2, "No."), (2, 3, "No.")]
@@ -276,6 +309,7 @@ def extract(run: Run, subtitles: Path, out: Path, *options: object):  # type: ig
 SENTENCES = {
     "cp1251": ["Я не знаю, что тебе сказать.", "Мы ждали тебя весь вечер!", "Почему ты так смеёшься?"],
     "koi8_r": ["Я не знаю, что тебе сказать.", "Мы ждали тебя весь вечер!", "Почему ты так смеёшься?"],
+    "cp866": ["Я не знаю, что тебе сказать.", "Мы ждали тебя весь вечер!", "Почему ты так смеёшься?"],
     "gb18030": ["我不知道该对你说什么。", "我们等了你一整个晚上!", "你为什么笑得这么开心?"],
     "gbk": ["我不知道该对你说什么。", "我们等了你一整个晚上!", "你为什么笑得这么开心?"],
     "big5": ["我不知道該對你說什麼。", "我們等了你一整個晚上!", "你為什麼笑得這麼開心?"],
@@ -317,6 +351,12 @@ def test_three_lines_tell_their_encoding(
         caplog.clear()
         assert [cue.text for cue in read(tmp_path, "a.srt", data, WordRules(encoding=encoding))] == lines
         assert caplog.text == ""
+
+
+@pytest.mark.parametrize("encoding", ["iso2022_jp", "iso2022_kr"])
+def test_encodings_that_are_ascii_by_their_bytes(tmp_path: Path, encoding: str) -> None:
+    lines = SENTENCES["shift_jis" if encoding.endswith("jp") else "euc_kr"]
+    assert [cue.text for cue in read(tmp_path, "a.srt", srt(lines).encode(encoding))] == lines
 
 
 def test_utf_8_with_a_few_broken_bytes_is_utf_8(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -400,6 +440,10 @@ NAMES: dict[str, tuple[dict[str, str], list[str] | None, str | None, dict[str, s
         {"talk.no.srt": "no", "talk.yes.srt": "yes"}, None, None, {"talk.no": "no", "talk.yes": "yes"}
     ),
     "names taken whole": ({"talk.no.srt": "no"}, None, "none", {"talk.no": "no"}),
+    "ids as the files write them": (
+        {"[1].en.srt": "a", "2.mp4.en.srt": "b", "[3].srt": "c"}, ["1", "2", "3"], None, {"1": "a", "2": "b", "3": "c"}
+    ),
+    "the same, and no clips known": ({"[1].en.srt": "a", "2.MP4.de.srt": "b"}, None, None, {"1": "a", "2": "b"}),
     "files of other clips": ({"a.en.srt": "a", "b.srt": "b"}, ["a", "c"], None, {"a": "a", "c": ""}),
 }  # fmt: skip
 
@@ -427,6 +471,19 @@ def test_which_file_is_whose(tmp_path: Path, run: Run, case: str) -> None:
     for clip, word in expected.items():
         (own,) = encoder.encode([encoder.load([Cue(1, 2, word)] if word else None)], 8)
         np.testing.assert_array_equal(store.read(clip).tokens, own.tokens)
+
+
+def test_files_and_languages_that_are_left_out_are_said(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "subtitles").mkdir()
+    for name in ("a.English.srt", "b.de.srt", "c.en.srt"):
+        (tmp_path / "subtitles" / name).write_text(FIRST + "Hello\n")
+    for clip in "abc":
+        write_frames(tmp_path / "frames" / clip, pictures(1))
+    options = ["--language", "en", "--input_folder", tmp_path / "frames"]
+    outcome = extract(run, tmp_path / "subtitles", tmp_path / "out", *options)
+    assert outcome.code == 0
+    assert "1 files are of no clip of the input folder and are left out, such as a.English.srt" in outcome.said
+    assert "1 clips have subtitles in other languages only, such as b (de)" in outcome.said
 
 
 def test_a_video_beside_a_file_says_whose_it_is(tmp_path: Path) -> None:
@@ -468,6 +525,8 @@ def test_the_rate_of_frames_is_the_videos_or_the_options(tmp_path: Path, run: Ru
     assert middle("--input_folder", tmp_path / "frames") == pytest.approx(3.0)
     assert middle("--subtitle_fps", 50) == pytest.approx(0.75)
     write_coded(folder / "a.mp4", 10, 5)
+    assert middle() == pytest.approx(7.5)
+    (folder / "a.sub").rename(folder / "a.en.sub")
     assert middle() == pytest.approx(7.5)
     source = WordSource(WordRules())
     assert ClipReader([source], "cpu").read(folder / "a.mp4").contents[source] == [Cue(5, 10, "Hello")]
@@ -514,19 +573,20 @@ def test_tracks_inside_a_video_are_read_where_there_is_no_file(tmp_path: Path, r
 TALK = (
     f"{FIRST}- Hello (sighs)\n- -5 degrees?\n\n2\n00:00:03,000 --> 00:00:04,000\n>> ANN: Well... [laughs]\n\n"
     "3\n00:00:05,000 --> 00:00:06,000\n♪ la la ♪\n\n4\n00:00:07,000 --> 00:00:08,000\nNote: at 12:30 [door\ncreaks]\n\n"
-    "5\n00:00:09,000 --> 00:00:10,000\n- Ann: hi\n?!\n"
+    "5\n00:00:09,000 --> 00:00:10,000\n- Ann: hi\n?!\n\n"
+    "6\n00:00:11,000 --> 00:00:12,000\n[MAN 1]: hey\n"
 )
 SAID = ["- Hello (sighs) - -5 degrees?", ">> ANN: Well... [laughs]", "♪ la la ♪", "Note: at 12:30 [door creaks]",
-        "- Ann: hi ?!"]  # fmt: skip
+        "- Ann: hi ?!", "[MAN 1]: hey"]  # fmt: skip
 # What is left of these where something is left out.
 CLEANED: dict[tuple[str, ...], dict[int, str]] = {
     (): {},
     ("dashes",): {0: "Hello (sighs) -5 degrees?", 1: "ANN: Well... [laughs]", 4: "Ann: hi ?!"},
-    ("speakers",): {1: ">> Well... [laughs]", 4: "- hi ?!"},
+    ("speakers",): {1: ">> Well... [laughs]", 4: "- hi ?!", 5: "hey"},
     ("notes",): {2: "la la"},
     ("sounds",): {0: "- Hello - -5 degrees?", 1: ">> ANN: Well...", 3: "Note: at 12:30"},
     ("dashes", "speakers", "lyrics", "sounds"): {
-        0: "Hello -5 degrees?", 1: "Well...", 2: "", 3: "Note: at 12:30", 4: "hi ?!"
+        0: "Hello -5 degrees?", 1: "Well...", 2: "", 3: "Note: at 12:30", 4: "hi ?!", 5: "hey"
     },
 }  # fmt: skip
 

@@ -270,6 +270,10 @@ REFUSED = {
 }
 
 LAYOUTS = {
+    "a-label-among-features": one(
+        "time,a,label\n0,1,5\n1,2,5\n", [[1, 5], [2, 5]], [0, 1], said=("though it is called like a label",)
+    ),
+    "times-with-a-decimal-comma": one("time;a;b\n00:00:00,500;1;2\n00:00:01,250;3;4\n", [[1, 2], [3, 4]], [0.5, 1.25]),
     "no-id": one("time,AU01,AU02\n0,1,2\n0.5,3,4\n", [[1, 2], [3, 4]], [0, 0.5], channels=["AU01", "AU02"]),
     "no-time": one(
         "id,AU01,AU02\nc,1,9\nc,3,4\n",
@@ -569,6 +573,68 @@ ARRAYS = {
 }
 
 
+SUB = ("--subfolders",)
+ALIKE = "file,timestamp,a,b\n{0}a/1.mp4,0,1,2\n{0}a/1.mp4,1,3,4\n{0}b/1.mp4,0,5,6\n{0}b/1.mp4,1,7,8\n"
+ALIKE_VALUES = {"a_1": [[1, 2], [3, 4]], "b_1": [[5, 6], [7, 8]]}
+# Names and paths in tables mean what they mean in a manifest.
+NAMED = {
+    "paths": Case({"all.csv": ALIKE.format("")}, ALIKE_VALUES, options=SUB, source="all.csv"),
+    "paths-with-backslashes": Case(
+        {"all.csv": ALIKE.format("").replace("/", "\\")}, ALIKE_VALUES, options=SUB, source="all.csv"
+    ),
+    "paths-by-another-separator": Case(
+        {"all.csv": ALIKE.format("")}, {"a--1": [[1, 2], [3, 4]], "b--1": [[5, 6], [7, 8]]},
+        options=(*SUB, "--id_separator=--"), source="all.csv",
+    ),
+    "paths-from-the-root": Case(
+        {"all.csv": ALIKE.format("/data/v/")}, ALIKE_VALUES, options=SUB, source="all.csv",
+        said=("their paths below /data/v/ being the ids",),
+    ),
+    "paths-from-a-drive": Case({"all.csv": ALIKE.format("C:/v/")}, ALIKE_VALUES, options=SUB, source="all.csv"),
+    "paths-without-folders": Case(
+        {"all.csv": "file,a,b\na/1.mp4,1,2\nb/1.mp4,3,4\nb/2.mp4,5,6\n"}, {"2": [[5, 6]]}, source="all.csv",
+        failed={"1": "would both be clip '1' (--subfolders makes ids of paths)"},
+        said=("without its folders (--subfolders makes them part of the ids)",),
+    ),
+    "opensmile-of-folders": Case(
+        {"all.csv": "file,start,end,a,b\n/a/1.wav,0 days,0 days 00:00:02,1,2\n/b/1.wav,0 days,0 days 00:00:02,3,4\n"},
+        {"a_1": [[1, 2]], "b_1": [[3, 4]]}, {"a_1": [1]}, options=SUB, source="all.csv", command="audio",
+    ),
+    "files-in-subfolders": Case(
+        {
+            "a/1.csv": HEAD + "1,0,1,2\n1,1,3,4\n", "a/2.csv": HEAD + "a_2,0,1,2\na_2,1,3,4\n",
+            "b/1.csv": HEAD + "/v/b/1.mp4,0,5,6\n/v/b/1.mp4,1,7,8\n", "b/2.csv": HEAD + "a/2.mp4,0,1,2\n",
+        },
+        {"a_1": [[1, 2], [3, 4]], "a_2": [[1, 2], [3, 4]], "b_1": [[5, 6], [7, 8]]}, options=SUB,
+        failed={"b_2": "line 2 is of clip 'a_2', not of 'b_2'"},
+    ),
+    "video-features-in-subfolders": Case(
+        {
+            f"{folder}/1_{kind}.npy": array
+            for folder, k in (("a", 1), ("b", 2))
+            for kind, array in (("rgb", VALUES * k), ("fps", np.array(25.0)), ("timestamps_ms", np.array([40, 80]) * k))
+        },
+        {"a_1": ROWS, "b_1": (VALUES * 2).tolist()}, {"a_1": [0.04, 0.08], "b_1": [0.08, 0.16]}, options=SUB,
+    ),
+    "archive-of-paths": Case(
+        {"all.npz": {"a/1": VALUES, "b/1": VALUES * 2, ".x": VALUES}}, {"a_1": ROWS, "b_1": (VALUES * 2).tolist()},
+        options=SUB, source="all.npz", said=("an array in it is left out: the id '.x'",),
+    ),
+    "archive-of-two-alike": Case(
+        {"all.npz": {"a/1": VALUES, "b/1": VALUES * 2, "c": VALUES}}, {"c": ROWS}, source="all.npz",
+        failed={"1": "several arrays in it would be clip '1'"},
+    ),
+    "parts-of-videos-joined": Case(
+        {"all.csv": "video_id,clip_id,a\nA,1,1\nA,2,2\nB,1,3\n"}, {"1": [[1], [3]], "2": [[2]]},
+        options=("--id_column", "clip_id"), source="all.csv",
+    ),
+    "parts-of-one-video-each": Case(
+        {"all.csv": "video_id,clip_id,a\nA,A_1,1\nA,A_2,2\nB,B_1,3\n"}, {"A_1": [[1]], "A_2": [[2]], "B_1": [[3]]},
+        source="all.csv",
+    ),
+}  # fmt: skip
+
+
 def split(ids: Any, seed: int, **more: Any) -> dict[str, Any]:
     n = len(ids)
     part = {"id": ids, "vision": np.ones((n, 4, 2)), "audio": np.full((n, 4, 3), 2.0), "text": np.full((n, 4, 2), 3.0)}
@@ -653,6 +719,7 @@ CASES = {
         "many": MANY,
         "array": ARRAYS,
         "pickle": PICKLES,
+        "named": NAMED,
     }.items()
     for name, case in cases.items()
 }
@@ -677,6 +744,18 @@ MISTAKES: dict[str, tuple[dict[str, Content], str, tuple[str, ...], str]] = {
     "no-ids-in-a-table": ({"all.csv": "a,b\n1,2\n"}, "all.csv", (), "no column names the clips"),
     "no-such-id-column": ({"all.csv": "id,b\n1,2\n"}, "all.csv", ("--id_column", "x"), "has no column 'x'"),
     "no-ids-in-a-pickle": ({"d.pkl": {"train": {"vision": np.ones((1, 2, 2))}}}, "d.pkl", (), "holds no ids"),
+    "parts-of-videos": (
+        {"all.csv": "video_id,clip_id,a\nA,1,1\nA,2,2\nB,1,3\n"},
+        "all.csv",
+        (),
+        "column 'clip_id' does not name clips by itself, '1' is in 'A' and in 'B' of 'video_id'",
+    ),
+    "parts-of-dialogues": (
+        {"all.csv": "Dialogue_ID,Utterance_ID,a\n0,0,1\n0,1,2\n1,0,3\n"},
+        "all.csv",
+        (),
+        "column 'Utterance_ID' does not name clips by itself",
+    ),
     "times-and-a-step": ({"c.csv": "time,a\n0,1\n1,2\n"}, "", ("--step_seconds", "1"), "have times of their own"),
 }
 

@@ -15,7 +15,7 @@ import torch
 from clips import RATE, voice, write_srt, write_wav
 from conftest import Run
 from csv_files import write_rows
-from many import IS_LONG
+from many import IS_LONG, long_test
 from media import coded_frames, read_code, write_coded
 
 import viper
@@ -191,6 +191,25 @@ def test_subtitles_beside_the_video_are_found(root: Path, predictor: ClipPredict
     shutil.copy(root / "subtitles" / f"{CLIPS[0]}.srt", tmp_path)
     own = predictor.read(video).features["textual"]
     np.testing.assert_array_equal(own.tokens, FeatureStore.open(root / "textual").read(CLIPS[0]).tokens)
+
+
+@long_test
+def test_videos_called_alike_have_the_subtitles_of_their_subfolders(
+    root: Path, checkpoint: Path, tmp_path: Path, run: Run
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / "videos" / folder).mkdir(parents=True)
+        shutil.copy(root / "videos" / f"{CLIPS[0]}.mp4", tmp_path / "videos" / folder)
+    (tmp_path / "words" / "a").mkdir(parents=True)
+    for folder in (".", "a"):
+        shutil.copy(root / "subtitles" / f"{CLIPS[0]}.srt", tmp_path / "words" / folder)
+    told = run("predict", tmp_path / "videos", "--subfolders", "--subtitles", tmp_path / "words", "--model_path",
+               checkpoint, "--device", "cpu", "--csv", tmp_path / "predicted.csv", n_workers=None)  # fmt: skip
+    assert told.code == 0
+    assert f"b_{CLIPS[0]}.mp4: without textual: no subtitles of its name, none inside" in told.said
+    assert f"a_{CLIPS[0]}.mp4: without" not in told.said
+    first, second = numbers(tmp_path / "predicted.csv")
+    assert np.abs(first - second).max() > 1e-6
 
 
 def test_a_group_is_what_is_predicted_together(root: Path, tmp_path: Path, run: Run) -> None:

@@ -78,7 +78,8 @@ class PredictOptions(PredictorOptions, FolderOptions):
     window: float | None = None
     """Seconds per piece (default: --every). A last piece shorter than half of this is joined to the one before."""
     subtitles: Path | None = None
-    """Folder of <video>.srt, <video>.en.vtt and the like (default: beside the videos, or inside them)."""
+    """Folder of <video>.srt, <video>.en.vtt and the like, with --subfolders in subfolders called like the videos'
+    (default: beside the videos, or inside them)."""
     language: str | None = None
     """Language of the subtitles to read where there are several, such as en (default: as in training)."""
     encoding: str | None = None
@@ -179,7 +180,7 @@ def _predict(
             timeline = Timeline(predictor, clip.path, options.html is not None, name)
             try:
                 clip.check()
-                for reading in _readings(options, predictor, clip.path):
+                for reading in _readings(options, predictor, clip.path, _words_folder(options, clip.path)):
                     timeline.add(reading)
                 timeline.check()
             except UserError:
@@ -201,11 +202,21 @@ def _predict(
     return timelines, failures
 
 
-def _readings(options: PredictOptions, predictor: ClipPredictor, path: Path) -> Iterator[ClipReading]:
+def _words_folder(options: PredictOptions, path: Path) -> Path | None:
+    """Return the folder with a video's subtitles: of those in a subfolder, the one called alike, if there is one."""
+    folder = next((each for each in options.videos if each != path and path.is_relative_to(each)), None)
+    if options.subtitles is None or folder is None:
+        return options.subtitles
+    return options.subtitles / path.relative_to(folder).parent
+
+
+def _readings(
+    options: PredictOptions, predictor: ClipPredictor, path: Path, words: Path | None
+) -> Iterator[ClipReading]:
     if options.every is None:
-        yield predictor.read(path, options.subtitles)
+        yield predictor.read(path, words)
     else:
-        yield from predictor.read_windows(path, options.every, options.window, options.subtitles)
+        yield from predictor.read_windows(path, options.every, options.window, words)
 
 
 def _say_absent(predictor: ClipPredictor, timeline: Timeline) -> None:

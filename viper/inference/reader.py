@@ -245,7 +245,7 @@ def words_of(path: Path, subtitles: Path | None, rules: WordRules) -> list[Cue]:
     `subtitles` is their file, or a folder that has one of the video's name, by default the video's own. Where there is
     none, those inside the video are read.
     """
-    is_file = subtitles is not None and not subtitles.is_dir()
+    is_file = subtitles is not None and bool(subtitles.suffix) and not subtitles.is_dir()
     try:
         file = subtitles if is_file else _subtitles_of(path, subtitles or path.parent, rules)
         cues = read_cues(file or path, rules, video_rate(path) if file and file.suffix.lower() == ".sub" else None)
@@ -262,6 +262,8 @@ def words_of(path: Path, subtitles: Path | None, rules: WordRules) -> list[Cue]:
 def _subtitles_of(path: Path, folder: Path, rules: WordRules) -> Path | None:
     """Return the file in a folder with a video's words, see `viper.media.captions.names`; None where there is none."""
     own = _composed(path.stem)
+    if not folder.is_dir():
+        return None
     with os.scandir(folder) as entries:
         near = [Path(each.path) for each in entries if each.is_file() and _composed(each.name).startswith(f"{own}.")]
     files = [(_composed(each.stem), each) for each in sorted(near) if each.suffix.lower() in SUBTITLE_SUFFIXES]

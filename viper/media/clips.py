@@ -11,7 +11,7 @@ from typing import Any, Literal
 from viper.errors import ClipError, UserError
 from viper.files import digest_of, natural_key
 from viper.logs import log
-from viper.media.captions.names import NO_LANGUAGE, NamedFile, by_clip, chosen_file
+from viper.media.captions.names import NO_LANGUAGE, NamedFile, by_clip, chosen_file, readings
 from viper.media.captions.tracks import video_rate
 from viper.media.foreign import AnyForeignClip
 from viper.media.imports.table import Table
@@ -75,7 +75,8 @@ class SubtitleClip:
                 rate = FrameClip(self.id, self.frames).record.get("fps")
                 if isinstance(rate, int | float):
                     return float(rate)
-        videos = (self.path.with_suffix(suffix) for suffix in VIDEO_SUFFIXES)
+        names = [name for name, _, _ in readings(self.path.stem)]  # clip.en.sub is beside clip.mp4
+        videos = (self.path.parent / f"{name}{suffix}" for name in names for suffix in VIDEO_SUFFIXES)
         video = next((path for path in videos if path.is_file()), None)
         return None if video is None else video_rate(video)
 
@@ -182,6 +183,7 @@ def list_subtitle_clips(
         problem = problem or (problems.get(path) if path else None)
         clips.append(SubtitleClip(clip, path, rules, None if frames is None else frames[clip], problem=problem))
     _say_languages(folder, named, rules)
+    _say_left_out(folder, [path for _, path in words], named, clips)
     return clips
 
 
@@ -192,6 +194,26 @@ def _say_languages(folder: Path, named: Mapping[str, Sequence[NamedFile]], rules
         log.info(
             "%s: %d files are named by their language: %s is of the clip %s (--language %s takes names whole)",
             folder, len(cut), cut[0][0], cut[0][1], NO_LANGUAGE,
+        )  # fmt: skip
+
+
+def _say_left_out(
+    folder: Path, files: Sequence[Path], named: Mapping[str, Sequence[NamedFile]], clips: Sequence[SubtitleClip]
+) -> None:
+    """Log files that are of no clip, and clips whose files are all in other languages."""
+    taken = {file.path for own in named.values() for file in own}
+    left = [path.name for path in files if path not in taken]
+    lacking = [clip.id for clip in clips if clip.path is None and clip.problem is None]
+    if left:
+        (log.warning if lacking else log.info)(
+            "%s: %d files are of no clip of the input folder and are left out, such as %s", folder, len(left), left[0]
+        )
+    others = [clip for clip in lacking if clip in named]
+    if others:
+        there = sorted({file.language for file in named[others[0]]})
+        log.warning(
+            "%s: %d clips have subtitles in other languages only, such as %s (%s); their tokens are masked",
+            folder, len(others), others[0], ", ".join(there),
         )  # fmt: skip
 
 

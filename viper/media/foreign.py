@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
+from viper.clip_ids import clip_id
 from viper.engine.failures import FAILURES_FILE
 from viper.errors import ClipError, UserError, one_line
 from viper.files import digest_of, visible_entries
 from viper.fingerprints import fingerprint, fingerprint_bytes
 from viper.logs import log
-from viper.manifest import clip_id
+from viper.media.imports.csv_roles import id_of_cell
 from viper.media.imports.csv_tables import read_csv_clips
 from viper.media.imports.files import (
     COMPANIONS,
@@ -64,7 +66,7 @@ class ForeignClip(MediaClip):
 
     def read(self) -> Table:
         """Return its rows."""
-        return read_table(self.path, self.reading)
+        return read_table(self.path, self.reading, self.id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +118,7 @@ def list_foreign_clips(
     `is_key_given` says that the key of `reading` is the user's own; `separator` as of `list_files`. UserError where
     there is none.
     """
-    suffix = path.suffix.lower()
+    suffix, reading = path.suffix.lower(), replace(reading, separator=separator)
     if not path.is_file():
         return _of_folder(path, reading, is_key_given, separator)
     if suffix in CSV_SUFFIXES:
@@ -124,7 +126,7 @@ def list_foreign_clips(
             return [TableClip(*pair) for pair in read_csv_clips(path, reading).items()] or _nothing(path)
         except (ClipError, OSError) as error:
             raise UserError(f"{path}: {one_line(str(error))}") from error
-    if suffix == ".npz" and (clips := _of_archive(path)):
+    if suffix == ".npz" and (clips := _of_archive(path, separator)):
         return clips
     if suffix not in (*MMSA_SUFFIXES, ".npz"):
         kinds = "a CSV, an .npz, or a pickle of MMSA"
@@ -134,22 +136,28 @@ def list_foreign_clips(
     return rows or _nothing(path)
 
 
-def _nothing(path: Path) -> Sequence[AnyForeignClip]:
+def _nothing(path: Path) -> NoReturn:
     raise UserError(f"{path}: holds no clips")
 
 
-def _of_archive(path: Path) -> list[RowsClip]:
+def _of_archive(path: Path, separator: str | None) -> list[RowsClip | TableClip]:
     """Return the clips of an .npz with an array a clip; none where it has ids, as MMSA's files do."""
     try:
         arrays = read_npz(path)
-        if "id" in arrays:
-            return []
-        clips = [RowsClip(clip_id(name), array) for name, array in arrays.items()]
-    except (ClipError, UserError, OSError, ValueError) as error:
+    except (ClipError, OSError, ValueError) as error:
         raise UserError(f"{path}: {one_line(str(error))}") from error
-    if len({clip.id for clip in clips}) < len(clips):
-        raise UserError(f"{path}: holds a clip twice")
-    return clips
+    if "id" in arrays:
+        return []
+    clips: dict[str, RowsClip | TableClip] = {}
+    for name, array in arrays.items():
+        try:
+            clip = id_of_cell(name, separator)
+        except UserError as error:
+            log.warning("%s: an array in it is left out: %s", path.name, error)
+            continue
+        twice = ClipError(f"{path.name}: several arrays in it would be clip {clip!r}")
+        clips[clip] = TableClip(clip, twice) if clip in clips else RowsClip(clip, array)
+    return list(clips.values()) or _nothing(path)
 
 
 def _of_folder(folder: Path, reading: Reading, is_key_given: bool, separator: str | None) -> Sequence[ForeignClip]:
@@ -171,7 +179,8 @@ def _of_video_features(folder: Path, files: Sequence[MediaClip], kind: str) -> S
     These are <clip>_<kind>.npy, with <clip>_timestamps_ms.npy and <clip>_fps.npy for some kinds. `kind` is the one that
     is taken. UserError where there are several and none is named.
     """
-    arrays = {file.path.stem: file for file in files if file.path.suffix.lower() == ".npy"}
+    # By ids, not names: those in subfolders may be alike.
+    arrays = {file.id: file for file in files if file.path.suffix.lower() == ".npy" and file.problem is None}
     beside = (TIMES_OF_VIDEO_FEATURES, RATE_OF_VIDEO_FEATURES)
     timed = {stem.removesuffix(end) for stem in arrays for end in beside if stem.endswith(end)}
     features = {
@@ -193,4 +202,5 @@ def _of_video_features(folder: Path, files: Sequence[MediaClip], kind: str) -> S
     taken = {stem.removesuffix(f"_{kind}"): file for stem, file in features.items() if stem.endswith(f"_{kind}")}
     said = "%s: %d files <clip>_%s.npy are read; their names without _%s are the clips'"
     log.info(said, folder, len(taken), kind, kind)
-    return [MediaClip(clip_id(clip), file.path) for clip, file in taken.items() if clip]
+    wrong = [file for file in files if file.problem is not None]
+    return [*(MediaClip(clip_id(clip), file.path) for clip, file in taken.items() if clip), *wrong]

@@ -15,7 +15,7 @@ from viper.media.captions.encodings import Decoded, check_encoding, decode
 from viper.media.captions.formats import RATES, microdvd_rate, read_microdvd, read_mpl2, read_substation, read_ttml
 from viper.media.captions.markup import CLEANINGS, Cleaning, cleaned, has_word_times, plain_lines
 from viper.media.captions.names import check_language
-from viper.media.captions.rolling import without_repeats
+from viper.media.captions.rolling import without_highlights, without_repeats
 from viper.media.captions.timed_text import Found, Timed, read_lyrics, read_timed_text, with_ends
 from viper.media.captions.tracks import read_track
 
@@ -164,11 +164,13 @@ def _rate(path: Path, text: str, rules: WordRules, video_fps: float | None) -> f
 
 
 def _cues(path: Path, kind: str, found: Found, rules: WordRules) -> list[Cue]:
-    is_rolling = kind == "vtt" and any(has_word_times(cue.lines) for cue in found.cues)
+    has_times = any(has_word_times(cue.lines) for cue in found.cues)
     timed, n_without = with_ends(found.cues)
     plain = [Timed(cue.start, cue.end, plain_lines(cue.lines, kind)) for cue in timed]
+    if not has_times:
+        plain = without_highlights(plain, timed)
     cues = []
-    for cue in without_repeats(plain, is_rolling):
+    for cue in without_repeats(plain, is_rolling=has_times and kind == "vtt"):
         text = " ".join(cleaned(cue.lines, rules.clean))
         if text:
             assert cue.end is not None

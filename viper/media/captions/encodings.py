@@ -33,6 +33,9 @@ _SHOWN = {
 }  # fmt: skip
 
 
+# What begins the characters of encodings that are all ASCII by their bytes.
+_ESCAPES = ((re.compile(rb"\x1b\$[@B(]"), "iso2022_jp_2"), (re.compile(rb"\x1b\$\)C"), "iso2022_kr"))
+
 # Ways to write text in other text, which Python also calls encodings.
 _NOT_OF_FILES = ("rot13", "idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf_7")
 
@@ -84,6 +87,10 @@ def decode(data: bytes, encoding: str | None = None) -> Decoded:
     if (wide := _two_bytes_each(data)) is not None:
         text, n_broken = _replaced(data, wide)
         return Decoded(text, wide, False, _broken(n_broken, wide), bool(n_broken))
+    for escape, escaped in _ESCAPES if data.isascii() else ():
+        if escape.search(data):
+            text, n_broken = _replaced(data, escaped)
+            return Decoded(text, escaped, note=_broken(n_broken, escaped), is_doubtful=bool(n_broken))
     try:
         return Decoded(data.decode("utf-8"), "utf-8")
     except UnicodeDecodeError:
@@ -170,7 +177,7 @@ _LANGUAGES = (
     _language("cp1257", "ąčęėįšųūž", "ir ne kad tai aš į ar kaip su yra iš tu bet mano nėra"),
     _language("cp1257", "āčēģīķļņšūž", "un ir ne es tu kas ka to no ar vai par man nav"),
     _language("cp1257", "äöõüšž", "ja ei on ma see sa et mis kui ta oma aga olen"),
-    _language("cp1251 koi8_r", _RUSSIAN, "и в не на я что он с как это вы ты мы но да нет а у мне так все"),
+    _language("cp1251 koi8_r cp866", _RUSSIAN, "и в не на я что он с как это вы ты мы но да нет а у мне так все"),
     _language("cp1251", _RUSSIAN + "іїєґ’", "і в не на що я це як ти ми але та з за до у й мене"),
     _language("cp1251", _RUSSIAN, "и не на да в се е за от че с си ти аз ще ли това какво"),
     _language("cp1251", _RUSSIAN + "ђјљњћџ", "је да не се и у на то сам шта за ли"),

@@ -31,9 +31,10 @@ def read_substation(text: str) -> Found:
     kind = "ass" if kind == "ssa" and not any(line.startswith("Dialogue: Marked=") for line in lines) else kind
     events = pysubs2.SSAFile.from_string("\n".join(_in_usual_order(lines, kind)), format_=kind).events
     cues = [
-        Timed(event.start / 1000, event.end / 1000 if event.end >= event.start else None, event.text.split(r"\N"))
-        for event in events if not event.is_comment and not event.is_drawing
-    ]  # fmt: skip
+        Timed(event.start / 1000, event.end / 1000 if event.end >= event.start else None, text.split(r"\N"))
+        for event in events
+        if not event.is_comment and (text := _without_drawings(event.text) if event.is_drawing else event.text)
+    ]
     n_lines = sum(line.startswith("Dialogue:") for line in lines)
     notes = [f"{n_lines - len(cues)} lines are drawings"] if len(cues) < n_lines and not events else []
     return Found(
@@ -42,6 +43,18 @@ def read_substation(text: str) -> Found:
         has_words=not cues
         and not any(line.lower().startswith("[script info") or line.lower() == "[events]" for line in lines),
     )
+
+
+def _without_drawings(text: str) -> str:
+    """Return the words before and behind shapes that are drawn; empty where there are none."""
+    kept, is_drawing = [], False
+    for part in re.split(r"(\{[^{}]*\})", text):
+        if part.startswith("{"):
+            scales = re.findall(r"\\p(\d+)", part)
+            is_drawing = scales[-1].strip("0") != "" if scales else is_drawing
+        elif not is_drawing:
+            kept.append(part)
+    return "".join(kept).strip()
 
 
 def _in_usual_order(lines: list[str], kind: str) -> list[str]:

@@ -22,13 +22,17 @@ _ANY_OVERRIDE = re.compile(r"\{[^{}]*\}")
 _OVERRIDE = re.compile(r"\{\s*\\[^{}]*\}|\{[a-zA-Z]:[^{}]*\}")
 _BREAK = re.compile(r"\\[Nnh]")
 _HARD_BREAK = re.compile(r"\\[Nh]|\[br\]|< ?br ?/? ?>", re.IGNORECASE)
+# Marks of direction, YouTube's empty captions, soft hyphens; joiners are part of words and of emoji.
+_NO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _NOTES = "♩♪♫♬🎵🎶"
 # Nothing is tried twice (the + behind + and *): a line of a million dashes must not take minutes.
 _DASH = r"[-\u2010-\u2015\u2212]{1,2}+(?![-\u2010-\u2015\u2212>]|[\d.,]*\d)\s*+"
 _TURNS = rf"\s*+(?:{_DASH}|>{{2,}}+\s*+|＞{{2,}}+\s*+)"
 _TURN = re.compile(rf"^{_TURNS}++")
 _LABEL = re.compile(rf"^(\s*+(?:{_TURNS})*+)(?:[\[(]([^\])\n]{{1,40}})[\])]|([^:\n\[\]()]{{1,40}}))\s?:(?=\s|$)\s*")
-_SOUND = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|（[^（）]*）|【[^【】]*】|［[^［］]*］|(?<!\S)\*[^*\n]+\*(?!\S)")
+_SOUND = re.compile(
+    r"\[[^\[\]]*\](?!\s?:)|\([^()]*\)(?!\s?:)|（[^（）]*）|【[^【】]*】|［[^［］]*］|(?<!\S)\*[^*\n]+\*(?!\S)"
+)
 _SUNG = re.compile(rf"[{_NOTES}]+[^{_NOTES}]*(?:[{_NOTES}]+|$)|(?m:^[ ]*#[ ][^#\n]*[ ]#[ ]*$)")
 _MARKED = re.compile(rf"[{_NOTES}]+|(?m:^[ ]*#(?=[ ][^#\n]*[ ]#[ ]*$)|(?<=[ ])#[ ]*$)")
 
@@ -52,7 +56,7 @@ def plain_lines(lines: Collection[str], kind: str) -> list[str]:
     if "<" in text:
         text = _READING.sub("", _WORD_TIME.sub("", text))
         text = (_ANY_TAG if kind == "vtt" else _KNOWN_TAG).sub("", text)
-    text = unescape(text).replace("\ufeff", "")
+    text = _NO_WIDTH.sub("", unescape(text))
     return [plain for line in text.split("\n") if (plain := " ".join(line.split()))]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from viper.clip_ids import path_id
 from viper.errors import ClipError, UserError, either
 
 # ISO 639-1, and the codes of three letters that stand for the same (639-2, for some languages two).
@@ -114,14 +115,34 @@ def by_clip(
     for path, choices in meant:
         there = videos.get(path.parent) or ()
         own = readings(path.stem) if there else choices
-        pairs = zip(choices, own, strict=False)
-        chosen = next((each for each, (name, _, _) in pairs if each[0] in known or name in there), None)
+        chosen = _of_known(choices, [name for name, _, _ in own], known, there)
         if is_closed and (chosen is None or chosen[0] not in known):
             continue
         if chosen is None:
-            chosen = choices[0] if choices[-1][0] in dotted else choices[-1]
+            chosen = choices[0] if choices[-1][0] in dotted else _with_id(choices[-1])
         found.setdefault(chosen[0], []).append(NamedFile(path, *chosen[1:]))
     return found
+
+
+def _of_known(
+    choices: Sequence[tuple[str, str, int]], own: Sequence[str], known: Collection[str], there: Collection[str]
+) -> tuple[str, str, int] | None:
+    """Return the first reading of a name that is a clip: by its id, or by a file beside it called as in `own`."""
+    for each, name in zip(choices, own, strict=False):
+        for reading in (_with_id(each), each):
+            if reading[0] in known:
+                return reading
+        if name in there:
+            return _with_id(each)
+    return None
+
+
+def _with_id(reading: tuple[str, str, int]) -> tuple[str, str, int]:
+    """Return a reading with its name as an id: [1].en.srt and 1.mp4.en.srt are of the clip 1."""
+    try:
+        return path_id([reading[0]]), *reading[1:]
+    except UserError:
+        return reading
 
 
 def _names_beside(files: Iterable[Path], suffixes: Sequence[str]) -> dict[Path, set[str]]:

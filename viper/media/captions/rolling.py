@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -10,6 +11,9 @@ from viper.media.captions.timed_text import Timed
 
 # Seconds: what repeats the lines before for no longer is no speech of its own; YouTube's lasts 10 ms.
 BLINK = 0.05
+_MARK = r"(?:<[^<>]*>|\{[^{}]*\})"
+_OUTER_MARKS = re.compile(rf"^{_MARK}++|{_MARK}++$")
+_INNER_MARK = re.compile(_MARK)
 _OFTEN = 0.5  # share of a file's neighbours that repeat each other, from which on this is how it is written
 
 
@@ -48,6 +52,33 @@ def without_repeats(cues: Sequence[Timed], is_rolling: bool) -> list[Timed]:
         if cue.lines:
             shown = cue
     return kept
+
+
+def without_highlights(cues: Sequence[Timed], raw: Sequence[Timed]) -> list[Timed]:
+    """Return cues in order of time, those joined that show the same words while the mark moves from word to word.
+
+    Whisper's `highlight_words` and karaoke are written so. `raw` has the same cues with their markup. Where no line is
+    marked in part, the same words with another markup are said again.
+    """
+    marked = ["\n".join(cue.lines).split() for cue in raw]
+    same = [
+        first.lines == second.lines and bool(first.lines) and second.start <= _end(first) + BLINK and before != now
+        for (first, second), (before, now) in zip(pairwise(cues), pairwise(marked), strict=True)
+    ]
+    if not any(is_same and (_has_part(raw[k]) or _has_part(raw[k + 1])) for k, is_same in enumerate(same)):
+        return list(cues)
+    kept = list(cues[:1])
+    for is_same, cue in zip(same, cues[1:], strict=True):
+        if is_same:
+            kept[-1] = replace(kept[-1], end=max(_end(kept[-1]), _end(cue)))
+        else:
+            kept.append(cue)
+    return kept
+
+
+def _has_part(cue: Timed) -> bool:
+    """Return whether markup stands within a line, not only around it."""
+    return any(_INNER_MARK.search(_OUTER_MARKS.sub("", line.strip())) is not None for line in cue.lines)
 
 
 def _once(cues: Sequence[Timed]) -> list[Timed]:

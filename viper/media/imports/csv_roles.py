@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
 
+from viper.clip_ids import cell_id, clip_id
 from viper.errors import ClipError, UserError, one_line
-from viper.manifest import clip_id
 from viper.media.imports.csv_cells import Cells
 from viper.media.imports.table import Reading, Table, float32
 from viper.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
@@ -36,23 +37,102 @@ IDS = (
 )  # fmt: skip
 FILES = ("filename", "file_name", "filepath", "file_path", "file", "path", "input")  # of a clip, or of a picture
 SEGMENTS = ("segment_id",)
+LABELS = ("label", "labels", "label_id", "target", "targets", "class", "class_id", "gold", "annotation", "sentiment")
 ROWS = ("", "unnamed_0", "index")  # where they count the rows
 # A cell that ends so names a file.
 _SUFFIXES = (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, ".jpg", ".jpeg", ".png", ".bmp", ".csv", ".npy", ".pt", ".pkl", ".txt")
 
 
-def id_of_cell(cell: str) -> str:
+# What holds several clips, and what numbers them within it.
+_WHOLES = (
+    "video_id", "videoid", "video_name", "video", "dialogue_id", "dialog_id", "dialogueid", "dialogue", "dialog",
+    "session_id", "sessionid", "session", "movie_id", "movie", "film", "episode", "season",
+)  # fmt: skip
+_PARTS = ("clip_id", "clipid", "clip", "utterance_id", "utterance", "sample_id", "id")
+
+
+def id_of_cell(cell: str, separator: str | None = None, root: str = "") -> str:
     """Return the clip id that a cell means: the name of a file in it without folder and suffix, or the cell as it is.
 
-    UserError where it can be none.
+    With a separator its folders, below the folder `root`, are part of the id, as in a manifest. UserError where it
+    can be none.
     """
-    name = PurePosixPath(cell.strip().strip("'\"[]").replace("\\", "/")).name
+    path = plain_cell(cell).removeprefix(root)
+    name = PurePosixPath(path).name
     is_file = name.lower().endswith(_SUFFIXES) and not name.startswith(".")
-    return clip_id(name.rpartition(".")[0] if is_file else name)
+    own = name.rpartition(".")[0] if is_file else name
+    if separator is None or name == path:
+        return clip_id(own)
+    return cell_id(f"{path[: -len(name)] if name else path}{own}", separator)
+
+
+def folders_above(cells: Iterable[str]) -> str:
+    """Return the folders that all paths from the root begin with, down to the last /; empty where there are none."""
+    paths = [path for cell in cells if re.match(r"/|[A-Za-z]:/", path := plain_cell(cell))]
+    common = [] if not paths else [path.split("/")[:-1] for path in (min(paths), max(paths))]
+    n_same = 0
+    while common and n_same < min(map(len, common)) and common[0][n_same] == common[1][n_same]:
+        n_same += 1
+    return "".join(f"{part}/" for part in common[0][:n_same]) if common else ""
 
 
 def plain_cell(cell: str) -> str:
     return cell.strip().strip("'\"[]").replace("\\", "/")
+
+
+@dataclass(frozen=True)
+class OwnIds:
+    """What the rows of one clip's file may call it.
+
+    Attributes
+    ----------
+    clip : its id.
+    name : its file's name without the suffix.
+    separator : joins subfolders and name to the id; None: subfolders are not read.
+    """
+
+    clip: str
+    name: str
+    separator: str | None = None
+
+    def has(self, cell: str) -> bool:
+        """Return whether a cell means the clip: its id, its file's name, or a path that ends in the clip's own."""
+        path = plain_cell(cell)
+        parts = path.split("/")
+        meant = {_id_or_none(cell, None)} if self.separator is None or len(parts) == 1 else set()
+        for place in range(len(parts) if self.separator is not None else 0):
+            if _id_or_none("/".join(parts[place:]), self.separator) == self.clip:
+                return True
+        with contextlib.suppress(UserError):
+            meant.add(clip_id(cell))
+        return bool(meant & {self.clip, self.name})
+
+
+def _id_or_none(cell: str, separator: str | None) -> str | None:
+    try:
+        return id_of_cell(cell, separator)
+    except UserError:
+        return None
+
+
+def check_parts(cells: Cells, place: int) -> None:
+    """Raise a ClipError where a column that names clips is a number within a video or dialogue of another column.
+
+    Rows of several videos would be one clip.
+    """
+    if cells.keys[place] not in _PARTS:
+        return
+    parts = cells.text(place)
+    for other in (k for k, key in enumerate(cells.keys) if key in _WHOLES and k != place):
+        wholes: dict[str, str] = {}
+        for part, whole in zip(parts, cells.text(other), strict=True):
+            if (first := wholes.setdefault(part, whole)) != whole:
+                shown = one_line(f"{part!r} is in {first!r} and in {whole!r}")[:100]
+                raise ClipError(
+                    f"column {cells.names[place]!r} does not name clips by itself, {shown} of {cells.names[other]!r}; "
+                    f"write a column that does and name it with --id_column (--id_column {cells.names[place]} joins "
+                    "such rows)"
+                )
 
 
 def is_time(key: str) -> bool:
@@ -89,20 +169,12 @@ def place_of(cells: Cells, *names: str) -> int | None:
     return next((keys.index(name) for name in names if name in keys), None)
 
 
-def names_clip(cells: Cells, place: int, clip: str | None) -> bool:
+def names_clip(cells: Cells, place: int, own: OwnIds | None) -> bool:
     """Return whether every cell of a column means the clip."""
-    if clip is None:
-        return False
-    for cell in set(cells.text(place)):
-        try:
-            if clip not in (id_of_cell(cell), clip_id(cell)):
-                return False
-        except UserError:
-            return False
-    return True
+    return own is not None and all(map(own.has, set(cells.text(place))))
 
 
-def looks_like_id(cells: Cells, place: int, clip: str, is_beside_time: bool) -> bool:
+def looks_like_id(cells: Cells, place: int, own: OwnIds, is_beside_time: bool) -> bool:
     """Return whether a column has the clip's name, or another one, in all rows.
 
     Numbers are names if they are long, as in a clip called 1 any column may say so; and those of other clips only
@@ -110,30 +182,25 @@ def looks_like_id(cells: Cells, place: int, clip: str, is_beside_time: bool) -> 
     """
     if place in cells.texts:
         return len(set(cells.text(place))) == 1
-    if not is_beside_time or names_clip(cells, place, clip):
-        return len(clip) > 3 and names_clip(cells, place, clip)
+    if not is_beside_time or names_clip(cells, place, own):
+        return len(own.name) > 3 and names_clip(cells, place, own)
     value = cells.values[0, place]
     return bool(np.isfinite(value) and value >= 1000 and value % 1 == 0 and (cells.values[:, place] == value).all())
 
 
-def check_ids(cells: Cells, place: int, clip: str) -> None:
+def check_ids(cells: Cells, place: int, own: OwnIds) -> None:
     """Raise a ClipError naming the first row of another clip than the file's."""
     known: set[str] = set()
     for line, cell in zip(cells.lines, cells.text(place), strict=True):
         if cell in known:
             continue
         known.add(cell)
-        try:
-            others = {id_of_cell(cell), clip_id(cell)}
-        except UserError:
-            try:
-                others = {id_of_cell(cell)}
-            except UserError:
-                others = set()
-        if clip not in others:
-            shown = one_line(min(others, key=len) if others and re.search(r"[/\\]", cell) else cell)[:60]
+        if not own.has(cell):
+            meant = _id_or_none(cell, own.separator) or _id_or_none(cell, None)
+            shown = one_line(meant if meant and re.search(r"[/\\]", cell) else cell)[:60]
+            mine = own.name if own.name == own.clip or own.separator is None else own.clip
             raise ClipError(
-                f"line {line} is of clip {shown!r}, not of {clip!r} as the file's name says (a table of many clips is "
+                f"line {line} is of clip {shown!r}, not of {mine!r} as the file's name says (a table of many clips is "
                 "read if the file itself is named instead of its folder)"
             )
 
@@ -210,7 +277,9 @@ def check_times(times: np.ndarray, lines: np.ndarray, what: str = "time") -> Non
 def seconds(cells: Cells, place: int) -> np.ndarray:
     """Return (rows,) float64 of times such as 0 days 00:00:01.5, or of numbers; NaN where there is none."""
     if place in cells.texts and place not in cells.wrong:
-        found = pd.to_timedelta(pd.Series(cells.text(place)), errors="coerce")
+        # pandas would take 00:00:01,500 for 1500 seconds.
+        texts = [re.sub(r",(?=\d+$)", ".", cell.strip()) for cell in cells.text(place)]
+        found = pd.to_timedelta(pd.Series([None if "," in text else text for text in texts]), errors="coerce")
         return found.dt.total_seconds().to_numpy(np.float64)
     if place in cells.wrong:
         return cells.values[:, place]

@@ -9,16 +9,19 @@ import numpy as np
 
 from viper.errors import ClipError, UserError, one_line
 from viper.logs import log
-from viper.manifest import clip_id
 from viper.media.imports.csv_cells import Cells, read_cells
 from viper.media.imports.csv_roles import (
     FILES,
     FRAMES,
     IDS,
+    LABELS,
     ROWS,
     SEGMENTS,
+    OwnIds,
     check_ids,
+    check_parts,
     chosen,
+    folders_above,
     id_of_cell,
     in_the_middle,
     is_time,
@@ -36,21 +39,21 @@ from viper.media.imports.table import Reading, Table
 EVEN = 0.02  # of a step, by which times that are rounded may be off
 
 
-def read_csv_table(path: Path, reading: Reading) -> Table:
-    """Read a CSV of one clip's features; the header says whose it is. The file's name is the clip's id.
+def read_csv_table(path: Path, reading: Reading, clip: str) -> Table:
+    """Read a CSV of one clip's features, whose id is `clip`; the header says whose it is.
 
     Raises ClipError naming the line where it holds another clip's row, a time that is no number or does not follow the
     one before, or a cell that is no number.
     """
     cells = read_cells(path)
-    return lay_out(cells, clip_id(path.stem), reading).noted(cells.notes)
+    return lay_out(cells, OwnIds(clip, path.stem, reading.separator), reading).noted(cells.notes)
 
 
 def read_csv_clips(path: Path, reading: Reading) -> dict[str, Table | ClipError]:
     """Read a CSV of many clips' features: a column names the clips. Return id -> its rows, or why they are no table.
 
     Rows whose name can be no id are left out, with a warning; two names of one id are an error of that clip. Raises
-    ClipError where no column names the clips.
+    ClipError where no column names the clips, or the one that does is a number within another one's videos.
     """
     cells = read_cells(path)
     place = _id_place(cells, reading)
@@ -58,14 +61,18 @@ def read_csv_clips(path: Path, reading: Reading) -> dict[str, Table | ClipError]
         raise ClipError(
             "no column names the clips of its rows; name it with --id_column, or the folder if the file is of one clip"
         )
+    if not reading.id_column:
+        check_parts(cells, place)
     rows: dict[str, list[int]] = {}
     spelled: dict[str, str] = {}
     ids: dict[str, str] = {}
     found: dict[str, Table | ClipError] = {}
-    for row, cell in enumerate(cells.text(place)):
+    names = cells.text(place)
+    root = "" if reading.separator is None else folders_above(dict.fromkeys(names))
+    for row, cell in enumerate(names):
         if cell not in ids:
             try:
-                ids[cell] = id_of_cell(cell)
+                ids[cell] = id_of_cell(cell, reading.separator, root)
             except UserError as error:
                 log.warning("%s, line %d: its rows are left out: %s", path.name, cells.lines[row], error)
                 ids[cell] = ""
@@ -73,11 +80,16 @@ def read_csv_clips(path: Path, reading: Reading) -> dict[str, Table | ClipError]
             first = spelled.setdefault(ids[cell], cell)
             if plain_cell(first) != plain_cell(cell):
                 said = f"{one_line(first)!r} and {one_line(cell)!r} would both be clip {ids[cell]!r}"
-                found[ids[cell]] = ClipError(said)
+                is_path = reading.separator is None and "/" in plain_cell(first) + plain_cell(cell)
+                found[ids[cell]] = ClipError(said + " (--subfolders makes ids of paths)" * is_path)
         if ids[cell]:
             rows.setdefault(ids[cell], []).append(row)
     others = cells.without(place)
     note = f"the clips are named by column {cells.names[place]!r} (--id_column)"
+    if any("/" in plain_cell(cell) for cell in ids):
+        whose = f"below {root}" if root else "as they stand"
+        note += f", their paths {whose} being the ids" * (reading.separator is not None)
+        note += ", without its folders (--subfolders makes them part of the ids)" * (reading.separator is None)
     for clip, numbers in rows.items():
         if clip in found:
             continue
@@ -88,10 +100,10 @@ def read_csv_clips(path: Path, reading: Reading) -> dict[str, Table | ClipError]
     return found
 
 
-def lay_out(cells: Cells, clip: str | None, reading: Reading) -> Table:
+def lay_out(cells: Cells, own: OwnIds | None, reading: Reading) -> Table:
     """Return the features of one clip's rows; the columns' names say which layout it is.
 
-    `clip` is the id that rows may name; None where they have been sorted by it.
+    `own` is what rows may call the clip; None where they have been sorted by it.
     """
     keys = cells.keys
     has_units = any(re.fullmatch(r"au\d+_[rc]", key) for key in keys)
@@ -100,10 +112,10 @@ def lay_out(cells: Cells, clip: str | None, reading: Reading) -> Table:
     if {"facescore", "facerectx"} & set(keys):
         return pyfeat(cells, reading)
     if {"start", "end"} <= set(keys[:3]):
-        return opensmile_python(cells, reading, clip)
-    if "frametime" in keys[:3] or (keys[:1] == ["name"] and clip is not None and not any(map(is_time, keys))):
+        return opensmile_python(cells, reading, own)
+    if "frametime" in keys[:3] or (keys[:1] == ["name"] and own is not None and not any(map(is_time, keys))):
         return opensmile(cells, reading)
-    return _general(cells, clip, reading)
+    return _general(cells, own, reading)
 
 
 def _id_place(cells: Cells, reading: Reading) -> int | None:
@@ -117,7 +129,7 @@ def _id_place(cells: Cells, reading: Reading) -> int | None:
     return 0 if place is None and len(cells) and 0 in cells.texts and 0 not in cells.wrong else place
 
 
-def _general(cells: Cells, clip: str | None, reading: Reading) -> Table:
+def _general(cells: Cells, own: OwnIds | None, reading: Reading) -> Table:
     """Read any other layout: columns called an id, a time or a frame are those, the others are features.
 
     The challenges' organisers begin with id and time, in either order, whatever they call them. An id called segment_id
@@ -133,13 +145,13 @@ def _general(cells: Cells, clip: str | None, reading: Reading) -> Table:
     roles = {time, frame, *spans, *(place for place, key in enumerate(keys) if key in SEGMENTS)} - {None}
     counted = 0 if keys[0] in ROWS and 0 not in roles and any(cells.names) else None
     if counted is not None and 0 not in cells.texts:
-        does_count = clip is None or (np.diff(cells.values[:, 0]) == 1).all()
-        if not does_count and not names_clip(cells, 0, clip):
+        does_count = own is None or (np.diff(cells.values[:, 0]) == 1).all()
+        if not does_count and not names_clip(cells, 0, own):
             raise ClipError(f"its first column, called {cells.names[0]!r}, does not count the rows; rename it")
-        if not names_clip(cells, 0, clip):
+        if not names_clip(cells, 0, own):
             roles.add(0)
             notes.append("the first column, which counts the rows, is left out")
-    if clip is not None:
+    if own is not None:
         place = _id_place(cells, reading) if any(cells.names) else None
         if place is not None and keys[place] in FILES and len(set(cells.text(place))) == len(cells) > 1:
             notes.append(f"column {cells.names[place]!r} names a file a row, and is left out")
@@ -148,9 +160,9 @@ def _general(cells: Cells, clip: str | None, reading: Reading) -> Table:
             place = None
         if place is None:
             first = (k for k in range(min(2, len(keys))) if k not in roles)
-            place = next((k for k in first if looks_like_id(cells, k, clip, time in (0, 1))), None)
+            place = next((k for k in first if looks_like_id(cells, k, own, time in (0, 1))), None)
         if place is not None:
-            check_ids(cells, place, clip)
+            check_ids(cells, place, own)
             roles.add(place)
             time, more = _unnamed_time(cells, place, time, frame, reading)
             roles |= {time} - {None}
@@ -171,6 +183,9 @@ def _general(cells: Cells, clip: str | None, reading: Reading) -> Table:
     if texts:
         names = ", ".join(cells.names[place] for place in texts)
         notes.append(f"columns of text are left out: {one_line(names)[:100]}")
+    labels = [cells.names[place] for place in channels if keys[place] in LABELS]
+    if labels and not reading.columns:
+        notes.append(f"column {labels[0]!r} is a feature like the others, though it is called like a label (--columns)")
     times, steps, more = when(cells, time, frame, reading)
     table = table_of(cells, channels, times, steps, more)
     return table.noted(notes)

@@ -10,6 +10,7 @@ from viper.errors import ClipError
 from viper.media.imports.csv_cells import Cells
 from viper.media.imports.csv_roles import (
     ROWS,
+    OwnIds,
     check_ids,
     check_times,
     chosen,
@@ -127,11 +128,11 @@ def opensmile(cells: Cells, reading: Reading) -> Table:
     return table_of(cells, chosen(cells, named, reading.columns), *at)
 
 
-def opensmile_python(cells: Cells, reading: Reading, clip: str | None) -> Table:
+def opensmile_python(cells: Cells, reading: Reading, own: OwnIds | None) -> Table:
     """Return the package opensmile: `file,start,end,...`, times as 0 days 00:00:01.5; a token stands in its middle."""
     of = {key: place for place, key in enumerate(cells.keys[:3]) if key in ("file", "start", "end")}
-    if "file" in of and clip is not None:
-        check_ids(cells, of["file"], clip)
+    if "file" in of and own is not None:
+        check_ids(cells, of["file"], own)
     start, end = (seconds(cells, of[name]) for name in ("start", "end"))
     times = np.where(np.isfinite(end), (start + end) / 2, start)
     check_times(times, cells.lines)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from viper.clip_ids import clip_id
 from viper.errors import ClipError, first_line, one_line
 from viper.media.imports.csv_tables import read_csv_table
 from viper.media.imports.mmsa import MMSA_SUFFIXES
@@ -27,22 +28,23 @@ COMPANIONS = ("time", "mask")
 TIMES_OF_VIDEO_FEATURES, RATE_OF_VIDEO_FEATURES = "_timestamps_ms", "_fps"
 
 
-def read_table(path: Path, reading: Reading = NOTHING_SAID) -> Table:
+def read_table(path: Path, reading: Reading = NOTHING_SAID, clip: str | None = None) -> Table:
     """Read one file. Nothing in it is ever run: a .pt must hold plain tensors, a pickle plain arrays.
 
     Memory is taken for what the file holds, not for what it claims to hold.
 
     Parameters
     ----------
-    path : the file; its name without the suffix is the clip's id.
+    path : the file.
     reading : what the user said of the files.
+    clip : the clip's id; None: the file's name without the suffix.
 
     Raises ClipError naming the file when it cannot be read or holds no table of numbers.
     """
     suffix = path.suffix.lower()
     try:
         if suffix in CSV_SUFFIXES:
-            return read_csv_table(path, reading)
+            return read_csv_table(path, reading, clip_id(path.stem) if clip is None else clip)
         if suffix in MMSA_SUFFIXES:
             array = _array_of_pickle(path, reading.key)
         elif suffix == ".npz":

@@ -23,12 +23,14 @@ class Reading:
     columns : what the names of the columns taken of a CSV begin with; none: all that are features by their layout.
     id_column : the column of a CSV that names the clips; empty: found by its name.
     time_unit : of a CSV's times; auto: by the column's name, else by their steps.
+    separator : joins folders and names to ids, see `list_files`; None: folders are no part of an id.
     """
 
     key: str = ""
     columns: tuple[str, ...] = ()
     id_column: str = ""
     time_unit: TimeUnit = "auto"
+    separator: str | None = None
 
 
 NOTHING_SAID = Reading()
