@@ -20,6 +20,7 @@ from viper.media.listing import MediaClip, Place, list_videos, one_each
 
 if TYPE_CHECKING:
     from viper.inference.predictor import ClipPredictor, ClipReading
+    from viper.inference.reader import Words
     from viper.inference.timeline import Timeline
     from viper.report.prediction import VideoPrediction
     from viper.task import Task
@@ -78,7 +79,8 @@ class PredictOptions(PredictorOptions, FolderOptions):
     window: float | None = None
     """Seconds per piece (default: --every). A last piece shorter than half of this is joined to the one before."""
     subtitles: Path | None = None
-    """Folder of <video>.srt, <video>.en.vtt and the like (default: beside the videos, or inside them)."""
+    """Folder of <video>.srt, <video>.en.vtt and the like (default: beside the videos, or inside them). With
+    --subfolders they are in the same subfolders there, or named by the clip's id."""
     language: str | None = None
     """Language of the subtitles to read where there are several, such as en (default: as in training)."""
     encoding: str | None = None
@@ -179,7 +181,7 @@ def _predict(
             timeline = Timeline(predictor, clip.path, options.html is not None, name)
             try:
                 clip.check()
-                for reading in _readings(options, predictor, clip.path):
+                for reading in _readings(options, predictor, clip):
                     timeline.add(reading)
                 timeline.check()
             except UserError:
@@ -201,11 +203,23 @@ def _predict(
     return timelines, failures
 
 
-def _readings(options: PredictOptions, predictor: ClipPredictor, path: Path) -> Iterator[ClipReading]:
+def _readings(options: PredictOptions, predictor: ClipPredictor, clip: MediaClip) -> Iterator[ClipReading]:
+    words = _words(options, clip)
     if options.every is None:
-        yield predictor.read(path, options.subtitles)
+        yield predictor.read(clip.path, words)
     else:
-        yield from predictor.read_windows(path, options.every, options.window, options.subtitles)
+        yield from predictor.read_windows(clip.path, options.every, options.window, words)
+
+
+def _words(options: PredictOptions, clip: MediaClip) -> Words:
+    """Return where a video's subtitles are: with --subfolders, by its id or in the same subfolder."""
+    if options.subtitles is None or options.separator is None:
+        return options.subtitles
+    from viper.inference.reader import WordFolder
+
+    folders = [path for path in options.videos if path.is_dir() and clip.path.is_relative_to(path)]
+    below = clip.path.parent.relative_to(folders[0]) if folders else Path()
+    return WordFolder(options.subtitles, clip.id, below)
 
 
 def _say_absent(predictor: ClipPredictor, timeline: Timeline) -> None:
