@@ -84,9 +84,9 @@ class PredictOptions(PredictorOptions, FolderOptions):
     language: str | None = None
     """Language of the subtitles to read where there are several, such as en (default: as in training)."""
     encoding: str | None = None
-    """What the subtitles are in, such as cp1251 (default: told from each)."""
+    """Encoding of the subtitles, such as cp1251 (default: detected for each)."""
     sound_track: int | None = None
-    """Sound track to read of every video, from 1 (default: as in training)."""
+    """Which sound track to read of every video, from 1 (default: as in training)."""
 
     def predictor(self) -> ClipPredictor:
         """Load the checkpoint and those of its encoders that can run here."""
