@@ -255,7 +255,7 @@ def test_a_store_that_is_mostly_masked_says_so(
     assert status.run(options) == 0
     said = capsys.readouterr().out
     assert "75%" in said
-    assert "most of it: 6 of 8 tokens are masked (75.0%); 3 of 4 clips have no other" in said
+    assert "most of it: 6 of 8 tokens are masked (75.0%); 3 of 4 clips are masked completely" in said
     assert status.run(dataclasses.replace(options, json=True)) == 0
     masked = json.loads(capsys.readouterr().out)["modalities"]["visual"]["masked"]
     assert masked == {"clips": 4, "masked_clips": 3, "tokens": 8, "masked_tokens": 6}

@@ -25,13 +25,17 @@ from many import long_test
 from media import write_coded
 
 from viper.clip_ids import IDS_FILE, cell_id, path_id, recorded_separator
+from viper.commands.predict import PredictOptions
 from viper.commands.predict import _clips as videos_to_predict
+from viper.commands.predict import _words as words_to_predict
 from viper.engine.failures import Failure, read_failures
 from viper.errors import ClipError, UserError
+from viper.inference.reader import words_of
 from viper.logs import duration, pace
 from viper.manifest import Manifest
 from viper.media.listing import list_sounds, list_videos
 from viper.media.pictures import IMAGE_SUFFIXES, list_frame_clips
+from viper.media.subtitles import WordRules
 from viper.store import FeatureStore
 from viper.task import Task
 
@@ -188,6 +192,22 @@ def test_videos_to_predict_have_ids_by_the_same_rule(media: Path, tmp_path: Path
     ]  # fmt: skip
     alone = videos_to_predict([tmp_path / "2.mp4", tmp_path / "[].mp4"], None)
     assert [(clip.id, clip.problem is None) for clip in alone] == [("2", True), ("[].mp4", False)]
+
+
+def test_words_of_videos_of_one_name_in_two_subfolders(media: Path, tmp_path: Path) -> None:
+    videos, words = tmp_path / "videos", tmp_path / "words"
+    for name in ("a/x", "b/x", "c/x"):
+        FOLDERS["get_frame"].put(media, videos / name)
+        (words / name).parent.mkdir(parents=True)
+    write_srt(words / "x.srt", [(0, 1, "of a video beside the subfolders")])
+    write_srt(words / "a" / "x.en.srt", [(0, 1, "yes")])
+    write_srt(words / "b_x.srt", [(0, 1, "no")])
+    options = PredictOptions(videos=[videos], subtitles=words, subfolders=True, model_path=Path("run"))
+    said = {}
+    for clip in videos_to_predict([videos], "_"):
+        with contextlib.suppress(ClipError):
+            said[clip.id] = [cue.text for cue in words_of(clip.path, words_to_predict(options, clip), WordRules())]
+    assert said == {"a_x": ["yes"], "b_x": ["no"]}
 
 
 def test_two_suffixes_of_one_stem(media: Path, tmp_path: Path, run: Run) -> None:

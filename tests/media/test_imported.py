@@ -247,7 +247,7 @@ def test_columns_without_numbers_are_filled_and_most_masked_is_said_loudly(tmp_p
         FeatureStore.open(tmp_path / "filled").read("1").tokens[1], [*range(10, 13), 0, *range(14, 20)]
     )
     outcome = run("extract_visual_features", *options, tmp_path / "masked", "--nan", "mask")
-    assert "SAYS NOTHING: 6 of 8 tokens are masked (75.0%); 3 of 4 clips have no other" in outcome.said
+    assert "SAYS NOTHING: 6 of 8 tokens are masked (75.0%); 3 of 4 clips are masked completely" in outcome.said
     (tmp_path / "m.csv").write_text("File_ID,Split\n0,Train\n1,Train\n2,Train\n3,Train\n")
     outcome = run(
         "status", "--csv_path", tmp_path / "m.csv", "--features", f"visual={tmp_path / 'masked'}", n_workers=None

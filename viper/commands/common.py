@@ -26,11 +26,10 @@ class PictureOptions:
     """How pictures of other tools are read, which come without frames.json."""
 
     picture_names: str | None = None
-    """With pictures that have no frames.json: what their names say, such as {frame}_0 (frame, and face 0 only),
-    *_{seconds}s or {ms}; * is anything. Others are left out. order: by the order of names. By default the number that
-    varies is the frame's."""
+    """With pictures made elsewhere: what their names say, such as {frame}_0 (face 0 of each frame), *_{seconds}s or
+    {ms}, where * is anything; or order (default: the number that varies is the frame's)."""
     picture_fps: float = ASSUMED_FPS
-    """With pictures that have no frames.json: frames a second, for their times."""
+    """With pictures made elsewhere: frames per second, for their times."""
 
     @property
     def names(self) -> PictureNames:
@@ -91,7 +90,7 @@ class MaskedShares:
     def __str__(self) -> str:
         share = self.masked_tokens / self.tokens if self.tokens else 0.0
         tokens = f"{self.masked_tokens} of {self.tokens} tokens are masked ({share:.1%})"
-        return f"{tokens}; {self.masked_clips} of {self.clips} clips have no other"
+        return f"{tokens}; {self.masked_clips} of {self.clips} clips are masked completely"
 
 
 def report_masked(stage: str, store: FeatureStore, clips: Sequence[str]) -> None:

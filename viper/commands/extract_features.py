@@ -71,26 +71,22 @@ class ExtractOptions(EngineOptions, ABC):
     offline: bool = False
     """Never touch the network (as HF_HUB_OFFLINE=1 does)."""
     step_seconds: float | None = None
-    """With features made elsewhere: seconds between tokens if the file has no times (.npy, .pt, .pkl; default 1)."""
+    """With features made elsewhere: seconds between tokens if the file has no times (default 1)."""
     key: str | None = None
-    """With features made elsewhere, in .pkl, .npz or .pt: the key to read (default vision, audio or text, by the
-    command); in files <clip>_<key>.npy, as video_features names them: the kind."""
+    """With features made elsewhere, in .pkl, .npz or .pt: the key to read (default vision, audio or text)."""
     columns: list[str] = field(default_factory=list)
-    """With features made elsewhere, in .csv: read the columns whose names begin so, such as AU gaze pose. By default
-    all; of OpenFace's, py-feat's and LibreFace's files the action units."""
+    """With features made elsewhere, in .csv: beginnings of the columns to read, such as AU gaze (default: all; of
+    OpenFace's and py-feat's the action units)."""
     id_column: str = ""
-    """With features made elsewhere, in .csv: the column that names the clips, if it is not called File_ID, video, name
-    or the like. One CSV of many clips is read if it is named itself instead of its folder."""
+    """With features made elsewhere, in .csv: the column that names the clips, if not File_ID, video or the like."""
     time_unit: TimeUnit = "auto"
-    """With features made elsewhere, in .csv: the unit of its times. auto: by the column's name, else milliseconds where
-    they are 10 or more apart."""
+    """With features made elsewhere, in .csv: the unit of its times. auto: by the column's name, else by the steps."""
     nan: NanRule = "mean"
-    """With features made elsewhere: what becomes of values that are no numbers. mean: the mean of the column in the
-    same clip, 0 where the clip has none; zero: 0; both mask tokens that lack more than half of their values. mask:
-    every token with one is masked."""
+    """With features made elsewhere: how to fill in NaN. mean: the column's mean in the same clip. zero: 0. mask: not
+    at all, such tokens are masked."""
     zero_rows: ZeroRule = "auto"
-    """With features made elsewhere: whether tokens of nothing but zeros are masked. auto: those of MMSA's pickles, and
-    of files that do not say which tokens count, if a token has 8 values or more and not all values are whole."""
+    """With features made elsewhere: whether to mask tokens of zeros only. auto: where they mean that nothing was
+    found (docs/files.md)."""
 
     @abstractmethod
     def clips(self) -> Sequence[Clip]:
@@ -140,8 +136,8 @@ class VisualOptions(PictureOptions, ExtractOptions):
     """With a video network: windows per clip, one token each. The network's number of frames is taken evenly from each
     window; if there are fewer, they are repeated."""
     from_files: Path | None = None
-    """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
-    of MMSA."""
+    """Instead: bring in features made elsewhere: a folder of <clip>.npy, .pt, .csv or .pkl, or one file of many clips
+    (.csv, .npz, MMSA's .pkl)."""
 
     def clips(self) -> Sequence[Clip]:
         """Return folders of frames."""
@@ -176,8 +172,8 @@ class AudioOptions(ExtractOptions):
     sound_track: int | None = None
     """Sound track to read of every video, from 1 (default: the one flagged as default, else FFmpeg's choice)."""
     from_files: Path | None = None
-    """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
-    of MMSA."""
+    """Instead: bring in features made elsewhere: a folder of <clip>.npy, .pt, .csv or .pkl, or one file of many clips
+    (.csv, .npz, MMSA's .pkl)."""
 
     def clips(self) -> Sequence[Clip]:
         """Return files with sound."""
@@ -206,26 +202,23 @@ class TextualOptions(PictureOptions, ExtractOptions):
     task: str = "hume_reaction"
     """The task whose prompts are scored: a card's name or path."""
     subtitles: Path | None = None
-    """Folder of <clip>.srt, .vtt, .ass, .ssa, .sub, .sbv, .ttml or .lrc, also as <clip>.en.srt: their cues are encoded
-    instead of frames. Of a video in it without such a file, its own subtitle track is read."""
+    """Folder of <clip>.srt, <clip>.en.vtt, .ass or others, or of videos with subtitles inside: encode their words
+    instead of frames."""
     language: str | None = None
-    """With --subtitles: the language to read where clips have several, such as en. none: names of files have none
-    (talk.no.srt is of the clip talk.no)."""
+    """With --subtitles: the language to read where clips have several, such as en. none: take file names whole
+    (talk.no.srt is the clip talk.no)."""
     encoding: str | None = None
-    """With --subtitles: what the files are in, such as cp1251, gb18030, big5 or cp932. By default told from each; the
-    log says so where it is not UTF-8."""
+    """With --subtitles: encoding of the files, such as cp1251 or gb18030 (default: detected for each)."""
     subtitle_fps: float | None = None
-    """With --subtitles: frames per second of MicroDVD files (.sub), which count frames. By default as their first line,
-    the frames of --input_folder or a video beside them says."""
+    """With --subtitles: frames per second of files that count frames (.sub), if neither they nor the videos say it."""
     clean: list[Cleaning] = field(default_factory=lambda: ["dashes"])
-    """With --subtitles: what to leave out. dashes: dashes and >> in front of speech. speakers: ANN: or [Ann]: in front.
-    notes: music notes. lyrics: what is sung between them. sounds: [laughs], (sighs), which tell of feelings and are
-    kept by default. Nothing behind --clean keeps all."""
+    """With --subtitles: what to leave out: dashes before speech, speakers (ANN:), music notes, lyrics between them,
+    sounds ([laughs]). --clean alone keeps everything."""
     batch_size: int = 64
     """Frames or sentences on the device at once, from any clips."""
     from_files: Path | None = None
-    """Instead: features made elsewhere, to bring into the store: a folder of <clip>.pt, .npy, .csv or .pkl, or one .pkl
-    of MMSA."""
+    """Instead: bring in features made elsewhere: a folder of <clip>.npy, .pt, .csv or .pkl, or one file of many clips
+    (.csv, .npz, MMSA's .pkl)."""
 
     @property
     def encoder_options(self) -> dict[str, Any]:
@@ -261,8 +254,8 @@ class FAUOptions(PictureOptions, ExtractOptions):
     batch_size: int = 32
     """Faces on the device at once, from any clips."""
     from_csv: Path | None = None
-    """Instead: features made elsewhere, to bring into the store: a folder of <clip>.csv, made by OpenFace or shipped by
-    the organisers, or of .pt, .npy or .pkl, or one .pkl of MMSA."""
+    """Instead: bring in features made elsewhere: a folder of <clip>.csv (OpenFace's, the organisers'), .npy, .pt or
+    .pkl, or one file of many clips."""
 
     @property
     def foreign(self) -> Path | None:

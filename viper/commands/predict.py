@@ -20,6 +20,7 @@ from viper.media.listing import MediaClip, Place, list_videos, one_each
 
 if TYPE_CHECKING:
     from viper.inference.predictor import ClipPredictor, ClipReading
+    from viper.inference.reader import Words
     from viper.inference.timeline import Timeline
     from viper.report.prediction import VideoPrediction
     from viper.task import Task
@@ -78,14 +79,14 @@ class PredictOptions(PredictorOptions, FolderOptions):
     window: float | None = None
     """Seconds per piece (default: --every). A last piece shorter than half of this is joined to the one before."""
     subtitles: Path | None = None
-    """Folder of <video>.srt, <video>.en.vtt and the like, with --subfolders in subfolders called like the videos'
-    (default: beside the videos, or inside them)."""
+    """Folder of <video>.srt, <video>.en.vtt and the like (default: beside the videos, or inside them). With
+    --subfolders they are in the same subfolders there, or named by the clip's id."""
     language: str | None = None
     """Language of the subtitles to read where there are several, such as en (default: as in training)."""
     encoding: str | None = None
-    """What the subtitles are in, such as cp1251 (default: told from each)."""
+    """Encoding of the subtitles, such as cp1251 (default: detected for each)."""
     sound_track: int | None = None
-    """Sound track to read of every video, from 1 (default: as in training)."""
+    """Which sound track to read of every video, from 1 (default: as in training)."""
 
     def predictor(self) -> ClipPredictor:
         """Load the checkpoint and those of its encoders that can run here."""
@@ -180,7 +181,7 @@ def _predict(
             timeline = Timeline(predictor, clip.path, options.html is not None, name)
             try:
                 clip.check()
-                for reading in _readings(options, predictor, clip.path, _words_folder(options, clip.path)):
+                for reading in _readings(options, predictor, clip):
                     timeline.add(reading)
                 timeline.check()
             except UserError:
@@ -202,21 +203,23 @@ def _predict(
     return timelines, failures
 
 
-def _words_folder(options: PredictOptions, path: Path) -> Path | None:
-    """Return the folder with a video's subtitles: of those in a subfolder, the one called alike, if there is one."""
-    folder = next((each for each in options.videos if each != path and path.is_relative_to(each)), None)
-    if options.subtitles is None or folder is None:
-        return options.subtitles
-    return options.subtitles / path.relative_to(folder).parent
-
-
-def _readings(
-    options: PredictOptions, predictor: ClipPredictor, path: Path, words: Path | None
-) -> Iterator[ClipReading]:
+def _readings(options: PredictOptions, predictor: ClipPredictor, clip: MediaClip) -> Iterator[ClipReading]:
+    words = _words(options, clip)
     if options.every is None:
-        yield predictor.read(path, words)
+        yield predictor.read(clip.path, words)
     else:
-        yield from predictor.read_windows(path, options.every, options.window, words)
+        yield from predictor.read_windows(clip.path, options.every, options.window, words)
+
+
+def _words(options: PredictOptions, clip: MediaClip) -> Words:
+    """Return where a video's subtitles are: with --subfolders, by its id or in the same subfolder."""
+    if options.subtitles is None or options.separator is None:
+        return options.subtitles
+    from viper.inference.reader import WordFolder
+
+    folders = [path for path in options.videos if path.is_dir() and clip.path.is_relative_to(path)]
+    below = clip.path.parent.relative_to(folders[0]) if folders else Path()
+    return WordFolder(options.subtitles, clip.id, below)
 
 
 def _say_absent(predictor: ClipPredictor, timeline: Timeline) -> None:

@@ -92,9 +92,9 @@ class FolderOptions:
     """How a folder of clips is read. Wrong options are a UserError."""
 
     subfolders: bool = False
-    """Read the subfolders of the input folder too. A clip's id is then its path: a/1.mp4 is the clip a_1."""
+    """Also read the subfolders of the input folder. A clip's id is then its path: a/1.mp4 is the clip a_1."""
     id_separator: str = SEPARATOR
-    """With --subfolders: what stands between the parts of such an id."""
+    """With --subfolders: what joins the parts of such an id."""
 
     def __post_init__(self) -> None:
         check_separator(self.id_separator)

@@ -17,7 +17,7 @@ from viper.engine.device import Runtime, choose_runtime
 from viper.errors import ClipError, UserError
 from viper.fusion.checkpoint import load_checkpoint, task_of
 from viper.fusion.perceiver import PerceiverFusion
-from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, source_of
+from viper.inference.reader import ClipContent, ClipReader, FaceTrack, Source, Words, source_of
 from viper.inference.stored import answers, on_device, ready
 from viper.logs import log
 from viper.media.sound import SAMPLE_RATE, SoundRule
@@ -168,13 +168,13 @@ class ClipPredictor:
         column: str | None = self._network.config.group_column
         return column
 
-    def read(self, path: Path, subtitles: Path | None = None) -> ClipReading:
+    def read(self, path: Path, subtitles: Words = None) -> ClipReading:
         """Read and encode a whole clip.
 
         Parameters
         ----------
         path : the video; a file of sound alone will do where the checkpoint listens.
-        subtitles : their file, or a folder with <name>.srt, <name>.en.vtt or alike; by default the video's folder.
+        subtitles : their file, or a folder with <name>.srt, <name>.en.vtt or the like; by default the video's folder.
 
         Raises
         ------
@@ -187,7 +187,7 @@ class ClipPredictor:
         return reading
 
     def read_windows(
-        self, path: Path, every: float, window: float | None = None, subtitles: Path | None = None
+        self, path: Path, every: float, window: float | None = None, subtitles: Words = None
     ) -> Iterator[ClipReading]:
         """Read and encode a video piece by piece, each as if it were a clip of its own, cut out of the file.
 

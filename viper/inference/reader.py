@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from viper.errors import ClipError, UserError
 from viper.logs import log
-from viper.media.captions.names import by_clip, chosen_file
+from viper.media.captions.names import NamedFile, by_clip, chosen_file
 from viper.media.captions.tracks import video_rate
 from viper.media.faces.crop import CropOptions, Crops, FaceCropper, NumberedFrames
 from viper.media.listing import VIDEO_SUFFIXES
@@ -44,7 +44,23 @@ class WordSource:
     rules: WordRules
 
 
+@dataclass(frozen=True)
+class WordFolder:
+    """A folder with the words of videos that were read from subfolders.
+
+    Attributes
+    ----------
+    clip : the video's id: its words may be in `<folder>/<clip>.srt`.
+    below : the video's own folder, from the one that was read: or else in `<folder>/<below>/<name>.srt`.
+    """
+
+    folder: Path
+    clip: str
+    below: Path
+
+
 Source = PictureSource | WordSource | SoundRule
+Words = Path | WordFolder | None  # a file of subtitles, or a folder with them; None: the video's own folder
 Content = Frames | Sound | list[Cue]
 
 
@@ -132,7 +148,7 @@ class ClipReader:
         self.rules = list(dict.fromkeys(source.rule for source in self._pictures))
         self._croppers = {s.crops: FaceCropper(s.crops, device) for s in self._pictures if s.crops is not None}
 
-    def read(self, path: Path, subtitles: Path | None = None) -> ClipContent:
+    def read(self, path: Path, subtitles: Words = None) -> ClipContent:
         """Return the whole clip; a file that is no sound or video at all is a ClipError."""
         open_media(path).close()
         chosen = {rule: attempt(lambda rule=rule: read_chosen(path, rule).video) for rule in self.rules}
@@ -146,13 +162,13 @@ class ClipReader:
                 log.warning("%s: %d of its cues begin after its end: are they of another cut?", path.name, n_late)
         return ClipContent(0.0, length, contents | words, faces)
 
-    def _read_words(self, path: Path, subtitles: Path | None) -> dict[Source, list[Cue] | ClipError]:
+    def _read_words(self, path: Path, subtitles: Words) -> dict[Source, list[Cue] | ClipError]:
         return {source: attempt(lambda own=own: words_of(path, subtitles, own)) for source, own in self._words.items()}
 
     def _read_sounds(self, path: Path) -> dict[Source, Sound | ClipError]:
         return {rule: attempt(lambda rule=rule: heard(read_sound(path, self._rate, rule))) for rule in self._sounds}
 
-    def windows(self, path: Path, every: float, window: float, subtitles: Path | None = None) -> Iterator[ClipContent]:
+    def windows(self, path: Path, every: float, window: float, subtitles: Words = None) -> Iterator[ClipContent]:
         """Yield the clip in pieces, see `viper.media.windows.next_span`: by times of the pictures and of sound that
         goes on behind them, else of the words. Pictures are streamed; of sound, what a clip may have is held.
 
@@ -239,15 +255,17 @@ def _own_rules(rules: WordRules, other: WordRules | None) -> WordRules:
     return replace(rules, language=other.language or rules.language, encoding=other.encoding, fps=other.fps)
 
 
-def words_of(path: Path, subtitles: Path | None, rules: WordRules) -> list[Cue]:
+def words_of(path: Path, subtitles: Words, rules: WordRules) -> list[Cue]:
     """Return the cues of a video; none is a ClipError.
 
     `subtitles` is their file, or a folder that has one of the video's name, by default the video's own. Where there is
     none, those inside the video are read.
     """
-    is_file = subtitles is not None and bool(subtitles.suffix) and not subtitles.is_dir()
     try:
-        file = subtitles if is_file else _subtitles_of(path, subtitles or path.parent, rules)
+        if isinstance(subtitles, Path) and not subtitles.is_dir():
+            file: Path | None = subtitles
+        else:
+            file = _subtitles_of(path, _places(path, subtitles), rules)
         cues = read_cues(file or path, rules, video_rate(path) if file and file.suffix.lower() == ".sub" else None)
     except OSError as error:
         name = Path(str(error.filename)).name
@@ -259,23 +277,33 @@ def words_of(path: Path, subtitles: Path | None, rules: WordRules) -> list[Cue]:
     raise ClipError(f"{file.name}: no words in it")
 
 
-def _subtitles_of(path: Path, folder: Path, rules: WordRules) -> Path | None:
-    """Return the file in a folder with a video's words, see `viper.media.captions.names`; None where there is none."""
+def _places(path: Path, subtitles: Words) -> list[tuple[Path, str]]:
+    """Return the folders that may have a video's words, and what they are called there."""
     own = _composed(path.stem)
-    if not folder.is_dir():
-        return None
-    with os.scandir(folder) as entries:
-        near = [Path(each.path) for each in entries if each.is_file() and _composed(each.name).startswith(f"{own}.")]
-    files = [(_composed(each.stem), each) for each in sorted(near) if each.suffix.lower() in SUBTITLE_SUFFIXES]
-    if not files:
-        return None
-    with os.scandir(path.parent) as entries:
-        videos = {_composed(Path(each.name).stem) for each in entries if each.name.lower().endswith(VIDEO_SUFFIXES)}
-    named = by_clip(files, {own, *videos}, rules.language)
-    if own not in named:
+    if not isinstance(subtitles, WordFolder):
+        return [(subtitles or path.parent, own)]
+    # The name alone in the folder itself may be another video's, of the same name in another subfolder.
+    places = {(subtitles.folder / subtitles.below, own), (subtitles.folder, subtitles.clip)}
+    return sorted(place for place in places if place[0].is_dir())
+
+
+def _subtitles_of(path: Path, places: Sequence[tuple[Path, str]], rules: WordRules) -> Path | None:
+    """Return the file with a video's words, see `viper.media.captions.names`; None where there is none."""
+    named: list[NamedFile] = []
+    for folder, own in places:
+        with os.scandir(folder) as entries:
+            near = [Path(e.path) for e in entries if e.is_file() and _composed(e.name).startswith(f"{own}.")]
+        files = [(_composed(each.stem), each) for each in sorted(near) if each.suffix.lower() in SUBTITLE_SUFFIXES]
+        if files:
+            with os.scandir(path.parent) as entries:
+                videos = {_composed(Path(e.name).stem) for e in entries if e.name.lower().endswith(VIDEO_SUFFIXES)}
+            before = own.removesuffix(_composed(path.stem))
+            known = {own, *(f"{before}{video}" for video in videos)}
+            named += by_clip(files, known, rules.language).get(own, [])
+    if not named:
         return None
     try:
-        chosen = chosen_file(own, named[own], rules.language)
+        chosen = chosen_file(_composed(path.stem), named, rules.language)
     except UserError as error:  # this video's only
         raise ClipError(str(error)) from error
     return None if chosen is None else chosen.path

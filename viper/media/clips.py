@@ -37,7 +37,7 @@ class SoundClip(MediaClip):
         """Return its sound; None, and a line in the log, where there is none."""
         sound = read_sound(self.path, self.rate, self.rule)
         if sound is None:
-            log.info("extract_audio_features: %s: no sound in it; its tokens are masked", self.path.name)
+            log.info("extract_audio_features: %s: no sound in it; its tokens are masked", self.id)
         return sound
 
 

@@ -149,7 +149,7 @@ def list_files(
         raise UserError(f"{folder}: no {what} in it{lacking} ({', '.join(suffixes)})")
     tree.warn()
     if lacking:
-        log.warning("%s%s", folder, lacking)
+        log.warning("%s: %s", folder, lacking.removeprefix("; "))
     if ignored:
         n_unfinished = sum(suffix in UNFINISHED for suffix in ignored)
         unfinished = f"; {n_unfinished} of them are unfinished downloads" if n_unfinished else ""

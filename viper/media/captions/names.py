@@ -10,6 +10,7 @@ from pathlib import Path
 
 from viper.clip_ids import path_id
 from viper.errors import ClipError, UserError, either
+from viper.logs import log
 
 # ISO 639-1, and the codes of three letters that stand for the same (639-2, for some languages two).
 _CODES = (
@@ -177,6 +178,8 @@ def chosen_file(clip: str, files: Sequence[NamedFile], language: str | None) -> 
         if len({each.partition("-")[0] for each in spoken}) > 1:
             raise UserError(f"{clip}: has subtitles in {_listed(spoken)}; choose with --language")
     if not right:
+        others = _listed(sorted({file.language for file in files}))
+        log.info("%s: has subtitles in %s, none in %s", clip, others, language)
         return None
     kind = min(file.kind for file in right)
     best = [file for file in right if file.kind == kind]
