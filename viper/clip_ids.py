@@ -21,7 +21,8 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif")
 _PICTURE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".gif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".gif",
 )  # fmt: skip
 SEPARATOR = "_"  # between the parts of a path, unless another is given
 MAX_SEPARATOR = 20  # characters
