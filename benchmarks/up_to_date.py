@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from viper import fingerprints
-from viper.commands.extract_features import IsDone
+from viper.commands.extract_jobs import IsDone
 from viper.engine.run import LOOKING_THREADS
 from viper.files import read_json
 from viper.fingerprints import RACY_NS, fingerprint

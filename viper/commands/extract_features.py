@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from viper.commands.common import PictureOptions, finish, pass_on_ids, report_masked
+from viper.commands.extract_jobs import Encode, IsDone, Load, Read, Save, Size
 from viper.encoders.base import Encoder
 from viper.encoders.precomputed import ImportedEncoder
 from viper.encoders.registry import choose_encoder
 from viper.engine import run as engine
 from viper.engine.job import EngineOptions, Job, Shard
 from viper.errors import ClipError, UserError
-from viper.fingerprints import passes
 from viper.logs import command_line, log, package_versions
 from viper.media.clips import (
     Clip,
-    Content,
-    SoundClip,
     first_usable,
     inputs_of,
     is_usable,
@@ -36,10 +34,9 @@ from viper.media.imports.gaps import NanRule, ZeroRule
 from viper.media.imports.table import Reading, TimeUnit
 from viper.media.pictures import FrameClip, list_frame_clips
 from viper.media.sound import SoundRule
-from viper.media.sources import Sourced, read_sourced
 from viper.media.subtitles import Cleaning, WordRules
 from viper.offline import go_offline
-from viper.store import Feature, FeatureStore, PrecisionError
+from viper.store import FeatureStore, PrecisionError
 
 RECORDED_PACKAGES = ("torch", "transformers", "open-clip-torch", "py-feat", "scikit-image", "av")
 # What MMSA's files call the modalities.
@@ -336,19 +333,21 @@ def make_job(options: ExtractOptions, clips: Sequence[Clip]) -> Job[Clip, Any, A
         encode, store = _begin(options, clips, encoder)
     return Job(
         stage=f"extract_{options.modality}_features",
-        read=_Read(getattr(encoder, "rate", None)),
-        load=_Load(encoder),
+        read=Read(getattr(encoder, "rate", None)),
+        load=Load(encoder),
         encode=encode,
         save=Save(store),
         is_done=IsDone(store),
-        size=_Size(encoder),
+        size=Size(encoder),
         batch_size=encode.batch_size,
     )
 
 
 def _begin(options: ExtractOptions, clips: Sequence[Clip], encoder: Encoder[Any, Any]) -> tuple[Encode, FeatureStore]:
     """Prepare the encoder in the precision the output folder was begun in, and open the store."""
-    encode = Encode(encoder, options)
+    # Each subclass has it, with its own default.
+    batch_size: int = getattr(options, "batch_size")  # noqa: B009
+    encode = Encode(encoder, batch_size, (options.device, options.precision, options.compile))
     encode.prepare(FeatureStore.begun_in(options.output_folder))
     info = dataclasses.replace(
         encoder.info(),
@@ -392,102 +391,3 @@ def _imported(options: ExtractOptions, clips: Sequence[Clip]) -> Encoder[Any, An
 
 
 # What the engine does with a clip. It is sent to other processes.
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Reads what encoders are given; sound at the rate that the encoder wants, so that it is resampled once."""
-
-    rate: int | None
-
-    def __call__(self, clip: Clip) -> Sourced[Content]:
-        if isinstance(clip, SoundClip) and self.rate is not None:
-            clip = dataclasses.replace(clip, rate=self.rate)
-        return read_sourced(clip, clip.read)
-
-
-@dataclass(frozen=True)
-class _Load:
-    """The encoder's work on the host."""
-
-    encoder: Encoder[Any, Any]
-
-    def __call__(self, content: Sourced[Content]) -> Sourced[Any]:
-        return Sourced(self.encoder.load(content.value), content.source)
-
-
-@dataclass(frozen=True)
-class _Size:
-    """How many device items are in a sample."""
-
-    encoder: Encoder[Any, Any]
-
-    def __call__(self, sample: Sourced[Any]) -> int:
-        return self.encoder.size(sample.value)
-
-
-class Encode:
-    """The encoder on its device; a copy of this, in another process, loads the weights when it is first called."""
-
-    def __init__(self, encoder: Encoder[Any, Any], options: ExtractOptions) -> None:
-        self.encoder = encoder
-        self.batch_size: int = getattr(options, "batch_size")  # noqa: B009  each subclass has it, with its own default
-        self._runtime_options: tuple[str, str, bool] = (options.device, options.precision, options.compile)
-        self._is_prepared = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_is_prepared": False}
-
-    def prepare(self, recorded: str | None = None) -> None:
-        """Load the weights onto the device that the options name; `recorded` is the precision that `auto` keeps.
-
-        Copies of this, in other processes and on other machines, compute in the precision that is chosen here.
-        """
-        # Not above: importing torch takes seconds, and --help should not.
-        from viper.engine.device import choose_runtime, keep_freed_memory
-
-        device, precision, compiled = self._runtime_options
-        runtime = choose_runtime(device, precision, compiled, recorded)
-        if runtime.device.type == "cpu":
-            keep_freed_memory()
-        self._runtime_options = (device, runtime.precision_name, compiled)
-        self.encoder.prepare(runtime)
-        self._is_prepared = True
-
-    def __call__(self, samples: list[Sourced[Any]]) -> list[Sourced[Feature]]:
-        if not self._is_prepared:
-            self.prepare()
-        features = self.encoder.encode([sample.value for sample in samples], self.batch_size)
-        return [Sourced(feature, sample.source) for feature, sample in zip(features, samples, strict=True)]
-
-
-@dataclass(frozen=True)
-class Save:
-    """Writes a clip's feature, with the fingerprint of what it was made from."""
-
-    store: FeatureStore
-
-    def __call__(self, clip: Clip, feature: Sourced[Feature]) -> None:
-        self.store.write(clip.id, feature.value, feature.source)
-
-
-@dataclass(frozen=True)
-class IsDone:
-    """Whether a clip's feature exists, is valid, and was made from what the clip now is."""
-
-    store: FeatureStore
-
-    def __call__(self, clip: Clip) -> bool:
-        # What is not there yet is read once, by the process that makes it.
-        if clip.id not in self.store:
-            return False
-        try:
-            source = clip.source()
-        except ClipError:
-            return False
-        # A file that was found to be whole, and made from this by this encoder, need not be opened until it changes.
-        what = f"{source} {self.store.info.identity}"
-        return passes(self.store.path(clip.id), what, lambda: self._is_current(clip.id, source))
-
-    def _is_current(self, clip: str, source: str) -> bool:
-        return self.store.is_current(clip, source) and self.store.problem(clip, verify=True) is None
