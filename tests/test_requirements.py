@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -213,6 +214,12 @@ def test_every_pin_is_within_every_range() -> None:
             pin = pins.get(canonicalize_name(other.name))
             if pin and (other.marker is None or other.marker.evaluate({"extra": ""})):
                 assert other.specifier.contains(pin, prereleases=True), f"{name} wants {other}: {pin} is pinned"
+
+
+def test_every_folder_of_the_package_is_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "viper").rglob("__init__.py")}
+    assert folders == {name for name in settings["packages"] if not name.startswith("viper.data_manifests")}
 
 
 def test_every_package_that_is_required_in_turn_is_pinned() -> None:

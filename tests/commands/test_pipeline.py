@@ -9,6 +9,7 @@ import pytest
 import yaml
 from checkpoints import write_timesformer
 from csv_files import rows_of
+from many import long_test
 from miniatures import write_v2v
 
 from viper.cli import run_command
@@ -110,6 +111,7 @@ def test_a_second_run_does_nothing_and_a_change_only_what_follows_from_it(data: 
     assert changed == {"features/FAU/10002.safetensors"}
 
 
+@long_test
 def test_another_video_under_the_same_name_is_done_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _leave_out_pictures(monkeypatch)
     before = _stamps(data / "work")

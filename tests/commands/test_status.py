@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from clips import write_srt
 from conftest import Run
-from many import Launcher
+from many import Launcher, long_test
 from safetensors.numpy import load_file, save_file
 
 from viper import cli
@@ -360,6 +360,7 @@ def test_an_imported_store_and_its_failures(tmp_path: Path, run: Run) -> None:
     assert look(out, CLIPS, CLIPS).complete
 
 
+@long_test
 def test_after_a_kill_what_is_counted_is_what_is_there(tmp_path: Path, launcher: Launcher) -> None:
     clips = [f"{number:04d}" for number in range(300)]
     for clip in clips:

@@ -117,7 +117,7 @@ def test_every_section_of_the_page_is_run() -> None:
 
 
 # The others go much the same way; test_kinds trains every kind of task.
-@pytest.mark.parametrize("name", CASES if IS_LONG else ["own", "emodb"])
+@pytest.mark.parametrize("name", CASES if IS_LONG else ["own"])
 def test_the_commands_of_the_page_lead_to_a_score(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
     truth = case.make(tmp_path)

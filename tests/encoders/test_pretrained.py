@@ -18,6 +18,7 @@ import torch
 import transformers
 from clips import pictures, write_frames
 from conftest import Run
+from many import long_test
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from terminal import listener
@@ -197,6 +198,7 @@ def hub() -> Iterator[tuple[str, list[str]]]:
         yield found
 
 
+@long_test
 def test_offline_asks_no_hub_and_says_how_to_fetch_the_weights(tmp_path: Path, hub: tuple[str, list[str]]) -> None:
     address, asked = hub
     write_frames(tmp_path / "frames" / "1", pictures(1))

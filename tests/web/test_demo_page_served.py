@@ -149,6 +149,7 @@ def test_a_clip_is_read_and_modalities_are_switched(
     expect(page.get_by_label("audio", exact=True)).to_be_checked()
 
 
+@long_test
 @pytest.mark.parametrize("visit", [{"size": PHONE, "dark": True, "has_touch": True, "is_mobile": True}], indirect=True)
 def test_a_made_up_clip_on_a_phone_in_the_dark(visit: Visit, served: Served, tmp_path: Path) -> None:
     page = visit.page
@@ -390,6 +391,7 @@ def test_a_visitor_with_many_pages_takes_nothing_from_others(served: Served, vis
 # --- side by side -----------------------------------------------------------------------------------------------------
 
 
+@long_test
 def test_a_clip_that_hangs_blocks_nobody_and_ends_with_its_visitor(
     served: Served, visitor: Visitor, other: Visitor, sound: bytes
 ) -> None:
