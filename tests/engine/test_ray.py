@@ -420,10 +420,8 @@ def test_a_ray_of_its_own_ends_with_the_command(tmp_path: Path, short: Path, how
         time.sleep(0.1)
     stopped.send_signal(how)
     _, said = stopped.communicate(timeout=60)
-    assert (
-        said.splitlines(keepends=True)[-1]
-        == "viper: error: interrupted; what was finished is kept, and the same command goes on from there\n"
-    )
+    last = said.splitlines()[-1]  # a slow run has said how far it is
+    assert last == "viper: error: interrupted; what was finished is kept, and the same command goes on from there"
     assert stopped.returncode == 130
     kept = len(list(tmp_path.glob("frames/clip*")))
     assert 0 < kept < 300
